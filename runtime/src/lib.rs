@@ -1,0 +1,14 @@
+//! The plumbing that every process of Weir stands on. It knows no business nouns.
+//!
+//! Reading order: [`config`], [`telemetry`], [`shutdown`], [`task`], [`http`], [`log`],
+//! [`postgres`], [`clickhouse`], [`keys`].
+
+pub mod clickhouse;
+pub mod config;
+pub mod http;
+pub mod keys;
+pub mod log;
+pub mod postgres;
+pub mod shutdown;
+pub mod task;
+pub mod telemetry;
