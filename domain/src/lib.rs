@@ -1,1 +1,17 @@
-//! domain
+//! The rules of Weir, pure: no input or output, no clock, no randomness, no async.
+//!
+//! Reading order: [`money`] and [`quantity`] (exact numbers), [`time`], [`event`] (what a client
+//! reports and how it is identified), [`meter`], [`rate_card`] and [`catalog`] (what counts and
+//! what it costs), [`rating`] (an event becomes lines), [`chain`] (which rated batches count), and
+//! [`wire`] (the formats between processes, defined in `docs/FORMATS.md`).
+
+pub mod catalog;
+pub mod chain;
+pub mod event;
+pub mod meter;
+pub mod money;
+pub mod quantity;
+pub mod rate_card;
+pub mod rating;
+pub mod time;
+pub mod wire;

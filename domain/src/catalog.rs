@@ -1,0 +1,386 @@
+//! A tenant's catalog: meters and cards, as numbered immutable versions.
+//!
+//! [`CatalogDocument`] is what is published and stored; [`CatalogDocument::compile`] checks it and
+//! makes the dense form that rating reads. A document with faults is never published.
+
+use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    meter::{Aggregation, EnvelopeField, Field, Filter, MeterDefinition},
+    rate_card::{Card, CardKind, CardVersion, RateTable},
+};
+
+/// Most meters of a catalog.
+pub const METERS_MAX: usize = 1_000;
+/// Most rows of all card versions of a catalog.
+pub const ROWS_MAX: usize = 200_000;
+/// Bytes of a key.
+pub const KEY_BYTES_MAX: usize = 64;
+/// Dimensions of a meter.
+pub const DIMENSIONS_MAX: usize = 16;
+
+/// A unit of account that is no currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreditUnit {
+    /// Its name: lower case letters, digits, `_` and `-`.
+    pub key: String,
+}
+
+/// A whole catalog as published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogDocument {
+    /// Meters.
+    #[serde(default)]
+    pub meters: Vec<MeterDefinition>,
+    /// Credit units that cards may be in.
+    #[serde(default)]
+    pub credit_units: Vec<CreditUnit>,
+    /// Rate cards and cost cards.
+    #[serde(default)]
+    pub cards: Vec<Card>,
+    /// The rate card of teams that have no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_rate_card: Option<String>,
+    /// The cost card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_cost_card: Option<String>,
+}
+
+/// What is wrong with a document, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Path of the faulty part, such as `cards[standard].versions[2].rates[7]`.
+    pub place: String,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+/// A catalog ready for rating.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Meters in the document's order.
+    pub meters: Vec<Meter>,
+    /// Card versions that lines refer to by number.
+    pub card_versions: Vec<CardVersionName>,
+    /// Meters by event type.
+    pub(crate) by_type: HashMap<Box<str>, Vec<usize>>,
+    /// Fields by slot.
+    pub(crate) fields: Vec<Field>,
+}
+
+/// What a line says of the card that priced it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CardVersionName {
+    /// The card's key.
+    pub card: Arc<str>,
+    /// The version's number.
+    pub version: u32,
+    /// The currency.
+    pub currency: Arc<str>,
+}
+
+/// A compiled meter.
+#[derive(Debug)]
+pub struct Meter {
+    /// Its key.
+    pub key: Arc<str>,
+    /// Its unit.
+    pub unit: Arc<str>,
+    /// Names of its dimensions, in order.
+    pub dimensions: Vec<Arc<str>>,
+    pub(crate) aggregation: Aggregation,
+    pub(crate) allow_negative: bool,
+    pub(crate) value: Vec<usize>,
+    pub(crate) dimension_slots: Vec<Vec<usize>>,
+    pub(crate) filters: Vec<CompiledFilter>,
+    pub(crate) rates: Vec<EffectiveRates>,
+    pub(crate) costs: Vec<EffectiveRates>,
+}
+
+/// One version's rows for a meter, from an event time on. Lists of these are newest first.
+#[derive(Debug)]
+pub(crate) struct EffectiveRates {
+    pub effective_from_us: i64,
+    pub card_version: u32,
+    pub table: RateTable,
+}
+
+#[derive(Debug)]
+pub(crate) struct CompiledFilter {
+    pub slots: Vec<usize>,
+    pub one_of: Option<Vec<String>>,
+    pub none_of: Option<Vec<String>>,
+    pub exists: Option<bool>,
+}
+
+/// Whether a text may name a meter, card, dimension or credit unit.
+#[must_use]
+pub fn is_key(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= KEY_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte))
+}
+
+const KEY_RULE: &str = "a key is 1 to 64 of a-z, 0-9, `_`, `-`, `.`";
+
+impl CatalogDocument {
+    /// The faults of the document, all of them.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.compile().err().unwrap_or_default()
+    }
+
+    /// Checks the document and makes it ready for rating.
+    pub fn compile(&self) -> Result<Catalog, Vec<Fault>> {
+        let mut compiler = Compiler::default();
+        compiler.meters(self);
+        compiler.cards(self);
+        compiler.default_card(self, self.default_rate_card.as_deref(), CardKind::Rate, "default_rate_card");
+        compiler.default_card(self, self.default_cost_card.as_deref(), CardKind::Cost, "default_cost_card");
+        if compiler.faults.is_empty() { Ok(compiler.catalog) } else { Err(compiler.faults) }
+    }
+
+    /// Whether a currency is an ISO-like code or one of the document's credit units.
+    fn knows_currency(&self, currency: &str) -> bool {
+        let iso = currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase());
+        iso || self.credit_units.iter().any(|unit| unit.key == currency)
+    }
+}
+
+#[derive(Default)]
+struct Compiler {
+    catalog: Catalog,
+    faults: Vec<Fault>,
+    meter_numbers: HashMap<String, usize>,
+}
+
+impl Compiler {
+    fn fault(&mut self, place: String, reason: impl Into<String>) {
+        self.faults.push(Fault { place, reason: reason.into() });
+    }
+
+    fn slot(&mut self, place: &str, path: &str) -> usize {
+        let field = match Field::parse(path) {
+            Ok(field) => field,
+            Err(reason) => {
+                self.fault(place.to_owned(), reason);
+                return 0;
+            }
+        };
+        let known = self.catalog.fields.iter().position(|known| *known == field);
+        known.unwrap_or_else(|| {
+            self.catalog.fields.push(field);
+            self.catalog.fields.len().saturating_sub(1)
+        })
+    }
+
+    fn slots(&mut self, place: &str, paths: &[String]) -> Vec<usize> {
+        if paths.is_empty() {
+            self.fault(place.to_owned(), "it names no path");
+        }
+        paths.iter().map(|path| self.slot(place, path)).collect()
+    }
+
+    fn meters(&mut self, document: &CatalogDocument) {
+        if document.meters.len() > METERS_MAX {
+            self.fault("meters".into(), format!("there are {}; at most {METERS_MAX}", document.meters.len()));
+        }
+        for unit in &document.credit_units {
+            if !is_key(&unit.key) {
+                self.fault(format!("credit_units[{}]", unit.key), KEY_RULE);
+            }
+        }
+        for definition in &document.meters {
+            let place = format!("meters[{}]", definition.key);
+            let number = self.catalog.meters.len();
+            if !is_key(&definition.key) {
+                self.fault(place.clone(), KEY_RULE);
+            }
+            if self.meter_numbers.insert(definition.key.clone(), number).is_some() {
+                self.fault(place.clone(), "there are two meters of this key");
+            }
+            let meter = self.meter(&place, definition);
+            self.catalog.meters.push(meter);
+            for event_type in &definition.event_types {
+                self.catalog.by_type.entry(event_type.as_str().into()).or_default().push(number);
+            }
+        }
+    }
+
+    fn meter(&mut self, place: &str, definition: &MeterDefinition) -> Meter {
+        if definition.event_types.is_empty() || definition.event_types.iter().any(String::is_empty) {
+            self.fault(format!("{place}.event_types"), "name at least one event type, and no empty one");
+        }
+        let value = match (definition.aggregation, &definition.value) {
+            (Aggregation::Sum, Some(paths)) => self.slots(&format!("{place}.value"), paths.all()),
+            (Aggregation::Count, None) => Vec::new(),
+            (Aggregation::Sum, None) => {
+                self.fault(format!("{place}.value"), "a sum needs the path of its number");
+                Vec::new()
+            }
+            (Aggregation::Count, Some(_)) => {
+                self.fault(format!("{place}.value"), "a count has no value; leave it out or make it a sum");
+                Vec::new()
+            }
+        };
+        if definition.dimensions.len() > DIMENSIONS_MAX {
+            self.fault(format!("{place}.dimensions"), format!("at most {DIMENSIONS_MAX}"));
+        }
+        let mut dimensions = Vec::new();
+        let mut dimension_slots = Vec::new();
+        for (name, paths) in &definition.dimensions {
+            let place = format!("{place}.dimensions[{name}]");
+            if !is_key(name) {
+                self.fault(place.clone(), KEY_RULE);
+            }
+            dimensions.push(Arc::from(name.as_str()));
+            dimension_slots.push(self.slots(&place, paths.all()));
+        }
+        let filters = definition.filters.iter().enumerate().map(|(number, filter)| {
+            self.filter(&format!("{place}.filters[{number}]"), filter)
+        });
+        let filters = filters.collect();
+        Meter {
+            key: Arc::from(definition.key.as_str()),
+            unit: Arc::from(definition.unit.as_str()),
+            dimensions,
+            aggregation: definition.aggregation,
+            allow_negative: definition.allow_negative,
+            value,
+            dimension_slots,
+            filters,
+            rates: Vec::new(),
+            costs: Vec::new(),
+        }
+    }
+
+    fn filter(&mut self, place: &str, filter: &Filter) -> CompiledFilter {
+        if filter.one_of.is_none() && filter.none_of.is_none() && filter.exists.is_none() {
+            self.fault(place.to_owned(), "it has no condition; give `in`, `not_in` or `exists`");
+        }
+        let slots = self.slots(&format!("{place}.field"), filter.field.all());
+        CompiledFilter { slots, one_of: filter.one_of.clone(), none_of: filter.none_of.clone(), exists: filter.exists }
+    }
+
+    fn cards(&mut self, document: &CatalogDocument) {
+        let mut keys = std::collections::HashSet::new();
+        let rows: usize = document.cards.iter().flat_map(|card| &card.versions).map(|version| version.rates.len()).sum();
+        if rows > ROWS_MAX {
+            self.fault("cards".into(), format!("they have {rows} rows together; at most {ROWS_MAX}"));
+        }
+        for card in &document.cards {
+            let place = format!("cards[{}]", card.key);
+            if !is_key(&card.key) {
+                self.fault(place.clone(), KEY_RULE);
+            }
+            if !keys.insert(card.key.as_str()) {
+                self.fault(place.clone(), "there are two cards of this key");
+            }
+            if !document.knows_currency(&card.currency) {
+                let reason = format!("`{}` is neither a currency code of three capitals nor a credit unit of the catalog", card.currency);
+                self.fault(format!("{place}.currency"), reason);
+            }
+            for (index, version) in card.versions.iter().enumerate() {
+                let place = format!("{place}.versions[{}]", version.version);
+                if usize::try_from(version.version) != Ok(index.saturating_add(1)) {
+                    self.fault(place.clone(), "versions are numbered from 1 without a gap");
+                }
+                self.card_version(&place, document, card, version);
+            }
+        }
+    }
+
+    fn card_version(&mut self, place: &str, document: &CatalogDocument, card: &Card, version: &CardVersion) {
+        let mut tables: BTreeMap<usize, RateTable> = BTreeMap::new();
+        for (index, row) in version.rates.iter().enumerate() {
+            let place = format!("{place}.rates[{index}]");
+            let rate = match row.rate() {
+                Ok(rate) => rate,
+                Err(reason) => {
+                    self.fault(place, reason);
+                    continue;
+                }
+            };
+            let Some(number) = self.meter_numbers.get(&row.meter).copied() else {
+                self.fault(place, format!("there is no meter `{}`", row.meter));
+                continue;
+            };
+            let mut values = Vec::new();
+            for (name, value) in &row.dimensions {
+                let meter = self.catalog.meters.get(number);
+                let known = meter.and_then(|meter| meter.dimensions.iter().position(|known| **known == **name));
+                match known {
+                    Some(dimension) => values.push((dimension, value.as_str())),
+                    None => self.fault(place.clone(), format!("the meter `{}` has no dimension `{name}`", row.meter)),
+                }
+            }
+            values.sort_unstable();
+            if !tables.entry(number).or_default().insert(&values, rate) {
+                self.fault(place, "an earlier row has the same meter and dimensions");
+            }
+        }
+        self.use_tables(document, card, version, tables);
+    }
+
+    /// Only default cards price anything until teams can have cards of their own.
+    fn use_tables(&mut self, document: &CatalogDocument, card: &Card, version: &CardVersion, tables: BTreeMap<usize, RateTable>) {
+        let default = match card.kind {
+            CardKind::Rate => &document.default_rate_card,
+            CardKind::Cost => &document.default_cost_card,
+        };
+        if default.as_deref() != Some(card.key.as_str()) {
+            return;
+        }
+        let card_version = u32::try_from(self.catalog.card_versions.len()).unwrap_or(u32::MAX);
+        self.catalog.card_versions.push(CardVersionName {
+            card: Arc::from(card.key.as_str()),
+            version: version.version,
+            currency: Arc::from(card.currency.as_str()),
+        });
+        let mut tables = tables;
+        for (number, meter) in self.catalog.meters.iter_mut().enumerate() {
+            // A version without rows for a meter still ends the one before it: absence is unpriced.
+            let table = tables.remove(&number).unwrap_or_default();
+            let rates = EffectiveRates { effective_from_us: version.effective_from_us, card_version, table };
+            let list = match card.kind {
+                CardKind::Rate => &mut meter.rates,
+                CardKind::Cost => &mut meter.costs,
+            };
+            // Newest effective first; of equals the higher version, which comes later in the card.
+            let place = list.iter().position(|other| other.effective_from_us <= rates.effective_from_us).unwrap_or(list.len());
+            list.insert(place, rates);
+        }
+    }
+
+    fn default_card(&mut self, document: &CatalogDocument, key: Option<&str>, kind: CardKind, place: &str) {
+        let Some(key) = key else { return };
+        if !document.cards.iter().any(|card| card.key == key && card.kind == kind) {
+            self.fault(place.to_owned(), format!("there is no {} card `{key}`", match kind {
+                CardKind::Rate => "rate",
+                CardKind::Cost => "cost",
+            }));
+        }
+    }
+}
+
+/// The value of an envelope field is looked up by the caller; this names the fields a catalog uses.
+impl Catalog {
+    /// Envelope fields and pointers by slot.
+    #[must_use]
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// Whether a slot is an envelope field.
+    #[must_use]
+    pub fn envelope_field(&self, slot: usize) -> Option<EnvelopeField> {
+        match self.fields.get(slot) {
+            Some(Field::Envelope(field)) => Some(*field),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Meters: which events count, and what number each contributes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How the numbers of events become the meter's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// Each matching event counts one.
+    Count,
+    /// The number found at `value` is added.
+    Sum,
+}
+
+/// One path or several, of which the first that is present counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Paths {
+    /// One path.
+    One(String),
+    /// Several; the first that is present.
+    FirstOf(Vec<String>),
+}
+
+impl Paths {
+    /// All paths in order.
+    #[must_use]
+    pub fn all(&self) -> &[String] {
+        match self {
+            Paths::One(path) => std::slice::from_ref(path),
+            Paths::FirstOf(paths) => paths,
+        }
+    }
+}
+
+/// A condition on a field; all conditions of a meter must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Where to look, see [`Field::parse`].
+    pub field: Paths,
+    /// The value is one of these.
+    #[serde(default, rename = "in", skip_serializing_if = "Option::is_none")]
+    pub one_of: Option<Vec<String>>,
+    /// The value is present and none of these.
+    #[serde(default, rename = "not_in", skip_serializing_if = "Option::is_none")]
+    pub none_of: Option<Vec<String>>,
+    /// The value is present (true) or absent (false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exists: Option<bool>,
+}
+
+/// A meter as a catalog holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeterDefinition {
+    /// Its name, unique in the catalog.
+    pub key: String,
+    /// The event types that it looks at.
+    pub event_types: Vec<String>,
+    /// How numbers add up.
+    pub aggregation: Aggregation,
+    /// Where the number stands; required for a sum, absent for a count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Paths>,
+    /// What one of its quantity is, such as `token`.
+    #[serde(default)]
+    pub unit: String,
+    /// Conditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+    /// Named values that prices depend on and queries group by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dimensions: BTreeMap<String, Paths>,
+    /// Whether a negative quantity is usage (a correction by the client) rather than a mistake.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_negative: bool,
+}
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Field {
+    /// A JSON pointer (RFC 6901) below `data`.
+    Data(String),
+    /// An attribute of the envelope.
+    Envelope(EnvelopeField),
+}
+
+/// Attributes of the envelope that meters may look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EnvelopeField {
+    /// The event type.
+    Type,
+    /// The source as sent.
+    Source,
+    /// The user named on the event.
+    User,
+    /// The app that reported it.
+    App,
+    /// The feature named on the event.
+    Feature,
+}
+
+impl Field {
+    /// Reads `$.a.b`, `$.list[0]`, `$['a.b']` (below `data`) or `type`, `source`, `user`, `app`,
+    /// `feature` (of the envelope).
+    pub fn parse(path: &str) -> Result<Field, String> {
+        let envelope = match path {
+            "type" => Some(EnvelopeField::Type),
+            "source" => Some(EnvelopeField::Source),
+            "user" => Some(EnvelopeField::User),
+            "app" => Some(EnvelopeField::App),
+            "feature" => Some(EnvelopeField::Feature),
+            _ => None,
+        };
+        if let Some(field) = envelope {
+            return Ok(Field::Envelope(field));
+        }
+        let rest = path.strip_prefix('$').ok_or_else(|| wrong_path(path))?;
+        pointer_of(rest).filter(|pointer| !pointer.is_empty()).map(Field::Data).ok_or_else(|| wrong_path(path))
+    }
+}
+
+fn wrong_path(path: &str) -> String {
+    format!("`{path}` is no path; write `$.name`, `$.a.b`, `$.list[0]`, `$['a.b']`, or one of type, source, user, app, feature")
+}
+
+fn pointer_of(mut rest: &str) -> Option<String> {
+    let mut pointer = String::new();
+    while !rest.is_empty() {
+        let segment;
+        if let Some(after) = rest.strip_prefix("['") {
+            (segment, rest) = after.split_once("']")?;
+        } else if let Some(after) = rest.strip_prefix('[') {
+            (segment, rest) = after.split_once(']')?;
+            if segment.is_empty() || !segment.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+        } else {
+            let after = rest.strip_prefix('.')?;
+            let end = after.find(['.', '[']).unwrap_or(after.len());
+            (segment, rest) = after.split_at_checked(end)?;
+            if segment.is_empty() {
+                return None;
+            }
+        }
+        push_segment(&mut pointer, segment);
+    }
+    Some(pointer)
+}
+
+/// Appends a segment to a JSON pointer, escaped as RFC 6901 says.
+pub fn push_segment(pointer: &mut String, segment: &str) {
+    pointer.push('/');
+    for char in segment.chars() {
+        match char {
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            other => pointer.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_pointers() {
+        for (path, want) in [
+            ("$.tokens", "/tokens"), ("$.usage.input", "/usage/input"), ("$.list[0].n", "/list/0/n"),
+            ("$['a.b'].c", "/a.b/c"), ("$['a/b']", "/a~1b"),
+        ] {
+            assert_eq!(Field::parse(path), Ok(Field::Data(want.into())), "{path}");
+        }
+        for path in ["", "$", "tokens", "$.", "$..a", "$[x]", "$['a", "$.a[", "$a"] {
+            assert!(Field::parse(path).is_err(), "{path}");
+        }
+        assert_eq!(Field::parse("user"), Ok(Field::Envelope(EnvelopeField::User)));
+    }
+}

@@ -1,0 +1,260 @@
+//! Rating: an event becomes lines. A pure function of the event, its catalog and its time.
+//!
+//! [`Binding`] connects a block's strings to a catalog once; [`rate`] then reads an event's
+//! attributes by number and never compares a name again.
+
+use std::borrow::Cow;
+
+use crate::{
+    catalog::{Catalog, CompiledFilter, EffectiveRates, Meter},
+    event::unescape,
+    meter::{Aggregation, EnvelopeField, Field},
+    money::{Amount, NumberError},
+    quantity::Quantity,
+    rate_card::Rate,
+    time::FUTURE_US_MAX,
+    wire::{codec::Dictionary, record::{Attribute, AttributeKind, EventRecord}},
+};
+
+/// Version of these rules. Stored with every batch: re-rating uses the rules of its time.
+pub const RULES_VERSION: u32 = 1;
+
+/// Why an event in the log cannot be rated. The code is stable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Stable code.
+    pub reason: &'static str,
+    /// What is wrong, for a person.
+    pub detail: String,
+}
+
+/// What a line's charge is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// A price was found (zero is a price).
+    Priced {
+        /// The charge.
+        amount: Amount,
+        /// Number of the card version in the catalog.
+        card_version: u32,
+    },
+    /// Metered and free.
+    Unlimited {
+        /// Number of the card version in the catalog.
+        card_version: u32,
+    },
+    /// Nobody knows the price: counted, alarmed on, rated later; never zero.
+    Unpriced,
+}
+
+/// What one meter made of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// Number of the meter in the catalog.
+    pub meter: usize,
+    /// How much.
+    pub quantity: Quantity,
+    /// What the customer owes for it.
+    pub charge: Charge,
+    /// What the provider charges for it and the number of the cost card's version; `None` unknown.
+    pub cost: Option<(Amount, u32)>,
+    /// Values of the meter's dimensions, in the meter's order; `None` where the event has none.
+    pub dimensions: Vec<Option<Cow<'a, str>>>,
+}
+
+/// The outcome of an event that took its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every line has a price.
+    Rated,
+    /// No meter matched.
+    Unmetered,
+    /// At least one line has no known price.
+    Unpriced,
+}
+
+/// A block's dictionary seen from a catalog.
+#[derive(Debug)]
+pub struct Binding {
+    /// Per dictionary number: the catalog's slot plus one, or zero.
+    slot_of: Vec<u32>,
+}
+
+impl Binding {
+    /// Looks up every string of the dictionary once.
+    #[must_use]
+    pub fn new(catalog: &Catalog, dictionary: &Dictionary<'_>) -> Binding {
+        let slots: std::collections::HashMap<&str, u32> = catalog.fields.iter().zip(1..).filter_map(|(field, slot)| match field {
+            Field::Data(pointer) => Some((pointer.as_str(), slot)),
+            Field::Envelope(_) => None,
+        }).collect();
+        let slot_of = dictionary.texts().iter().map(|text| slots.get(text).copied().unwrap_or(0)).collect();
+        Binding { slot_of }
+    }
+}
+
+/// Reused memory of the rating loop.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    by_slot: Vec<Option<Attribute>>,
+    key: Vec<u8>,
+}
+
+/// What rating one event needs.
+#[derive(Clone, Copy)]
+pub struct Rating<'a> {
+    /// The tenant's catalog.
+    pub catalog: &'a Catalog,
+    /// The block's strings seen from it.
+    pub binding: &'a Binding,
+    /// The block's strings.
+    pub dictionary: &'a Dictionary<'a>,
+    /// When the event happened: the client's time or else its block's append time.
+    pub time_us: i64,
+    /// Append time of the block (of a copy: of its origin).
+    pub append_time_us: i64,
+}
+
+/// Rates one event into `lines`, which it empties first.
+pub fn rate<'a>(
+    rating: &Rating<'a>,
+    event: &'a EventRecord<'a>,
+    scratch: &mut Scratch,
+    lines: &mut Vec<Line<'a>>,
+) -> Result<Outcome, Rejection> {
+    lines.clear();
+    if rating.time_us > rating.append_time_us.saturating_add(FUTURE_US_MAX) {
+        let detail = format!(
+            "the time {} is more than 5 minutes after the event was accepted at {}",
+            crate::time::format(rating.time_us), crate::time::format(rating.append_time_us),
+        );
+        return Err(Rejection { reason: "time_in_future", detail });
+    }
+    if let Some(quote) = event.quote {
+        if rating.append_time_us > quote.not_after_us {
+            return Err(Rejection { reason: "hold_expired", detail: "its hold ended before it was appended".into() });
+        }
+    }
+    let event_type = rating.dictionary.get(event.event_type).unwrap_or_default();
+    let Some(meters) = rating.catalog.by_type.get(event_type) else { return Ok(Outcome::Unmetered) };
+    place_attributes(rating, event, scratch);
+    for number in meters {
+        let Some(meter) = rating.catalog.meters.get(*number) else { continue };
+        if !meter.filters.iter().all(|filter| passes(rating, event, scratch, filter)) {
+            continue;
+        }
+        let Some(quantity) = quantity_of(rating, event, scratch, meter)? else { continue };
+        lines.push(line(rating, event, scratch, (*number, meter), quantity)?);
+    }
+    Ok(if lines.is_empty() {
+        Outcome::Unmetered
+    } else if lines.iter().any(|line| line.charge == Charge::Unpriced) {
+        Outcome::Unpriced
+    } else {
+        Outcome::Rated
+    })
+}
+
+fn place_attributes(rating: &Rating<'_>, event: &EventRecord<'_>, scratch: &mut Scratch) {
+    scratch.by_slot.clear();
+    scratch.by_slot.resize(rating.catalog.fields.len(), None);
+    for attribute in &event.attributes {
+        let number = usize::try_from(attribute.pointer).unwrap_or(usize::MAX);
+        let slot = rating.binding.slot_of.get(number).copied().unwrap_or(0);
+        let slot = usize::try_from(slot).ok().and_then(|slot| slot.checked_sub(1));
+        if let Some(place) = slot.and_then(|slot| scratch.by_slot.get_mut(slot)) {
+            *place = Some(*attribute);
+        }
+    }
+}
+
+/// The text of the first of these slots that is present.
+fn text_of<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch, slots: &[usize]) -> Option<Cow<'a, str>> {
+    slots.iter().find_map(|slot| {
+        if let Some(field) = rating.catalog.envelope_field(*slot) {
+            return envelope_text(rating, event, field).map(Cow::Borrowed);
+        }
+        let attribute = scratch.by_slot.get(*slot).copied().flatten()?;
+        let bytes = event.attribute_bytes(&attribute);
+        match attribute.kind {
+            AttributeKind::Null | AttributeKind::EmptyObject | AttributeKind::EmptyArray => None,
+            AttributeKind::EscapedText => Some(Cow::Owned(unescape(bytes))),
+            _ => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        }
+    })
+}
+
+fn envelope_text<'a>(rating: &Rating<'a>, event: &EventRecord<'_>, field: EnvelopeField) -> Option<&'a str> {
+    let number = match field {
+        EnvelopeField::Type => Some(event.event_type),
+        EnvelopeField::Source => Some(event.source),
+        EnvelopeField::User => event.user,
+        EnvelopeField::App => event.app,
+        EnvelopeField::Feature => event.feature,
+    };
+    number.and_then(|number| rating.dictionary.get(number).ok())
+}
+
+fn passes<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch, filter: &CompiledFilter) -> bool {
+    let value = text_of(rating, event, scratch, &filter.slots);
+    let within = |list: &Vec<String>, value: &str| list.iter().any(|item| item == value);
+    if filter.exists.is_some_and(|wanted| wanted != value.is_some()) {
+        return false;
+    }
+    let value = value.as_deref();
+    filter.one_of.as_ref().is_none_or(|list| value.is_some_and(|value| within(list, value)))
+        && filter.none_of.as_ref().is_none_or(|list| value.is_some_and(|value| !within(list, value)))
+}
+
+/// The meter's number in this event; `None` where the event has none, and then it has no line.
+fn quantity_of<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch, meter: &Meter) -> Result<Option<Quantity>, Rejection> {
+    if meter.aggregation == Aggregation::Count {
+        return Ok(Some(Quantity::ONE));
+    }
+    let Some(text) = text_of(rating, event, scratch, &meter.value) else { return Ok(None) };
+    let reject = |reason, what: &str| {
+        let shown: String = text.chars().take(64).collect();
+        Err(Rejection { reason, detail: format!("the quantity `{shown}` of the meter `{}` {what}", meter.key) })
+    };
+    match Quantity::parse(&text) {
+        Err(NumberError::NotANumber) => reject("quantity_not_a_number", "is not a decimal number"),
+        Err(NumberError::OutOfRange) => reject("quantity_out_of_range", "is not below 10^15"),
+        Ok((quantity, _)) if quantity < Quantity::ZERO && !meter.allow_negative => {
+            reject("quantity_negative", "is negative, which the meter does not allow")
+        }
+        Ok((quantity, _)) => Ok(Some(quantity)),
+    }
+}
+
+fn line<'a>(
+    rating: &Rating<'a>,
+    event: &'a EventRecord<'a>,
+    scratch: &mut Scratch,
+    (number, meter): (usize, &Meter),
+    quantity: Quantity,
+) -> Result<Line<'a>, Rejection> {
+    let dimensions: Vec<Option<Cow<'a, str>>> =
+        meter.dimension_slots.iter().map(|slots| text_of(rating, event, scratch, slots)).collect();
+    let values: Vec<Option<&str>> = dimensions.iter().map(Option::as_deref).collect();
+    let too_large = || Rejection {
+        reason: "amount_out_of_range",
+        detail: format!("the charge or cost of {quantity} of the meter `{}` is not below 10^20", meter.key),
+    };
+    let mut find = |list: &[EffectiveRates]| {
+        let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
+        rates.table.find(&values, &mut scratch.key).map(|rate| (rate, rates.card_version))
+    };
+    let charge = match find(&meter.rates) {
+        None => Charge::Unpriced,
+        Some((Rate::Unlimited, card_version)) => Charge::Unlimited { card_version },
+        Some((Rate::Price(price), card_version)) => {
+            Charge::Priced { amount: price.charge(quantity.raw()).ok_or_else(too_large)?, card_version }
+        }
+    };
+    let cost = match find(&meter.costs) {
+        None => None,
+        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
+        Some((Rate::Price(price), card_version)) => Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version)),
+    };
+    Ok(Line { meter: number, quantity, charge, cost, dimensions })
+}
