@@ -1,1 +1,21 @@
-//! http
+//! The server that every process with an address uses.
+//!
+//! [`serve`] wraps a router with what no handler should have to think of: a request id, a total
+//! time, limits on headers and connections, a caught panic, and problem documents for unknown
+//! paths. [`Problem`] is the one error body. [`health_routes`] answers `/health`, `/ready` and
+//! `/metrics`. Limits on bodies belong to the routes: [`read_body`].
+
+mod body;
+mod health;
+mod problem;
+mod request;
+mod server;
+
+pub use body::read_body;
+pub use health::{Readiness, State, health_routes};
+pub use problem::Problem;
+pub use request::{REQUEST_ID_HEADER, request_id, with_request_id};
+pub use server::{ServeError, ServeOptions, bind, finish, serve};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,22 @@
-//! postgres
+//! Postgres: a pool that stays clean, one way to begin a transaction, one reading of errors.
+//!
+//! ```ignore
+//! let pool = postgres::connect(&config.postgres, Some("weir_api"), "api").await?;
+//! let names = postgres::scoped(&pool, tenant, async |connection| {
+//!     Ok::<_, PostgresError>(sqlx::query_scalar("SELECT name FROM teams").fetch_all(connection).await?)
+//! }).await?;
+//! ```
+//!
+//! A mutation that answers a request runs inside of [`crate::task::to_completion`], because a
+//! server drops the handler's future when the client hangs up.
+
+mod error;
+mod migrate;
+mod pool;
+pub mod server;
+mod transaction;
+
+pub use error::{PostgresError, Retryable};
+pub use migrate::migrate;
+pub use pool::{Pool, connect, connect_options};
+pub use transaction::{scoped, transaction};

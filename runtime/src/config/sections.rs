@@ -1,0 +1,57 @@
+//! Sections that several processes share.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+use super::Secret;
+
+/// Where Postgres is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database?sslmode=...`
+    pub url: Secret,
+    /// Connections of the pool of one process, at most.
+    pub connections: u32,
+}
+
+/// Where ClickHouse is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClickHouseConfig {
+    /// `http://host:8123` or `https://host:8443`.
+    pub url: String,
+    /// Database that holds our tables.
+    pub database: String,
+    /// Name to sign in with.
+    pub user: String,
+    /// Its password; may be empty.
+    pub password: Secret,
+}
+
+/// Where the log is: Kafka when brokers are named, else a folder on this machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// Folder of the local log.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// Partitions of every topic; fixed when the topics are created.
+    pub partitions: u32,
+    /// The Kafka cluster.
+    pub kafka: KafkaConfig,
+}
+
+/// A Kafka cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// `host:port,host:port`; empty means that there is no Kafka.
+    pub brokers: String,
+    /// Prefix of our topics, groups and client ids.
+    pub prefix: String,
+    /// Any property of librdkafka, passed on as it is (`security.protocol`, `sasl.username`).
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+}

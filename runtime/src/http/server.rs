@@ -1,0 +1,160 @@
+//! Accepting connections, and letting them end.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::ConnectInfo, middleware};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulConnection, GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{Problem, request};
+use crate::{shutdown::Shutdown, task};
+
+/// Bytes of the request line and all headers: more than any proxy lets through. Their number is
+/// limited by hyper, to 100.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Time for the request line and the headers, and for an idle connection to be kept.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// Pause after `accept` failed, which it does when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a server behaves; [`Default`] is right for all but tests.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    /// Total time of one request, its body included.
+    pub request_timeout: Duration,
+    /// Time that open requests have after a stop was asked for.
+    pub drain: Duration,
+    /// Connections at a time; more wait in the listener's queue.
+    pub connections: usize,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(20),
+            connections: 10_000,
+        }
+    }
+}
+
+/// A server could not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken, not ours, or not allowed.
+    #[error("cannot listen on {address}: {source}; free it or choose another")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Listens on `address`; port 0 takes a free one.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+}
+
+/// Adds to `router` what every request gets: see the module's documentation. [`serve`] calls it;
+/// tests that call a router without a socket do so too.
+pub fn finish(router: Router, options: &ServeOptions) -> Router {
+    let timeout = options.request_timeout;
+    router
+        .fallback(|| async {
+            Problem::not_found("unknown_path", "there is nothing at this path", "see /openapi.json")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path does not take this method",
+                "see the Allow header and /openapi.json",
+            )
+        })
+        .layer(middleware::from_fn(move |incoming, next| request::surround(timeout, incoming, next)))
+}
+
+/// Serves `router` until a stop is asked for, then lets open requests end within the drain.
+/// Handlers find the peer's address as `ConnectInfo<SocketAddr>`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: Shutdown,
+    options: ServeOptions,
+) -> Result<(), ServeError> {
+    let router = finish(router, &options);
+    let places = Arc::new(Semaphore::new(options.connections));
+    let graceful = GracefulShutdown::new();
+    let cut = CancellationToken::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let Some((stream, peer, place)) = accepted else { continue };
+        let connection = graceful.watch(connect(stream, peer, router.clone()));
+        let cut = cut.clone();
+        task::spawn_detached(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "connection ended");
+                },
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(options.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!(drain_s = options.drain.as_secs(), "requests were cut off at the drain's end");
+    }
+    cut.cancel();
+    Ok(())
+}
+
+type Place = tokio::sync::OwnedSemaphorePermit;
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, Place)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((stream, peer, place)),
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// One connection with `router` behind it.
+fn connect(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+) -> impl GracefulConnection<Error = hyper::Error> {
+    let _ = stream.set_nodelay(true);
+    let service = router.map_request(move |incoming: hyper::Request<Incoming>| {
+        let mut incoming = incoming.map(Body::new);
+        incoming.extensions_mut().insert(ConnectInfo(peer));
+        incoming
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+}

@@ -1,0 +1,1 @@
+//! A private Postgres server under a folder, from the installed binaries.
