@@ -2,7 +2,7 @@
 //!
 //! [`Log`] is the one trait of this project. It has two implementations, [`local`] (segment files
 //! on disk, one process) and [`kafka`]; both pass the same conformance suite
-//! (`runtime/tests/log_conformance.rs`). Everything above it is written once.
+//! (`tests/tests/log_conformance.rs`). Everything above it is written once.
 //!
 //! What an implementation promises:
 //! * An append answered with [`Appended`] survives `kill -9` of the process and is read by every
@@ -20,6 +20,9 @@ use tokio::sync::{oneshot, watch};
 
 pub mod kafka;
 pub mod local;
+
+/// The longest payload that an append takes: the size of the largest rated batch, 16 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// A topic, by its short name: `usage` or `rated`; an implementation adds its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
