@@ -10,19 +10,15 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use prometheus::{
-    Encoder, HistogramOpts, Opts, Registry, TextEncoder,
-    core::Collector,
-};
+use prometheus::{Encoder, HistogramOpts, Opts, Registry, TextEncoder, core::Collector};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-pub use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-};
+pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Buckets for durations from half a millisecond to half a minute, in seconds.
-pub const DURATION_BUCKETS_S: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+pub const DURATION_BUCKETS_S: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
 
 /// Telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +42,20 @@ pub enum TelemetryError {
 /// Starts logging to stderr: JSON, or lines for people. Later calls in the same process change
 /// nothing. Panics are logged as errors, whatever catches them.
 pub fn init(json: bool, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|_| TelemetryError::Filter { filter: filter.to_owned() })?;
+    let filter = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter {
+        filter: filter.to_owned(),
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
-        let layer = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
+        let layer = fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(io::stderr);
         registry.with(layer).try_init()
     } else {
-        registry.with(fmt::layer().compact().with_writer(io::stderr)).try_init()
+        registry
+            .with(fmt::layer().compact().with_writer(io::stderr))
+            .try_init()
     };
     if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
@@ -63,7 +65,10 @@ pub fn init(json: bool, filter: &str) -> Result<(), TelemetryError> {
 
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
-    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let place = panic
+        .location()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     tracing::error!(
         thread = thread.name().unwrap_or("unnamed"),
         place,
@@ -165,7 +170,10 @@ impl Metrics {
         name: &str,
         make: impl FnOnce() -> Result<M, prometheus::Error>,
     ) -> Result<M, TelemetryError> {
-        let fault = |reason: String| TelemetryError::Metric { name: name.to_owned(), reason };
+        let fault = |reason: String| TelemetryError::Metric {
+            name: name.to_owned(),
+            reason,
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(metric) = known.get(name) {
             let same = metric.downcast_ref::<M>().cloned();
@@ -189,7 +197,11 @@ mod tests {
         let metrics = Metrics::new();
         metrics.counter("things_total", "Things.").unwrap().inc();
         metrics.counter("things_total", "Things.").unwrap().inc();
-        metrics.counters("kinds_total", "Kinds.", &["kind"]).unwrap().with_label_values(&["a"]).inc();
+        metrics
+            .counters("kinds_total", "Kinds.", &["kind"])
+            .unwrap()
+            .with_label_values(&["a"])
+            .inc();
         let text = metrics.render();
         assert!(text.contains("\nthings_total 2\n"), "{text}");
         assert!(text.contains("kinds_total{kind=\"a\"} 1"), "{text}");

@@ -34,17 +34,25 @@ const PREFIX: &str = "WEIR_";
 const SEPARATOR: &str = "__";
 
 /// One variable of the environment, if it is set, not empty, and text.
-#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one module that reads the environment"
+)]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// All variables of the process that are text and that could concern us.
-#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one module that reads the environment"
+)]
 pub(super) fn process() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with(PREFIX) || WELL_KNOWN.iter().any(|(known, _)| known == name))
+        .filter(|(name, _)| {
+            name.starts_with(PREFIX) || WELL_KNOWN.iter().any(|(known, _)| known == name)
+        })
         .collect()
 }
 
@@ -61,7 +69,9 @@ pub(super) fn merge(
         }
     }
     for (name, text) in variables {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
         if RESERVED.contains(&name.as_str()) {
             continue;
         }
@@ -85,8 +95,13 @@ pub(super) fn merge(
 
 /// Top-level tables of what has been merged so far.
 fn sections(figment: &Figment) -> Vec<String> {
-    let Ok(data) = figment.clone().extract::<Dict>() else { return Vec::new() };
-    data.into_iter().filter(|(_, value)| value.as_dict().is_some()).map(|(key, _)| key).collect()
+    let Ok(data) = figment.clone().extract::<Dict>() else {
+        return Vec::new();
+    };
+    data.into_iter()
+        .filter(|(_, value)| value.as_dict().is_some())
+        .map(|(key, _)| key)
+        .collect()
 }
 
 fn set(figment: Figment, key: &str, value: Value) -> Figment {
@@ -118,7 +133,10 @@ pub(super) fn explain(error: &figment::Error) -> String {
     match &error.kind {
         Kind::MissingField(field) => format!("`{field}` is missing; set it"),
         Kind::UnknownField(field, known) => {
-            format!("`{field}` is not a setting; known here: {}", known.join(", "))
+            format!(
+                "`{field}` is not a setting; known here: {}",
+                known.join(", ")
+            )
         }
         Kind::InvalidType(_, expected) => format!("has the wrong type; give {expected}"),
         Kind::InvalidValue(_, expected) => format!("has a wrong value; give {expected}"),

@@ -23,7 +23,9 @@ pub async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
                 "send the request again",
             )
         })?;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         let length = read.len() + only.as_ref().map_or(0, Bytes::len) + data.len();
         if length > limit {
             return Err(too_large(limit));

@@ -30,31 +30,58 @@ impl Problem {
         action: impl Into<String>,
     ) -> Self {
         let (detail, action) = (detail.into(), action.into());
-        Self { status, code, detail, action, retry_after_s: None, extra: Map::new() }
+        Self {
+            status,
+            code,
+            detail,
+            action,
+            retry_after_s: None,
+            extra: Map::new(),
+        }
     }
 
     /// 400: the request cannot be read.
-    pub fn bad_request(code: &'static str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+    pub fn bad_request(
+        code: &'static str,
+        detail: impl Into<String>,
+        action: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail, action)
     }
 
     /// 401: no credential, or one that is not accepted.
-    pub fn unauthorized(code: &'static str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+    pub fn unauthorized(
+        code: &'static str,
+        detail: impl Into<String>,
+        action: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, detail, action)
     }
 
     /// 403: a credential that may not do this.
-    pub fn forbidden(code: &'static str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+    pub fn forbidden(
+        code: &'static str,
+        detail: impl Into<String>,
+        action: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, detail, action)
     }
 
     /// 404: nothing of that name for this caller.
-    pub fn not_found(code: &'static str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+    pub fn not_found(
+        code: &'static str,
+        detail: impl Into<String>,
+        action: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, detail, action)
     }
 
     /// 409: it contradicts what is there.
-    pub fn conflict(code: &'static str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+    pub fn conflict(
+        code: &'static str,
+        detail: impl Into<String>,
+        action: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::CONFLICT, code, detail, action)
     }
 
@@ -147,7 +174,10 @@ impl Problem {
         let mut document = self.extra.clone();
         let mut set = |name: &str, value: Value| document.insert(name.to_owned(), value);
         set("type", format!("{TYPE_PREFIX}{}", self.code).into());
-        set("title", self.status.canonical_reason().unwrap_or("Error").into());
+        set(
+            "title",
+            self.status.canonical_reason().unwrap_or("Error").into(),
+        );
         set("status", self.status.as_u16().into());
         set("code", self.code.into());
         set("detail", self.detail.clone().into());

@@ -63,7 +63,9 @@ pub enum ServeError {
 
 /// Listens on `address`; port 0 takes a free one.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Bind { address, source })
 }
 
 /// Adds to `router` what every request gets: see the module's documentation. [`serve`] calls it;
@@ -72,7 +74,11 @@ pub fn finish(router: Router, options: &ServeOptions) -> Router {
     let timeout = options.request_timeout;
     router
         .fallback(|| async {
-            Problem::not_found("unknown_path", "there is nothing at this path", "see /openapi.json")
+            Problem::not_found(
+                "unknown_path",
+                "there is nothing at this path",
+                "see /openapi.json",
+            )
         })
         .method_not_allowed_fallback(|| async {
             Problem::new(
@@ -82,7 +88,9 @@ pub fn finish(router: Router, options: &ServeOptions) -> Router {
                 "see the Allow header and /openapi.json",
             )
         })
-        .layer(middleware::from_fn(move |incoming, next| request::surround(timeout, incoming, next)))
+        .layer(middleware::from_fn(move |incoming, next| {
+            request::surround(timeout, incoming, next)
+        }))
 }
 
 /// Serves `router` until a stop is asked for, then lets open requests end within the drain.
@@ -102,7 +110,9 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((stream, peer, place)) = accepted else { continue };
+        let Some((stream, peer, place)) = accepted else {
+            continue;
+        };
         let connection = graceful.watch(connect(stream, peer, router.clone()));
         let cut = cut.clone();
         task::spawn_detached(async move {
@@ -116,8 +126,14 @@ pub async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(options.drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!(drain_s = options.drain.as_secs(), "requests were cut off at the drain's end");
+    if tokio::time::timeout(options.drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            drain_s = options.drain.as_secs(),
+            "requests were cut off at the drain's end"
+        );
     }
     cut.cancel();
     Ok(())

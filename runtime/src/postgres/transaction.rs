@@ -66,7 +66,10 @@ where
             .map_err(postgres)?;
     }
     let value = body(&mut transaction).await?;
-    transaction.commit().await.map_err(|error| E::from(commit_error(error.into())))?;
+    transaction
+        .commit()
+        .await
+        .map_err(|error| E::from(commit_error(error.into())))?;
     Ok(value)
 }
 
