@@ -1,3 +1,5 @@
 //! tests
 
 pub mod postgres;
+
+pub mod engine;
