@@ -5,6 +5,7 @@
 
 pub mod clickhouse;
 pub mod config;
+pub mod context;
 pub mod http;
 pub mod keys;
 pub mod log;
