@@ -1,6 +1,10 @@
 //! The ClickHouse engine of a single machine, and the client, against the real libchdb.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -10,7 +14,7 @@ use nix::{
 };
 use runtime::clickhouse::{ClickHouse, ClickHouseError, Engine, MigrateError, Templating};
 use serde_json::{Value, json};
-use tests::engine::{Folder, client, start};
+use tests::engine::{Folder, client, library, start};
 use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clickhouse-engine");
@@ -644,7 +648,7 @@ async fn a_projection_finds_places() -> Result<()> {
         ) ENGINE = MergeTree ORDER BY (tenant, identity)";
     setup.clickhouse.execute(sql).await?;
     let fill = "INSERT INTO events SELECT 'default', number % 16, intDiv(number, 160), number % 10,
-            sipHash128(number), toString(number) FROM numbers(1000000)";
+            reinterpretAsUInt128(sipHash128(number)), toString(number) FROM numbers(1000000)";
     setup.clickhouse.execute(fill).await?;
     let select = "SELECT count() AS n FROM events
                   WHERE partition = {p:UInt32} AND position BETWEEN {from:UInt64} AND {to:UInt64}";
@@ -731,6 +735,113 @@ async fn large_inserts_are_one_block_and_their_speed_is_told() -> Result<()> {
         insert(&setup.clickhouse, &format!("large-{size}"), block).await?;
     }
     assert_eq!(setup.count().await?, 1_750_000);
+    setup.engine.stop().await;
+    Ok(())
+}
+
+/// Starts the engine's program by `command`, whose standard output it has, and waits for its URL.
+fn launch(command: &mut Command) -> Result<(Child, String)> {
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().context("no output")?).read_line(&mut line)?;
+    let address = line
+        .trim()
+        .strip_prefix("listening ")
+        .context("no address")?;
+    Ok((child, format!("http://{address}")))
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_runs_and_exits_with_success() -> Result<()> {
+    let folder = Folder::new("sigterm")?;
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg("--library")
+        .arg(library()?)
+        .arg("--data")
+        .arg(folder.path());
+    let (mut child, url) = launch(command.args(["--listen", "127.0.0.1:0"]))?;
+    let clickhouse = client(&url, "default");
+    clickhouse
+        .execute("CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a")
+        .await?;
+    let running = tokio::spawn({
+        let clickhouse = clickhouse.clone();
+        async move {
+            number(
+                &clickhouse,
+                "SELECT toUInt64(sleepEachRow(1)) AS n FROM numbers(1)",
+            )
+            .await
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+    assert_eq!(running.await??, 0);
+    let exit = tokio::task::spawn_blocking(move || child.wait()).await??;
+    assert!(exit.success(), "{exit}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_engine_dies_with_its_parent() -> Result<()> {
+    let folder = Folder::new("parent")?;
+    let mut command = Command::new("sh");
+    let script = r#"WEIR_ENGINE_PARENT=$$ "$0" "$@" & wait"#;
+    command.args(["-c", script, PROGRAM, "--listen", "127.0.0.1:0"]);
+    let (mut parent, url) = launch(
+        command
+            .arg("--library")
+            .arg(library()?)
+            .arg("--data")
+            .arg(folder.path()),
+    )?;
+    let clickhouse = client(&url, "default");
+    clickhouse.ping().await?;
+    parent.kill()?;
+    parent.wait()?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while clickhouse.ping().await.is_ok() {
+        anyhow::ensure!(Instant::now() < deadline, "the engine outlived its parent");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_refused() -> Result<()> {
+    let setup = setup("limit").await?;
+    setup.table("a UInt64, s String").await?;
+    let large = Bytes::from(vec![1_u8; (256 << 20) + 1]);
+    let refused = insert(&setup.clickhouse, "large", large).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(setup.count().await?, 0);
+    setup.engine.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_requests_than_may_wait_are_told_to_come_back() -> Result<()> {
+    let setup = setup("busy").await?;
+    let mut requests = JoinSet::new();
+    for _ in 0..320 {
+        let clickhouse = setup.clickhouse.clone();
+        requests.spawn(async move { clickhouse.execute("SELECT sleep(0.05)").await });
+    }
+    let (mut done, mut refused) = (0, 0);
+    while let Some(request) = requests.join_next().await {
+        match request? {
+            Ok(()) => done += 1,
+            Err(ClickHouseError::Unavailable(message)) => {
+                assert!(message.contains("Code: 202"), "{message}");
+                refused += 1;
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    println!("{done} answered, {refused} told to come back");
+    assert!(done >= 256 && refused > 0);
+    setup.clickhouse.ping().await?;
     setup.engine.stop().await;
     Ok(())
 }

@@ -9,6 +9,7 @@
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
+    mem::ManuallyDrop,
     path::Path,
     sync::Arc,
 };
@@ -49,8 +50,8 @@ pub(super) struct Library {
     insert_cancel: unsafe extern "C" fn(RawInsert),
     insert_error: unsafe extern "C" fn(RawInsert) -> *const c_char,
     destroy_insert: unsafe extern "C" fn(RawInsert),
-    /// Keeps the code mapped as long as the function pointers above.
-    _file: libloading::Library,
+    /// Keeps the code mapped, for ever: the engine's own threads may outlive its connections.
+    _file: ManuallyDrop<libloading::Library>,
 }
 
 impl Library {
@@ -77,7 +78,7 @@ impl Library {
                 insert_cancel: *file.get(b"chdb_stream_cancel_insert\0")?,
                 insert_error: *file.get(b"chdb_stream_insert_error\0")?,
                 destroy_insert: *file.get(b"chdb_destroy_insert_stream\0")?,
-                _file: file,
+                _file: ManuallyDrop::new(file),
             };
             set_signal_handlers(0);
             Ok(Arc::new(library))

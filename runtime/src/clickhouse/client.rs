@@ -88,7 +88,6 @@ impl ClickHouse {
 
     /// Runs one statement that has no answer.
     pub async fn execute(&self, sql: &str) -> Result<(), ClickHouseError> {
-        // Settings are per statement: DDL on a cluster answers when every host has done it.
         let query = self
             .client
             .query_raw(sql)
@@ -235,9 +234,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Exceptions about the state of the server or cluster, not about what was asked.
 fn passes(code: u32) -> bool {
-    const TRANSIENT: [u32; 26] = [
+    const TRANSIENT: [u32; 25] = [
         159, // TIMEOUT_EXCEEDED
-        164, // READONLY (a server that is being taken over)
         198, // DNS_ERROR
         202, // TOO_MANY_SIMULTANEOUS_QUERIES
         203, // NO_FREE_CONNECTION

@@ -21,7 +21,7 @@ const SETTINGS: [(&str, &str); 7] = [
     ("max_bytes_before_external_group_by", "700000000"),
     ("max_bytes_before_external_sort", "700000000"),
     // A client that went away cannot stop its query; this does.
-    ("max_execution_time", "600"),
+    ("max_execution_time", "300"),
     ("max_insert_threads", "1"),
     ("date_time_input_format", "best_effort"),
     ("http_write_exception_in_output_format", "0"),
