@@ -2,9 +2,11 @@
 //!
 //! ```ignore
 //! let pool = postgres::connect(&config.postgres, Some("weir_api"), "api").await?;
-//! let names = postgres::scoped(&pool, tenant, async |connection| {
-//!     Ok::<_, PostgresError>(sqlx::query_scalar("SELECT name FROM teams").fetch_all(connection).await?)
-//! }).await?;
+//! let names = postgres::scoped(&pool, tenant, |mut transaction| async move {
+//!     let query = sqlx::query_scalar("SELECT name FROM things");
+//!     Ok::<Vec<String>, PostgresError>(query.fetch_all(&mut *transaction).await?)
+//! })
+//! .await?;
 //! ```
 //!
 //! A mutation that answers a request runs inside of [`crate::task::to_completion`], because a
@@ -19,4 +21,4 @@ mod transaction;
 pub use error::{PostgresError, Retryable};
 pub use migrate::migrate;
 pub use pool::{Pool, connect, connect_options};
-pub use transaction::{scoped, transaction};
+pub use transaction::{Transaction, scoped, transaction};

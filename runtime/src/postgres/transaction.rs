@@ -1,8 +1,13 @@
 //! The one way to begin a transaction.
 
-use std::time::Duration;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Postgres, pool::PoolConnection, raw_sql};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::{Pool, PostgresError, Retryable};
@@ -12,73 +17,127 @@ const ATTEMPTS_MAX: u32 = 6;
 /// Back-off before the second attempt; it doubles, and half of it is random: 10 to 320 ms.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 
+/// COMMIT of a transaction in which a statement failed is a silent rollback. The SELECT before it
+/// fails then, in the same round trip, so that nobody takes a rollback for a commit.
+const COMMIT: &str = "SELECT 1; COMMIT";
+
+/// The connection inside of a transaction, lent to its body. Use it as a `&mut PgConnection`.
+#[derive(Debug)]
+pub struct Transaction(OwnedMutexGuard<PoolConnection<Postgres>>);
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
 /// Runs `body` in one transaction: commits when it is `Ok`, rolls back when it is `Err` or when
 /// the caller's future is dropped. After a serialization failure or a deadlock the whole `body`
 /// runs again, so it must have no effect outside of the database.
-pub async fn transaction<T, E, F>(pool: &Pool, body: F) -> Result<T, E>
+///
+/// (`body` is not an `AsyncFn`, because futures with those are not `Send` where they borrow.)
+pub async fn transaction<T, E, F, R>(pool: &Pool, body: F) -> Result<T, E>
 where
-    F: AsyncFn(&mut PgConnection) -> Result<T, E>,
+    F: Fn(Transaction) -> R,
+    R: Future<Output = Result<T, E>>,
     E: From<PostgresError> + Retryable,
 {
-    run(pool, None, body).await
+    run(pool, "BEGIN", body).await
 }
 
 /// [`transaction`] in which row-level security sees `tenant`. The scope ends with it.
-pub async fn scoped<T, E, F>(pool: &Pool, tenant: Uuid, body: F) -> Result<T, E>
+pub async fn scoped<T, E, F, R>(pool: &Pool, tenant: Uuid, body: F) -> Result<T, E>
 where
-    F: AsyncFn(&mut PgConnection) -> Result<T, E>,
+    F: Fn(Transaction) -> R,
+    R: Future<Output = Result<T, E>>,
     E: From<PostgresError> + Retryable,
 {
-    run(pool, Some(tenant), body).await
+    // One round trip; a printed UUID needs no quoting.
+    let begin = format!("BEGIN; SELECT set_config('app.tenant', '{tenant}', true)");
+    run(pool, &begin, body).await
 }
 
-async fn run<T, E, F>(pool: &Pool, tenant: Option<Uuid>, body: F) -> Result<T, E>
+async fn run<T, E, F, R>(pool: &Pool, begin: &str, body: F) -> Result<T, E>
 where
-    F: AsyncFn(&mut PgConnection) -> Result<T, E>,
+    F: Fn(Transaction) -> R,
+    R: Future<Output = Result<T, E>>,
     E: From<PostgresError> + Retryable,
 {
     let mut backoff = BACKOFF_MIN;
-    for attempt in 1.. {
-        match once(pool, tenant, &body).await {
-            Err(error) if error.is_retryable() && attempt < ATTEMPTS_MAX => {
+    for _ in 1..ATTEMPTS_MAX {
+        match once(pool, begin, &body).await {
+            Err(error) if error.is_retryable() => {
                 tokio::time::sleep(jittered(backoff)).await;
                 backoff *= 2;
             }
             outcome => return outcome,
         }
     }
-    Err(PostgresError::Contended("too many attempts".to_owned()).into())
+    once(pool, begin, &body).await
 }
 
-async fn once<T, E, F>(pool: &Pool, tenant: Option<Uuid>, body: &F) -> Result<T, E>
+/// A future dropped anywhere in here gives the connection back to the pool, which rolls back.
+async fn once<T, E, F, R>(pool: &Pool, begin: &str, body: &F) -> Result<T, E>
 where
-    F: AsyncFn(&mut PgConnection) -> Result<T, E>,
+    F: Fn(Transaction) -> R,
+    R: Future<Output = Result<T, E>>,
     E: From<PostgresError>,
 {
-    let postgres = |error: sqlx::Error| E::from(PostgresError::from(error));
-    let mut pooled = pool.acquire().await.map_err(postgres)?;
-    let mut transaction = pooled.begin().await.map_err(postgres)?;
-    if let Some(tenant) = tenant {
-        sqlx::query("SELECT set_config('app.tenant', $1, true)")
-            .bind(tenant.to_string())
-            .execute(&mut *transaction)
-            .await
-            .map_err(postgres)?;
+    let connection = open(pool, begin).await?;
+    let lent = Arc::clone(&connection)
+        .try_lock_owned()
+        .map_err(|_| still_lent())?;
+    let outcome = body(Transaction(lent)).await;
+    let mut connection = connection.try_lock_owned().map_err(|_| still_lent())?;
+    match outcome {
+        Ok(value) => {
+            commit(&mut connection).await?;
+            Ok(value)
+        }
+        Err(error) => {
+            // Its locks are gone before the caller hears of it; if this fails, the pool tries too.
+            let _ = connection.execute("ROLLBACK").await;
+            Err(error)
+        }
     }
-    let value = body(&mut transaction).await?;
-    transaction
-        .commit()
-        .await
-        .map_err(|error| E::from(commit_error(error.into())))?;
-    Ok(value)
+}
+
+async fn open(
+    pool: &Pool,
+    begin: &str,
+) -> Result<Arc<Mutex<PoolConnection<Postgres>>>, PostgresError> {
+    let mut connection = pool.acquire().await?;
+    connection
+        .execute(raw_sql(AssertSqlSafe(begin.to_owned())))
+        .await?;
+    Ok(Arc::new(Mutex::new(connection)))
 }
 
 /// Whatever cuts COMMIT short leaves its outcome open, unless Postgres itself said no.
-fn commit_error(error: PostgresError) -> PostgresError {
-    match error {
+async fn commit(connection: &mut PgConnection) -> Result<(), PostgresError> {
+    let committed = connection
+        .execute(raw_sql(COMMIT))
+        .await
+        .map_err(PostgresError::from);
+    committed.map(|_| ()).map_err(|error| match error {
         PostgresError::Unavailable(reason) => PostgresError::OutcomeUnknown(reason),
         error => error,
-    }
+    })
+}
+
+/// A body that keeps the connection after its end has not ended.
+fn still_lent() -> PostgresError {
+    PostgresError::Broken(
+        "a transaction's body kept its connection; nothing was committed".to_owned(),
+    )
 }
 
 /// Between half of `backoff` and all of it.
