@@ -27,6 +27,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::variable;
+
 mod blocks;
 mod chdb;
 mod client;
@@ -38,7 +40,8 @@ mod request;
 mod statement;
 mod supervisor;
 
-pub use client::{ClickHouse, ClickHouseConfig, ClickHouseError};
+pub use crate::config::ClickHouseConfig;
+pub use client::{ClickHouse, ClickHouseError};
 pub use engine::{EngineError, EngineOptions};
 pub use migrate::{MigrateError, Migration, Templating};
 pub use supervisor::{Engine, EngineLaunch};
@@ -46,16 +49,12 @@ pub use supervisor::{Engine, EngineLaunch};
 /// Finds libchdb.so: where `WEIR_LIBCHDB` says, else the newest that `deploy/setup/clickhouse.sh`
 /// has fetched.
 pub fn find_library() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("WEIR_LIBCHDB").filter(|path| !path.is_empty()) {
+    if let Some(named) = variable("WEIR_LIBCHDB") {
         return Some(PathBuf::from(named)).filter(|path| path.is_file());
     }
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let tools = set("WEIR_TOOLS").or_else(|| {
-        let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let folder = |name: &str| variable(name).map(PathBuf::from);
+    let tools = folder("WEIR_TOOLS").or_else(|| {
+        let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
         Some(cache?.join("weir"))
     })?;
     newest_library(&tools)

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use runtime::clickhouse::{ClickHouse, ClickHouseConfig, Engine, EngineLaunch, find_library};
+use runtime::{
+    clickhouse::{ClickHouse, ClickHouseConfig, Engine, EngineLaunch, find_library},
+    config::Secret,
+};
 
 /// libchdb.so, fetched by `deploy/setup/clickhouse.sh` when it is not there yet.
 pub fn library() -> Result<PathBuf> {
@@ -77,6 +80,6 @@ pub fn client(url: &str, database: &str) -> ClickHouse {
         url: url.to_owned(),
         database: database.to_owned(),
         user: String::new(),
-        password: String::new(),
+        password: Secret::new(""),
     })
 }

@@ -787,7 +787,7 @@ async fn sigterm_finishes_what_runs_and_exits_with_success() -> Result<()> {
 async fn the_engine_dies_with_its_parent() -> Result<()> {
     let folder = Folder::new("parent")?;
     let mut command = Command::new("sh");
-    let script = r#"WEIR_ENGINE_PARENT=$$ "$0" "$@" & wait"#;
+    let script = r#"ENGINE_PARENT_PROCESS=$$ "$0" "$@" & wait"#;
     command.args(["-c", script, PROGRAM, "--listen", "127.0.0.1:0"]);
     let (mut parent, url) = launch(
         command

@@ -9,30 +9,7 @@ use bytes::Bytes;
 use clickhouse::{Client, Compression, error::Error};
 
 use super::exception_code;
-
-/// Where ClickHouse is and as whom to go there.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClickHouseConfig {
-    /// `http://` or `https://`, host and port.
-    pub url: String,
-    /// The database that unqualified names are in.
-    pub database: String,
-    /// User; empty for none.
-    pub user: String,
-    /// Password; empty for none.
-    pub password: String,
-}
-
-impl fmt::Debug for ClickHouseConfig {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("ClickHouseConfig")
-            .field("url", &self.url)
-            .field("database", &self.database)
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
+use crate::config::ClickHouseConfig;
 
 /// Why ClickHouse did not do what was asked, by who can act.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +58,7 @@ impl ClickHouse {
             client = client.with_user(config.user.as_str());
         }
         if !config.password.is_empty() {
-            client = client.with_password(config.password.as_str());
+            client = client.with_password(config.password.expose());
         }
         Self { client }
     }

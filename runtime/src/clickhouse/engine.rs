@@ -68,7 +68,7 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long running statements may go on after SIGTERM.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
 /// Name of the variable with the process id of the supervisor, with which the engine dies.
-pub(super) const PARENT_VARIABLE: &str = "WEIR_ENGINE_PARENT";
+pub(super) const PARENT_VARIABLE: &str = "ENGINE_PARENT_PROCESS";
 
 /// ClickHouse's code for "come back later".
 const TOO_MANY_SIMULTANEOUS_QUERIES: u32 = 202;
@@ -134,7 +134,7 @@ fn run(options: &EngineOptions) -> Result<(), EngineError> {
 
 /// Asks the system to end this process when the supervisor's thread is gone, even by `kill -9`.
 fn follow_parent() -> Result<(), EngineError> {
-    let Ok(parent) = std::env::var(PARENT_VARIABLE) else {
+    let Some(parent) = crate::config::variable(PARENT_VARIABLE) else {
         return Ok(());
     };
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).map_err(|fault| {
