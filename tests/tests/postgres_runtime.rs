@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use runtime::{
     config::{PostgresConfig, Secret},
     postgres::{
@@ -136,6 +136,60 @@ async fn a_folder_below_one_of_mode_0700_works_and_belongs_to_one_server() -> Re
         "a dropped server ends"
     );
     Server::start(options).await?.stop().await?;
+    Ok(())
+}
+
+/// The process that holds the server is killed: the server goes too, and the next start works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_does_not_outlive_its_killed_parent() -> Result<()> {
+    use std::io::{BufRead as _, BufReader};
+    let folder = TestFolder::new("orphan")?;
+    let mut holder = std::process::Command::new(env!("CARGO_BIN_EXE_postgres_holder"))
+        .arg(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(holder.stdout.take().context("no output")?).lines();
+    let pid: u32 = lines.next().context("the holder ended")??.parse()?;
+    let url = Secret::new(lines.next().context("the holder ended")??);
+    let pool = connect(
+        &PostgresConfig {
+            url,
+            connections: 2,
+        },
+        None,
+        "test",
+    )
+    .await?;
+    pool.execute("CREATE TABLE things (id int)").await?;
+    // A session that holds a transaction open does not keep the server alive either.
+    let mut open = pool.acquire().await?;
+    open.execute("BEGIN; LOCK TABLE things").await?;
+    holder.kill()?;
+    holder.wait()?;
+
+    let started = Instant::now();
+    let options = ServerOptions {
+        shared_buffers_mb: 16,
+        ..ServerOptions::new(folder.path())
+    };
+    let server = Server::start(options).await?;
+    assert!(
+        started.elapsed() < Duration::from_secs(40),
+        "took {:?}",
+        started.elapsed()
+    );
+    assert!(
+        // Nobody may have collected it yet; a zombie has no working folder.
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_err(),
+        "the old one still runs"
+    );
+    let config = PostgresConfig {
+        url: server.superuser_url(),
+        connections: 1,
+    };
+    let pool = connect(&config, None, "test").await?;
+    assert_eq!(count(&pool).await?, 0);
+    server.stop().await?;
     Ok(())
 }
 

@@ -22,8 +22,9 @@ use crate::{shutdown::Shutdown, task};
 /// Bytes of the request line and all headers: more than any proxy lets through. Their number is
 /// limited by hyper, to 100.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Time for the request line and the headers, and for an idle connection to be kept.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// Time for the request line and the headers, and for an idle connection to be kept: a little more
+/// than the 90 s after which common clients close it themselves.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(100);
 /// Pause after `accept` failed, which it does when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -171,6 +172,6 @@ fn connect(
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
 }

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs the Postgres server's programs, if there are none, without making or starting a cluster:
+# `weir up` and the tests run private servers from them. Debian and Ubuntu; needs root. Idempotent.
+set -eu
+
+for server in /usr/lib/postgresql/*/bin/postgres; do
+    if [ -x "$server" ]; then
+        echo "postgres is installed: $server"
+        exit 0
+    fi
+done
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "postgres is not installed; run this as root" >&2
+    exit 1
+fi
+
+mkdir -p /etc/postgresql-common
+settings=/etc/postgresql-common/createcluster.conf
+if ! grep -q '^[[:space:]]*create_main_cluster[[:space:]]*=[[:space:]]*false' "$settings" 2>/dev/null; then
+    echo 'create_main_cluster = false' >>"$settings"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+apt-get -o DPkg::Lock::Timeout=300 update
+# The settings file above exists before its package: keep ours.
+apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install -y --no-install-recommends postgresql
+
+for server in /usr/lib/postgresql/*/bin/postgres; do
+    if [ -x "$server" ]; then
+        echo "installed: $server"
+        exit 0
+    fi
+done
+echo "the package postgresql brought no server under /usr/lib/postgresql" >&2
+exit 1
