@@ -1,1 +1,3 @@
-//! benches
+//! What the load of a replay, a bench and a test have in common.
+
+pub mod spread;
