@@ -46,17 +46,9 @@ impl KafkaLog {
     pub fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
         let partitions = check_settings(&options)?;
         let producer = Producer::create(&options)?;
-        let names = options
-            .topics
-            .iter()
-            .map(|topic| (*topic, options.topic_name(*topic)))
-            .collect();
-        let cluster = Arc::new(Cluster {
-            options,
-            partitions,
-            names,
-            producer,
-        });
+        let names =
+            options.topics.iter().map(|topic| (*topic, options.topic_name(*topic))).collect();
+        let cluster = Arc::new(Cluster { options, partitions, names, producer });
         Ok(Arc::new(Self { cluster }))
     }
 }
@@ -74,12 +66,9 @@ impl Cluster {
         let name = self.name(topic, partition)?;
         let number = i32::try_from(partition).unwrap_or(i32::MAX);
         let client = self.producer.client();
-        client
-            .client()
-            .fetch_watermarks(name, number, wait)
-            .map_err(|error| {
-                LogError::Unavailable(format!("the bounds of {topic}/{partition}: {error}"))
-            })
+        client.client().fetch_watermarks(name, number, wait).map_err(|error| {
+            LogError::Unavailable(format!("the bounds of {topic}/{partition}: {error}"))
+        })
     }
 }
 
@@ -91,10 +80,7 @@ impl Log for KafkaLog {
     fn append(&self, topic: Topic, partition: u32, payload: Bytes) -> Pending {
         let (answer, pending) = oneshot::channel();
         match self.cluster.name(topic, partition) {
-            Ok(name) => self
-                .cluster
-                .producer
-                .send(name, partition, &payload, answer),
+            Ok(name) => self.cluster.producer.send(name, partition, &payload, answer),
             Err(error) => {
                 let _ = answer.send(Err(AppendError::Refused(error.to_string())));
             }
@@ -105,9 +91,7 @@ impl Log for KafkaLog {
     fn reader(&self, topic: Topic, partition: u32, from: i64) -> Result<Box<dyn Reader>, LogError> {
         self.cluster.name(topic, partition)?;
         let cluster = Arc::clone(&self.cluster);
-        Ok(Box::new(KafkaReader::open(
-            cluster, topic, partition, from,
-        )?))
+        Ok(Box::new(KafkaReader::open(cluster, topic, partition, from)?))
     }
 
     fn bounds(&self, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError> {
@@ -116,10 +100,6 @@ impl Log for KafkaLog {
 
     fn join(&self, topic: Topic, group: &str) -> Result<Box<dyn Membership>, LogError> {
         self.cluster.name(topic, 0)?;
-        Ok(Box::new(KafkaMembership::join(
-            &self.cluster.options,
-            topic,
-            group,
-        )?))
+        Ok(Box::new(KafkaMembership::join(&self.cluster.options, topic, group)?))
     }
 }

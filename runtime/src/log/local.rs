@@ -156,9 +156,7 @@ impl LocalLog {
             remove(&layout.segment(number))?;
             remove(&layout.index(number))?;
         }
-        layout
-            .sync_dir()
-            .map_err(|error| layout::broken("syncing", &layout.dir, &error))
+        layout.sync_dir().map_err(|error| layout::broken("syncing", &layout.dir, &error))
     }
 
     fn track(&self, topic: Topic, partition: u32) -> Result<usize, LogError> {
@@ -169,9 +167,7 @@ impl LocalLog {
 
 fn spawn_writer(shared: &Arc<Shared>, writer: Writer) -> io::Result<JoinHandle<()>> {
     let shared = Arc::clone(shared);
-    std::thread::Builder::new()
-        .name("local-log".into())
-        .spawn(move || writer.run(&shared))
+    std::thread::Builder::new().name("local-log".into()).spawn(move || writer.run(&shared))
 }
 
 fn remove(path: &Path) -> Result<(), LogError> {
@@ -205,11 +201,7 @@ impl Log for LocalLog {
                 format!("{} bytes are more than {MESSAGE_BYTES_MAX}", payload.len())
             }
             Ok(track) => {
-                self.shared.queue.push(Append {
-                    track,
-                    payload,
-                    answer,
-                });
+                self.shared.queue.push(Append { track, payload, answer });
                 return Pending(pending);
             }
         };
@@ -220,12 +212,7 @@ impl Log for LocalLog {
     fn reader(&self, topic: Topic, partition: u32, from: i64) -> Result<Box<dyn Reader>, LogError> {
         let track = self.track(topic, partition)?;
         let shared = Arc::clone(&self.shared);
-        Ok(Box::new(LocalReader::open(
-            shared,
-            (topic, partition),
-            track,
-            from,
-        )?))
+        Ok(Box::new(LocalReader::open(shared, (topic, partition), track, from)?))
     }
 
     fn bounds(&self, topic: Topic, partition: u32, _: Duration) -> Result<(i64, i64), LogError> {
@@ -236,9 +223,7 @@ impl Log for LocalLog {
 
     fn join(&self, topic: Topic, group: &str) -> Result<Box<dyn Membership>, LogError> {
         self.track(topic, 0)?;
-        Ok(self
-            .groups
-            .join(topic, group, self.shared.layout.partitions))
+        Ok(self.groups.join(topic, group, self.shared.layout.partitions))
     }
 }
 

@@ -85,10 +85,7 @@ impl ConsumerContext for Ownership {
 
 fn partitions(list: &TopicPartitionList) -> BTreeSet<u32> {
     let elements = list.elements();
-    elements
-        .iter()
-        .filter_map(|element| u32::try_from(element.partition()).ok())
-        .collect()
+    elements.iter().filter_map(|element| u32::try_from(element.partition()).ok()).collect()
 }
 
 pub(crate) struct KafkaMembership {
@@ -110,9 +107,7 @@ impl KafkaMembership {
             Ownership { owned: sender },
         )
         .map_err(broken)?;
-        consumer
-            .subscribe(&[&options.topic_name(topic)])
-            .map_err(broken)?;
+        consumer.subscribe(&[&options.topic_name(topic)]).map_err(broken)?;
         let stop = Arc::new(AtomicBool::new(false));
         let left = spawn(consumer, Arc::clone(&stop))
             .map_err(|error| LogError::Broken(format!("starting a thread failed: {error}")))?;
@@ -136,9 +131,7 @@ fn spawn(
         drop(consumer);
         drop(done);
     };
-    std::thread::Builder::new()
-        .name("log-group".into())
-        .spawn(poll)?;
+    std::thread::Builder::new().name("log-group".into()).spawn(poll)?;
     Ok(left)
 }
 

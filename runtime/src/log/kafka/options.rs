@@ -13,55 +13,22 @@ pub const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
 /// treats as the same stand beside each other.
 const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "the broker list of this configuration"),
-    (
-        "metadata.broker.list",
-        "the broker list of this configuration",
-    ),
-    (
-        "acks",
-        "an append is answered only when all in-sync replicas have it",
-    ),
-    (
-        "request.required.acks",
-        "an append is answered only when all in-sync replicas have it",
-    ),
-    (
-        "enable.idempotence",
-        "a retry inside the client must not write a message twice",
-    ),
-    (
-        "transactional.id",
-        "one message is the unit of output, there are no transactions",
-    ),
+    ("metadata.broker.list", "the broker list of this configuration"),
+    ("acks", "an append is answered only when all in-sync replicas have it"),
+    ("request.required.acks", "an append is answered only when all in-sync replicas have it"),
+    ("enable.idempotence", "a retry inside the client must not write a message twice"),
+    ("transactional.id", "one message is the unit of output, there are no transactions"),
     ("message.max.bytes", "every topic takes messages of 16 MiB"),
-    (
-        "enable.auto.commit",
-        "positions live in the output, never in the broker",
-    ),
-    (
-        "enable.auto.offset.store",
-        "positions live in the output, never in the broker",
-    ),
-    (
-        "auto.offset.reset",
-        "a position that is gone is reported, never skipped",
-    ),
+    ("enable.auto.commit", "positions live in the output, never in the broker"),
+    ("enable.auto.offset.store", "positions live in the output, never in the broker"),
+    ("auto.offset.reset", "a position that is gone is reported, never skipped"),
     ("enable.partition.eof", "readers wait for new messages"),
     ("check.crcs", "damaged messages are refused"),
     ("group.id", "the name of the group that is joined"),
-    (
-        "group.instance.id",
-        "members come and go with their processes",
-    ),
+    ("group.instance.id", "members come and go with their processes"),
     ("group.protocol", "ownership uses the classic protocol"),
-    (
-        "group.remote.assignor",
-        "ownership uses the classic protocol",
-    ),
-    (
-        "partition.assignment.strategy",
-        "all members of a group must use the same one",
-    ),
+    ("group.remote.assignor", "ownership uses the classic protocol"),
+    ("partition.assignment.strategy", "all members of a group must use the same one"),
 ];
 
 /// How to reach a cluster.
@@ -75,6 +42,9 @@ pub struct KafkaOptions {
     pub properties: BTreeMap<String, String>,
     /// The topics.
     pub topics: &'static [Topic],
+    /// The partition count the topics were created with, where it is known: another is refused,
+    /// because it would send a team's events elsewhere.
+    pub partitions: Option<u32>,
     /// Appends beyond this much that is not yet answered are refused.
     pub queue_bytes: usize,
     /// How long to wait for the cluster to answer when connecting.
@@ -89,6 +59,7 @@ impl KafkaOptions {
             prefix: "weir".to_owned(),
             properties: BTreeMap::new(),
             topics,
+            partitions: None,
             queue_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(30),
         }
@@ -111,11 +82,7 @@ impl KafkaOptions {
             .filter(|(name, _)| self.properties.contains_key(*name))
             .map(|(name, instead)| format!("remove the Kafka property {name}: {instead}"))
             .collect();
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(LogError::Broken(faults.join("; ")))
-        }
+        if faults.is_empty() { Ok(()) } else { Err(LogError::Broken(faults.join("; "))) }
     }
 
     fn client(&self, defaults: &[(&str, &str)]) -> ClientConfig {
@@ -152,10 +119,7 @@ impl KafkaOptions {
         config.set("acks", "all");
         config.set("enable.idempotence", "true");
         config.set("message.max.bytes", BATCH_BYTES_MAX.to_string());
-        config.set(
-            "queue.buffering.max.kbytes",
-            (self.queue_bytes >> 10).max(1).to_string(),
-        );
+        config.set("queue.buffering.max.kbytes", (self.queue_bytes >> 10).max(1).to_string());
         config
     }
 
@@ -176,10 +140,7 @@ impl KafkaOptions {
         config.set("message.max.bytes", BATCH_BYTES_MAX.to_string());
         config.set("fetch.message.max.bytes", BATCH_BYTES_MAX.to_string());
         config.set("fetch.max.bytes", (2 * BATCH_BYTES_MAX).to_string());
-        config.set(
-            "receive.message.max.bytes",
-            (3 * BATCH_BYTES_MAX).to_string(),
-        );
+        config.set("receive.message.max.bytes", (3 * BATCH_BYTES_MAX).to_string());
         config
     }
 
@@ -206,36 +167,20 @@ mod tests {
     #[test]
     fn properties_that_would_break_a_promise_are_named_all_at_once() {
         let mut options = KafkaOptions::new("localhost:9", &[Topic("one")]);
-        for (name, value) in [
-            ("acks", "1"),
-            ("auto.offset.reset", "latest"),
-            ("linger.ms", "5"),
-        ] {
+        for (name, value) in [("acks", "1"), ("auto.offset.reset", "latest"), ("linger.ms", "5")] {
             options.properties.insert(name.to_owned(), value.to_owned());
         }
         let message = options.check().unwrap_err().to_string();
-        assert!(
-            message.contains("acks") && message.contains("auto.offset.reset"),
-            "{message}"
-        );
+        assert!(message.contains("acks") && message.contains("auto.offset.reset"), "{message}");
         assert!(!message.contains("linger.ms"), "{message}");
     }
 
     #[test]
     fn other_properties_reach_every_client_and_ours_stand() {
         let mut options = KafkaOptions::new("localhost:9", &[Topic("one")]);
-        options
-            .properties
-            .insert("linger.ms".to_owned(), "5".to_owned());
-        options
-            .properties
-            .insert("sasl.username".to_owned(), "weir".to_owned());
-        for config in [
-            options.producer(),
-            options.reader(),
-            options.member("g"),
-            options.admin(),
-        ] {
+        options.properties.insert("linger.ms".to_owned(), "5".to_owned());
+        options.properties.insert("sasl.username".to_owned(), "weir".to_owned());
+        for config in [options.producer(), options.reader(), options.member("g"), options.admin()] {
             assert_eq!(config.get("sasl.username"), Some("weir"));
             assert_eq!(config.get("bootstrap.servers"), Some("localhost:9"));
         }

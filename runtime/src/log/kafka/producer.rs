@@ -69,9 +69,7 @@ fn outcome(report: &DeliveryResult<'_>) -> Result<Appended, AppendError> {
             append_time_us: append_time_us(message.timestamp()),
         }),
         // The broker has it already from an earlier attempt, and does not say where.
-        Ok(_) => Err(AppendError::Unknown(
-            "the broker gave no position".to_owned(),
-        )),
+        Ok(_) => Err(AppendError::Unknown("the broker gave no position".to_owned())),
         Err((error, _)) => Err(failed(error)),
     }
 }
@@ -102,19 +100,12 @@ struct Current {
 impl Producer {
     pub(crate) fn create(options: &KafkaOptions) -> Result<Self, LogError> {
         let current = Mutex::new(Current::create(options)?);
-        Ok(Self {
-            options: options.clone(),
-            current,
-        })
+        Ok(Self { options: options.clone(), current })
     }
 
     /// The client in use, for inspections; cheap to clone.
     pub(crate) fn client(&self) -> Client {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .client
-            .clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
     }
 
     /// Hands a message to librdkafka, or answers at once why not.
@@ -154,9 +145,7 @@ impl Drop for Producer {
 impl Current {
     fn create(options: &KafkaOptions) -> Result<Self, LogError> {
         let fatal = Arc::new(AtomicBool::new(false));
-        let reports = Reports {
-            fatal: Arc::clone(&fatal),
-        };
+        let reports = Reports { fatal: Arc::clone(&fatal) };
         let client = ThreadedProducer::from_config_and_context(&options.producer(), reports)
             .map_err(|error| LogError::Broken(format!("the Kafka producer: {error}")))?;
         Ok(Self { client, fatal })
@@ -167,7 +156,10 @@ impl Current {
         tracing::warn!("the Kafka producer lost its idempotence and was replaced");
         // What it still holds is reported as purged, which is unknown.
         old.client.purge(PurgeConfig::default().queue().inflight());
-        std::thread::spawn(move || drop(old));
-        Ok(())
+        std::thread::Builder::new()
+            .name("log-replaced".into())
+            .spawn(move || drop(old))
+            .map(drop)
+            .map_err(|error| LogError::Broken(format!("starting a thread failed: {error}")))
     }
 }

@@ -41,13 +41,7 @@ impl KafkaReader {
         partition: u32,
         from: i64,
     ) -> Result<Self, LogError> {
-        let mut reader = Self {
-            cluster,
-            topic,
-            partition,
-            position: from,
-            consumer: None,
-        };
+        let mut reader = Self { cluster, topic, partition, position: from, consumer: None };
         reader.consumer = Some(reader.assign()?);
         Ok(reader)
     }
@@ -83,12 +77,7 @@ impl KafkaReader {
                 | RDKafkaErrorCode::Inconsistent,
             ) => {
                 self.consumer = None;
-                let Self {
-                    topic,
-                    partition,
-                    position,
-                    ..
-                } = self;
+                let Self { topic, partition, position, .. } = self;
                 Some(LogError::Broken(format!(
                     "{topic}/{partition} is damaged at or after position {position}: {error}"
                 )))
@@ -103,19 +92,11 @@ impl KafkaReader {
 
     /// The position is not in the partition: trimmed, or never written.
     fn out_of_range(&self) -> LogError {
-        let Self {
-            topic,
-            partition,
-            position,
-            ..
-        } = *self;
+        let Self { topic, partition, position, .. } = *self;
         match self.cluster.bounds(topic, partition, BOUNDS_TIMEOUT) {
-            Ok((begin, _)) if position < begin => LogError::Trimmed {
-                topic,
-                partition,
-                begin,
-                asked: position,
-            },
+            Ok((begin, _)) if position < begin => {
+                LogError::Trimmed { topic, partition, begin, asked: position }
+            }
             Ok((_, next)) if position > next => LogError::Broken(format!(
                 "{topic}/{partition} ends at {next}, before the position {position} asked for: \
                  the topic was created anew, or the cluster lost acknowledged messages"

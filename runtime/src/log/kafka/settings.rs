@@ -64,27 +64,20 @@ pub fn create_topics(
     let admin = admin(options)?;
     let batch_bytes = BATCH_BYTES_MAX.to_string();
     let in_sync = if replication >= 3 { "2" } else { "1" };
-    let names: Vec<String> = options
-        .topics
-        .iter()
-        .map(|topic| options.topic_name(*topic))
-        .collect();
+    let names: Vec<String> =
+        options.topics.iter().map(|topic| options.topic_name(*topic)).collect();
     let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     let topics: Vec<NewTopic<'_>> = names
         .iter()
         .map(|name| {
-            NewTopic::new(
-                name,
-                count(partitions),
-                TopicReplication::Fixed(count(replication)),
-            )
-            .set("message.timestamp.type", "LogAppendTime")
-            .set("cleanup.policy", "delete")
-            .set("retention.ms", RETENTION_MS)
-            .set("max.message.bytes", &batch_bytes)
-            .set("compression.type", "producer")
-            .set("min.insync.replicas", in_sync)
-            .set("unclean.leader.election.enable", "false")
+            NewTopic::new(name, count(partitions), TopicReplication::Fixed(count(replication)))
+                .set("message.timestamp.type", "LogAppendTime")
+                .set("cleanup.policy", "delete")
+                .set("retention.ms", RETENTION_MS)
+                .set("max.message.bytes", &batch_bytes)
+                .set("compression.type", "producer")
+                .set("min.insync.replicas", in_sync)
+                .set("unclean.leader.election.enable", "false")
         })
         .collect();
     retry(options, || create(&admin, &topics))?;
@@ -101,14 +94,10 @@ fn create(admin: &Admin, topics: &[NewTopic<'_>]) -> Result<(), LogError> {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) if heals(code) => {
-                return Err(LogError::Unavailable(format!(
-                    "creating the topic {name}: {code}"
-                )));
+                return Err(LogError::Unavailable(format!("creating the topic {name}: {code}")));
             }
             Err((name, code)) => {
-                return Err(LogError::Broken(format!(
-                    "creating the topic {name}: {code}"
-                )));
+                return Err(LogError::Broken(format!("creating the topic {name}: {code}")));
             }
         }
     }
@@ -137,15 +126,10 @@ fn see(options: &KafkaOptions, admin: &Admin) -> Result<(), LogError> {
             found.name() == name
                 && found.error().is_none()
                 && !found.partitions().is_empty()
-                && found
-                    .partitions()
-                    .iter()
-                    .all(|partition| partition.leader() >= 0)
+                && found.partitions().iter().all(|partition| partition.leader() >= 0)
         });
         if !led {
-            return Err(LogError::Unavailable(format!(
-                "the topic {name} has no leaders yet"
-            )));
+            return Err(LogError::Unavailable(format!("the topic {name} has no leaders yet")));
         }
     }
     Ok(())
@@ -174,15 +158,20 @@ pub fn check_settings(options: &KafkaOptions) -> Result<u32, LogError> {
     let mut counts: Vec<usize> = found.iter().filter_map(|found| found.partitions).collect();
     counts.dedup();
     if counts.len() > 1 {
-        let each = found
-            .iter()
-            .filter_map(|found| Some((found.name.as_str(), found.partitions?)));
-        let each: Vec<String> = each
-            .map(|(name, partitions)| format!("{name} has {partitions}"))
-            .collect();
+        let each = found.iter().filter_map(|found| Some((found.name.as_str(), found.partitions?)));
+        let each: Vec<String> =
+            each.map(|(name, partitions)| format!("{name} has {partitions}")).collect();
         faults.push(format!(
             "all topics must have the same number of partitions, but {}: create them anew",
             each.join(", ")
+        ));
+    }
+    if let (Some(wanted), [count]) = (options.partitions, counts.as_slice())
+        && u32::try_from(*count) != Ok(wanted)
+    {
+        faults.push(format!(
+            "the topics have {count} partitions, but the installation has {wanted}: the count is \
+             fixed at creation, set it back or create the topics anew"
         ));
     }
     match counts.first().and_then(|count| u32::try_from(*count).ok()) {
@@ -206,13 +195,8 @@ fn look(options: &KafkaOptions, admin: &Admin, topic: Topic) -> Result<Found, Lo
     let metadata = describe(admin, &name)?;
     let brokers = metadata.brokers().len();
     let known = metadata.topics().iter().find(|found| found.name() == name);
-    let missing = |name| Found {
-        name,
-        partitions: None,
-        replicas_min: 0,
-        brokers,
-        settings: Vec::new(),
-    };
+    let missing =
+        |name| Found { name, partitions: None, replicas_min: 0, brokers, settings: Vec::new() };
     let Some(known) = known else {
         return Ok(missing(name));
     };
@@ -228,10 +212,7 @@ fn look(options: &KafkaOptions, admin: &Admin, topic: Topic) -> Result<Found, Lo
         }
         Some(code) => return Err(LogError::Unavailable(format!("the topic {name}: {code}"))),
     }
-    let replicas = known
-        .partitions()
-        .iter()
-        .map(|partition| partition.replicas().len());
+    let replicas = known.partitions().iter().map(|partition| partition.replicas().len());
     Ok(Found {
         partitions: Some(known.partitions().len()),
         replicas_min: replicas.min().unwrap_or(0),
@@ -256,12 +237,10 @@ fn settings(admin: &Admin, name: &str) -> Result<Vec<(String, String)>, LogError
         Some(Err(code)) if !heals(code) => Err(LogError::Broken(format!(
             "the settings of the topic {name}: {code}: grant this principal DESCRIBE_CONFIGS"
         ))),
-        Some(Err(code)) => Err(LogError::Unavailable(format!(
-            "the settings of the topic {name}: {code}"
-        ))),
-        None => Err(LogError::Unavailable(format!(
-            "no settings of the topic {name}"
-        ))),
+        Some(Err(code)) => {
+            Err(LogError::Unavailable(format!("the settings of the topic {name}: {code}")))
+        }
+        None => Err(LogError::Unavailable(format!("no settings of the topic {name}"))),
     }
 }
 
@@ -278,9 +257,7 @@ impl Found {
     fn faults(&self) -> Vec<String> {
         let name = &self.name;
         if self.partitions.is_none() {
-            return vec![format!(
-                "the topic {name} does not exist: run `weir migrate`"
-            )];
+            return vec![format!("the topic {name} does not exist: run `weir migrate`")];
         }
         let mut faults = Vec::new();
         let mut wants = |setting: &str, right: bool, change: &str| {
@@ -294,11 +271,7 @@ impl Found {
             self.text("message.timestamp.type") == Some("LogAppendTime"),
             "set it to LogAppendTime",
         );
-        wants(
-            "cleanup.policy",
-            self.text("cleanup.policy") == Some("delete"),
-            "set it to delete",
-        );
+        wants("cleanup.policy", self.text("cleanup.policy") == Some("delete"), "set it to delete");
         wants(
             "unclean.leader.election.enable",
             self.text("unclean.leader.election.enable") == Some("false"),
@@ -306,8 +279,7 @@ impl Found {
         );
         wants(
             "max.message.bytes",
-            self.number("max.message.bytes")
-                .is_some_and(|it| it >= BATCH_BYTES_MAX as u64),
+            self.number("max.message.bytes").is_some_and(|it| it >= BATCH_BYTES_MAX as u64),
             &format!("set it to {BATCH_BYTES_MAX} or more"),
         );
         let in_sync = self.number("min.insync.replicas").unwrap_or(0);

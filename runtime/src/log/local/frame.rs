@@ -118,9 +118,7 @@ impl Header {
 /// Decodes the frame that begins `bytes`: its header and payload, or `None` if it is not intact.
 pub(crate) fn decode(bytes: &[u8], place: Place) -> Option<(Header, &[u8])> {
     let header = Header::parse(bytes)?;
-    let payload = bytes
-        .get(HEADER_BYTES..)?
-        .get(..header.payload_bytes as usize)?;
+    let payload = bytes.get(HEADER_BYTES..)?.get(..header.payload_bytes as usize)?;
     let stored = bytes.get(CHECKED_BYTES..)?.first_chunk::<8>()?;
     let checksum = place.checksum(bytes.get(..CHECKED_BYTES)?, payload);
     (checksum == u64::from_le_bytes(*stored)).then_some((header, payload))
@@ -155,11 +153,7 @@ mod tests {
         }
     }
 
-    const PLACE: Place = Place {
-        seed: 42,
-        segment: 3,
-        offset: 9000,
-    };
+    const PLACE: Place = Place { seed: 42, segment: 3, offset: 9000 };
 
     proptest! {
         #[test]

@@ -41,13 +41,7 @@ impl Groups {
         let members = state.members.entry(name.clone()).or_default();
         members.push((member, sender));
         share(members, partitions);
-        Box::new(LocalMembership {
-            groups: Arc::clone(self),
-            name,
-            member,
-            partitions,
-            owned,
-        })
+        Box::new(LocalMembership { groups: Arc::clone(self), name, member, partitions, owned })
     }
 }
 

@@ -125,19 +125,10 @@ fn decode(bytes: &[u8], layout: &Layout, number: u64) -> Option<Sealed> {
     for _ in 0..layout.tracks() {
         let first = i64::from_le_bytes(fields.take()?);
         let count = u64::from_le_bytes(fields.take()?);
-        runs.push(Run {
-            first,
-            count: i64::try_from(count).ok()?,
-            at,
-        });
+        runs.push(Run { first, count: i64::try_from(count).ok()?, at });
         at = at.checked_add(count.checked_mul(4)?)?;
     }
-    (at == checked.len() as u64).then_some(Sealed {
-        number,
-        segment_bytes,
-        append_time_us,
-        runs,
-    })
+    (at == checked.len() as u64).then_some(Sealed { number, segment_bytes, append_time_us, runs })
 }
 
 #[cfg(test)]
@@ -157,10 +148,7 @@ mod tests {
             tracks: vec![(5, &[10, 20]), (0, &[]), (7, &[30]), (9, &[40, 50, 60])],
         };
         let sealed = write(&layout, &contents).unwrap();
-        assert_eq!(
-            sealed.runs.iter().map(Run::end).collect::<Vec<_>>(),
-            [7, 0, 8, 12]
-        );
+        assert_eq!(sealed.runs.iter().map(Run::end).collect::<Vec<_>>(), [7, 0, 8, 12]);
         assert_eq!(read(&layout, 4), Some(sealed));
         let mut bytes = fs::read(layout.index(4)).unwrap();
         for at in 0..bytes.len() {

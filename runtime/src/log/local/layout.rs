@@ -61,12 +61,7 @@ impl Layout {
             Err(error) => return Err(broken("reading", &path, &error)),
         };
         created.check(&path, partitions, topics)?;
-        Ok(Self {
-            dir: dir.to_path_buf(),
-            partitions,
-            topics,
-            seed: created.seed,
-        })
+        Ok(Self { dir: dir.to_path_buf(), partitions, topics, seed: created.seed })
     }
 
     /// Number of (topic, partition) pairs.
@@ -108,9 +103,7 @@ impl Layout {
             fs::read_dir(&self.dir).map_err(|error| broken("listing", &self.dir, &error))?;
         let mut numbers = Vec::new();
         for entry in entries {
-            let name = entry
-                .map_err(|error| broken("listing", &self.dir, &error))?
-                .file_name();
+            let name = entry.map_err(|error| broken("listing", &self.dir, &error))?.file_name();
             let stem = name.to_str().and_then(|name| name.strip_suffix(".segment"));
             numbers.extend(stem.and_then(|stem| stem.parse::<u64>().ok()));
         }
@@ -174,10 +167,9 @@ pub(crate) fn lock(dir: &Path) -> Result<File, LogError> {
         .map_err(|error| broken("opening", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Unavailable(format!(
-            "{} is in use by another process",
-            dir.display()
-        ))),
+        Err(TryLockError::WouldBlock) => {
+            Err(LogError::Unavailable(format!("{} is in use by another process", dir.display())))
+        }
         Err(TryLockError::Error(error)) => Err(broken("locking", &path, &error)),
     }
 }

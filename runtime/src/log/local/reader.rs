@@ -48,14 +48,7 @@ impl LocalReader {
         track: usize,
         from: i64,
     ) -> Result<Self, LogError> {
-        let reader = Self {
-            shared,
-            topic,
-            partition,
-            track,
-            position: from,
-            cursor: None,
-        };
+        let reader = Self { shared, topic, partition, track, position: from, cursor: None };
         let (first, next) = reader.track()?.bounds();
         if from < first {
             return Err(reader.trimmed(first));
@@ -73,27 +66,12 @@ impl LocalReader {
     }
 
     fn trimmed(&self, begin: i64) -> LogError {
-        let Self {
-            topic,
-            partition,
-            position: asked,
-            ..
-        } = *self;
-        LogError::Trimmed {
-            topic,
-            partition,
-            begin,
-            asked,
-        }
+        let Self { topic, partition, position: asked, .. } = *self;
+        LogError::Trimmed { topic, partition, begin, asked }
     }
 
     fn beyond(&self, next: i64) -> LogError {
-        let Self {
-            topic,
-            partition,
-            position,
-            ..
-        } = self;
+        let Self { topic, partition, position, .. } = self;
         LogError::Broken(format!(
             "{topic}/{partition} ends at {next}, before the position {position} asked for: the \
              log was replaced, or restored from an older copy"
@@ -117,18 +95,11 @@ impl LocalReader {
         let frame = segment::read_at(&cursor.file, place.offset)
             .map_err(|error| broken("reading", &path, &error))?;
         let names = self.shared.layout.names(self.track);
-        let header = decode(&frame, place)
-            .map(|(header, _)| header)
-            .filter(|header| {
-                (header.topic, header.partition) == names && header.position == self.position
-            });
+        let header = decode(&frame, place).map(|(header, _)| header).filter(|header| {
+            (header.topic, header.partition) == names && header.position == self.position
+        });
         let Some(header) = header else {
-            let Self {
-                topic,
-                partition,
-                position,
-                ..
-            } = self;
+            let Self { topic, partition, position, .. } = self;
             return Err(LogError::Broken(format!(
                 "{topic}/{partition} position {position} is damaged on disk, in {} at {offset}: \
                  restore the file",
@@ -145,21 +116,13 @@ impl LocalReader {
 
     /// Keeps the file open if the cursor stands in this segment already.
     fn plan(&mut self, segment: u64, offsets: VecDeque<u32>) -> Result<(), LogError> {
-        if let Some(cursor) = self
-            .cursor
-            .as_mut()
-            .filter(|cursor| cursor.segment == segment)
-        {
+        if let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.segment == segment) {
             cursor.offsets = offsets;
             return Ok(());
         }
         let path = self.shared.layout.segment(segment);
         let file = File::open(&path).map_err(|error| self.gone(&error, &path))?;
-        self.cursor = Some(Cursor {
-            segment,
-            file,
-            offsets,
-        });
+        self.cursor = Some(Cursor { segment, file, offsets });
         Ok(())
     }
 
@@ -189,16 +152,9 @@ fn read_offsets(path: &std::path::Path, run: Run, position: i64) -> io::Result<V
     let skip = position.saturating_sub(run.first);
     let count = run.end().saturating_sub(position).clamp(0, OFFSETS_AT_ONCE);
     let mut bytes = vec![0; usize::try_from(count).unwrap_or(0).saturating_mul(4)];
-    let at = run
-        .at
-        .saturating_add(u64::try_from(skip).unwrap_or(0).saturating_mul(4));
+    let at = run.at.saturating_add(u64::try_from(skip).unwrap_or(0).saturating_mul(4));
     File::open(path)?.read_exact_at(&mut bytes, at)?;
-    Ok(bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|offset| u32::from_le_bytes(*offset))
-        .collect())
+    Ok(bytes.as_chunks::<4>().0.iter().map(|offset| u32::from_le_bytes(*offset)).collect())
 }
 
 impl Reader for LocalReader {

@@ -33,43 +33,23 @@ pub(crate) fn recover(layout: &Layout, tail_bytes: usize) -> Result<Recovered, L
         .collect::<Result<Vec<Sealed>, LogError>>()?;
     let (opening, offsets, writer) = open_newest(layout, newest, sealed.last())?;
     let oldest = sealed.first();
-    let tracks = opening
-        .next
-        .iter()
-        .zip(offsets)
-        .enumerate()
-        .map(|(track, (first, offsets))| {
-            let oldest = oldest
-                .and_then(|sealed| sealed.runs.get(track))
-                .map(|run| run.first);
-            Track::new(
-                oldest.unwrap_or(*first),
-                opening.number,
-                *first,
-                offsets,
-                tail_bytes,
-            )
-        });
+    let tracks = opening.next.iter().zip(offsets).enumerate().map(|(track, (first, offsets))| {
+        let oldest = oldest.and_then(|sealed| sealed.runs.get(track)).map(|run| run.first);
+        Track::new(oldest.unwrap_or(*first), opening.number, *first, offsets, tail_bytes)
+    });
     let tracks = tracks.collect();
     let list = SealedList::default();
     for sealed in sealed {
         list.push(sealed);
     }
-    Ok(Recovered {
-        tracks,
-        sealed: list,
-        writer,
-    })
+    Ok(Recovered { tracks, sealed: list, writer })
 }
 
 /// The index of a sealed segment, from its file or by reading the segment.
 fn load_sealed(layout: &Layout, number: u64) -> Result<Sealed, LogError> {
     let path = layout.segment(number);
     let known = index::read(layout, number);
-    let file_bytes = path
-        .metadata()
-        .map_err(|error| broken("reading", &path, &error))?
-        .len();
+    let file_bytes = path.metadata().map_err(|error| broken("reading", &path, &error))?.len();
     if let Some(sealed) = known.filter(|sealed| sealed.segment_bytes == file_bytes) {
         return Ok(sealed);
     }
@@ -112,9 +92,7 @@ fn open_newest(
         segment: number,
         end: scan.end,
         append_time_us: scan.append_time_us,
-        next: next
-            .map(|(first, offsets)| first.saturating_add(offsets.len() as i64))
-            .collect(),
+        next: next.map(|(first, offsets)| first.saturating_add(offsets.len() as i64)).collect(),
         buffer: Vec::new(),
     };
     Ok((opening, scan.offsets, writer))
@@ -171,12 +149,7 @@ fn refuse_other_history(
     before: Option<&Sealed>,
 ) -> Result<(), LogError> {
     let Some(before) = before else { return Ok(()) };
-    if before
-        .runs
-        .iter()
-        .map(index::Run::end)
-        .eq(opening.next.iter().copied())
-    {
+    if before.runs.iter().map(index::Run::end).eq(opening.next.iter().copied()) {
         return Ok(());
     }
     Err(LogError::Broken(format!(
@@ -191,10 +164,7 @@ fn refuse_other_history(
 /// frame knows to be durable is written once more.
 fn repair(layout: &Layout, number: u64, scan: &Scan) -> std::io::Result<File> {
     const COPY_BYTES: u64 = 1 << 20;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(layout.segment(number))?;
+    let file = File::options().read(true).write(true).open(layout.segment(number))?;
     file.set_len(scan.end)?;
     let mut at = scan.durable_up_to;
     while at < scan.end {

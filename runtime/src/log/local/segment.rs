@@ -58,14 +58,9 @@ impl Opening {
         }
         let number = u64::from_le_bytes(fields.take()?);
         let append_time_us = i64::from_le_bytes(fields.take()?);
-        let next: Option<Vec<i64>> = (0..layout.tracks())
-            .map(|_| Some(i64::from_le_bytes(fields.take()?)))
-            .collect();
-        Some(Self {
-            number,
-            append_time_us,
-            next: next?,
-        })
+        let next: Option<Vec<i64>> =
+            (0..layout.tracks()).map(|_| Some(i64::from_le_bytes(fields.take()?))).collect();
+        Some(Self { number, append_time_us, next: next? })
     }
 }
 
@@ -136,11 +131,7 @@ pub(crate) fn scan(layout: &Layout, number: u64) -> Result<Scan, LogError> {
     let mut next = opening.next.clone();
     scan.opening = Some(opening);
     while read_frame(&mut source, &mut buffer, &scan).map_err(failed)? {
-        let place = Place {
-            seed: layout.seed,
-            segment: number,
-            offset: scan.end,
-        };
+        let place = Place { seed: layout.seed, segment: number, offset: scan.end };
         let Some((header, _)) = decode(&buffer, place) else {
             break;
         };
@@ -183,13 +174,7 @@ fn read_frame(source: &mut BufReader<File>, buffer: &mut Vec<u8>, scan: &Scan) -
     let Some(header) = Header::parse(buffer) else {
         return Ok(false);
     };
-    fill(
-        source,
-        buffer,
-        HEADER_BYTES,
-        u64::from(header.payload_bytes),
-        scan,
-    )
+    fill(source, buffer, HEADER_BYTES, u64::from(header.payload_bytes), scan)
 }
 
 /// Appends `bytes` more bytes to the first `keep` of the buffer, if the file is that long.
@@ -225,16 +210,9 @@ pub(crate) fn proof_of_loss(
     loop {
         file.seek(SeekFrom::Start(base)).map_err(failed)?;
         window.clear();
-        file.by_ref()
-            .take(SCAN_BYTES as u64)
-            .read_to_end(&mut window)
-            .map_err(failed)?;
+        file.by_ref().take(SCAN_BYTES as u64).read_to_end(&mut window).map_err(failed)?;
         for (at, bytes) in window.windows(MAGIC.len()).enumerate() {
-            let place = Place {
-                seed: layout.seed,
-                segment: number,
-                offset: base + at as u64,
-            };
+            let place = Place { seed: layout.seed, segment: number, offset: base + at as u64 };
             if bytes != MAGIC {
                 continue;
             }

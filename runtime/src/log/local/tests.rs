@@ -13,11 +13,7 @@ const TWO: Topic = TOPICS[1];
 const NO_WAIT: Duration = Duration::ZERO;
 
 fn options() -> LocalOptions {
-    LocalOptions {
-        segment_bytes: 4096,
-        tail_bytes: 2048,
-        ..LocalOptions::new(2, TOPICS)
-    }
+    LocalOptions { segment_bytes: 4096, tail_bytes: 2048, ..LocalOptions::new(2, TOPICS) }
 }
 
 fn open(dir: &TestDir) -> Arc<LocalLog> {
@@ -84,8 +80,7 @@ fn flip(path: &Path, at: usize) {
 
 fn cut(path: &Path, bytes: u64) {
     let file = fs::File::options().write(true).open(path).unwrap();
-    file.set_len(file.metadata().unwrap().len() - bytes)
-        .unwrap();
+    file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
 }
 
 #[test]
@@ -140,11 +135,7 @@ fn a_torn_end_is_cut_off_and_written_over() {
 
 #[test]
 fn zeros_and_noise_after_the_end_are_cut_off() {
-    for noise in [
-        vec![0; 5000],
-        vec![0xff; 5000],
-        super::frame::MAGIC.repeat(1000),
-    ] {
+    for noise in [vec![0; 5000], vec![0xff; 5000], super::frame::MAGIC.repeat(1000)] {
         let dir = test_dir("noise");
         let log = open(&dir);
         fill(&log, 0, 3);
@@ -172,9 +163,7 @@ fn a_fault_before_an_acknowledged_frame_is_refused_wherever_it_is() {
     for at in 0..last_frame {
         flip(&newest, at);
         let error = open_error(&dir, options());
-        let LogError::Broken(reason) = error else {
-            panic!("byte {at}: {error}")
-        };
+        let LogError::Broken(reason) = error else { panic!("byte {at}: {error}") };
         assert!(reason.contains("was acknowledged"), "{reason}");
         fs::write(&newest, &intact).unwrap();
     }
@@ -196,11 +185,7 @@ fn a_fault_in_a_sealed_segment_is_refused_without_its_index_and_on_reading() {
     assert!(failed.unwrap().to_string().contains("damaged on disk"));
     drop(log);
     fs::remove_file(&files(&dir, "index")[0]).unwrap();
-    assert!(
-        open_error(&dir, options())
-            .to_string()
-            .contains("damaged at")
-    );
+    assert!(open_error(&dir, options()).to_string().contains("damaged at"));
 }
 
 #[test]
@@ -226,11 +211,7 @@ fn a_missing_segment_is_refused() {
     fill(&log, 0, 60);
     drop(log);
     fs::remove_file(&files(&dir, "segment")[1]).unwrap();
-    assert!(
-        open_error(&dir, options())
-            .to_string()
-            .contains("is missing")
-    );
+    assert!(open_error(&dir, options()).to_string().contains("is missing"));
 }
 
 #[test]
@@ -241,15 +222,8 @@ fn a_crash_while_a_segment_is_begun_loses_nothing() {
         fill(&log, 0, 60);
         drop(log);
         let segments = files(&dir, "segment");
-        let number: u64 = segments
-            .last()
-            .unwrap()
-            .file_stem()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let number: u64 =
+            segments.last().unwrap().file_stem().unwrap().to_str().unwrap().parse().unwrap();
         let begun = dir.path().join(format!("{:010}.segment", number + 1));
         fs::write(&begun, vec![1; length]).unwrap();
         let log = open(&dir);
@@ -265,11 +239,7 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
     let mut early = log.reader(ONE, 0, 0).unwrap();
     fill(&log, 0, 60);
     log.trim(&[(ONE, 0, 30)]).unwrap();
-    assert_eq!(
-        log.bounds(ONE, 0, NO_WAIT).unwrap().0,
-        0,
-        "partition 1 still needs all of it"
-    );
+    assert_eq!(log.bounds(ONE, 0, NO_WAIT).unwrap().0, 0, "partition 1 still needs all of it");
     log.trim(&[(ONE, 0, 30), (ONE, 1, 40)]).unwrap();
     let (first, next) = log.bounds(ONE, 0, NO_WAIT).unwrap();
     assert!(first > 0 && first <= 30, "{first}");
@@ -278,10 +248,7 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
         early.next(NO_WAIT),
         Err(LogError::Trimmed { topic: ONE, partition: 0, asked: 0, begin }) if begin == first
     ));
-    assert!(matches!(
-        log.reader(ONE, 0, first - 1),
-        Err(LogError::Trimmed { .. })
-    ));
+    assert!(matches!(log.reader(ONE, 0, first - 1), Err(LogError::Trimmed { .. })));
     assert_eq!(read(&log, 0, first).len() as i64, 60 - first);
     drop(log);
     let log = open(&dir);
@@ -296,19 +263,10 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
 fn what_was_fixed_at_creation_cannot_be_changed() {
     let dir = test_dir("fixed");
     drop(open(&dir));
-    let more = LocalOptions {
-        partitions: 3,
-        ..options()
-    };
+    let more = LocalOptions { partitions: 3, ..options() };
     let message = open_error(&dir, more).to_string();
-    assert!(
-        message.contains("2 partitions") && message.contains("set it back"),
-        "{message}"
-    );
-    let other = LocalOptions {
-        topics: &[Topic("one"), Topic("three")],
-        ..options()
-    };
+    assert!(message.contains("2 partitions") && message.contains("set it back"), "{message}");
+    let other = LocalOptions { topics: &[Topic("one"), Topic("three")], ..options() };
     assert!(open_error(&dir, other).to_string().contains("topics"));
 }
 
@@ -316,10 +274,7 @@ fn what_was_fixed_at_creation_cannot_be_changed() {
 fn a_folder_is_open_once() {
     let dir = test_dir("lock");
     let log = open(&dir);
-    assert!(matches!(
-        open_error(&dir, options()),
-        LogError::Unavailable(_)
-    ));
+    assert!(matches!(open_error(&dir, options()), LogError::Unavailable(_)));
     drop(log);
     drop(open(&dir));
 }
@@ -327,18 +282,12 @@ fn a_folder_is_open_once() {
 #[test]
 fn a_full_queue_refuses_and_order_is_kept() {
     let dir = test_dir("full");
-    let small = LocalOptions {
-        queue_bytes: 1000,
-        ..options()
-    };
+    let small = LocalOptions { queue_bytes: 1000, ..options() };
     let log = LocalLog::open(dir.path(), small).unwrap();
-    let pending: Vec<_> = (0..500)
-        .map(|at| log.append(ONE, 0, Bytes::from(format!("{at}"))))
-        .collect();
-    let outcomes: Vec<_> = pending
-        .into_iter()
-        .map(|pending| pending.0.blocking_recv().unwrap())
-        .collect();
+    let pending: Vec<_> =
+        (0..500).map(|at| log.append(ONE, 0, Bytes::from(format!("{at}")))).collect();
+    let outcomes: Vec<_> =
+        pending.into_iter().map(|pending| pending.0.blocking_recv().unwrap()).collect();
     let mut expected = Vec::new();
     for (at, outcome) in outcomes.iter().enumerate() {
         match outcome {
@@ -359,20 +308,11 @@ fn too_long_and_unknown_places_are_refused() {
     let dir = test_dir("refused");
     let log = open(&dir);
     let long = Bytes::from(vec![0; crate::log::MESSAGE_BYTES_MAX + 1]);
-    for (topic, partition, payload) in [
-        (ONE, 0, long),
-        (ONE, 2, Bytes::new()),
-        (Topic("three"), 0, Bytes::new()),
-    ] {
-        let outcome = log
-            .append(topic, partition, payload)
-            .0
-            .blocking_recv()
-            .unwrap();
-        assert!(
-            matches!(outcome, Err(AppendError::Refused(_))),
-            "{outcome:?}"
-        );
+    for (topic, partition, payload) in
+        [(ONE, 0, long), (ONE, 2, Bytes::new()), (Topic("three"), 0, Bytes::new())]
+    {
+        let outcome = log.append(topic, partition, payload).0.blocking_recv().unwrap();
+        assert!(matches!(outcome, Err(AppendError::Refused(_))), "{outcome:?}");
     }
     assert!(log.reader(ONE, 2, 0).is_err());
     assert!(matches!(log.reader(ONE, 0, 1), Err(LogError::Broken(_))));
@@ -382,15 +322,11 @@ fn too_long_and_unknown_places_are_refused() {
 fn dropping_the_log_writes_what_is_queued() {
     let dir = test_dir("drain");
     let log = open(&dir);
-    let pending: Vec<_> = (0..100)
-        .map(|at| log.append(ONE, 1, Bytes::from(payload(1, at))))
-        .collect();
+    let pending: Vec<_> =
+        (0..100).map(|at| log.append(ONE, 1, Bytes::from(payload(1, at)))).collect();
     drop(log);
     for (at, pending) in pending.into_iter().enumerate() {
-        assert_eq!(
-            pending.0.blocking_recv().unwrap().unwrap().position,
-            at as i64
-        );
+        assert_eq!(pending.0.blocking_recv().unwrap().unwrap().position, at as i64);
     }
     assert_eq!(read(&open(&dir), 1, 0).len(), 100);
 }

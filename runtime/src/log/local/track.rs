@@ -155,18 +155,10 @@ impl State {
         }
         if position >= self.next {
             let next = self.next;
-            return if position == next {
-                Found::Waiting
-            } else {
-                Found::Beyond { next }
-            };
+            return if position == next { Found::Waiting } else { Found::Beyond { next } };
         }
         let from_end = usize::try_from(self.next.saturating_sub(position)).unwrap_or(usize::MAX);
-        let cached = self
-            .tail
-            .len()
-            .checked_sub(from_end)
-            .and_then(|at| self.tail.get(at));
+        let cached = self.tail.len().checked_sub(from_end).and_then(|at| self.tail.get(at));
         if let Some(message) = cached {
             return Found::Message(message.clone());
         }
@@ -174,10 +166,7 @@ impl State {
             return Found::Sealed;
         };
         let offsets = self.active_offsets.iter().skip(at).take(PLAN_OFFSETS_MAX);
-        Found::Active {
-            segment: self.active,
-            offsets: offsets.copied().collect(),
-        }
+        Found::Active { segment: self.active, offsets: offsets.copied().collect() }
     }
 }
 
@@ -188,10 +177,7 @@ pub(crate) struct SealedList(RwLock<VecDeque<Sealed>>);
 impl SealedList {
     /// Adds the newest.
     pub(crate) fn push(&self, sealed: Sealed) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(sealed);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push_back(sealed);
     }
 
     /// The segment that holds a position, and the track's part of it.
@@ -209,19 +195,12 @@ impl SealedList {
     pub(crate) fn below(&self, keep_from: &[i64]) -> Option<(u64, Vec<Run>)> {
         let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let oldest = list.front()?;
-        let done = oldest
-            .runs
-            .iter()
-            .zip(keep_from)
-            .all(|(run, keep)| run.end() <= *keep);
+        let done = oldest.runs.iter().zip(keep_from).all(|(run, keep)| run.end() <= *keep);
         done.then(|| (oldest.number, oldest.runs.clone()))
     }
 
     /// Removes the oldest.
     pub(crate) fn pop(&self) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front();
+        self.0.write().unwrap_or_else(PoisonError::into_inner).pop_front();
     }
 }

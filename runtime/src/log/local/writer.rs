@@ -60,17 +60,8 @@ struct QueueState {
 
 impl Queue {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let state = QueueState {
-            waiting: VecDeque::new(),
-            bytes: 0,
-            closed: false,
-            failure: None,
-        };
-        Self {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            bytes_max,
-        }
+        let state = QueueState { waiting: VecDeque::new(), bytes: 0, closed: false, failure: None };
+        Self { state: Mutex::new(state), changed: Condvar::new(), bytes_max }
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
@@ -113,10 +104,7 @@ impl Queue {
     fn take(&self) -> Vec<Append> {
         let mut state = self.state();
         while state.waiting.is_empty() && !state.closed {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let mut bytes = 0_usize;
         let mut taken = Vec::new();
@@ -142,9 +130,7 @@ impl Queue {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         for append in waiting {
-            let _ = append
-                .answer
-                .send(Err(AppendError::Refused(reason.to_owned())));
+            let _ = append.answer.send(Err(AppendError::Refused(reason.to_owned())));
         }
     }
 }
@@ -197,9 +183,7 @@ impl Writer {
         {
             let reason = format!("beginning a new segment failed: {error}");
             for append in batch {
-                let _ = append
-                    .answer
-                    .send(Err(AppendError::Refused(reason.clone())));
+                let _ = append.answer.send(Err(AppendError::Refused(reason.clone())));
             }
             return Err(reason);
         }
@@ -209,10 +193,7 @@ impl Writer {
             let segment = shared.layout.segment(self.segment);
             let reason = format!("writing {} failed: {error}", segment.display());
             for message in placed {
-                let _ = message
-                    .append
-                    .answer
-                    .send(Err(AppendError::Unknown(reason.clone())));
+                let _ = message.append.answer.send(Err(AppendError::Unknown(reason.clone())));
             }
             return Err(reason);
         }
@@ -246,17 +227,9 @@ impl Writer {
                 durable_up_to: self.end,
                 payload_bytes,
             };
-            let place = Place {
-                seed: shared.layout.seed,
-                segment: self.segment,
-                offset,
-            };
+            let place = Place { seed: shared.layout.seed, segment: self.segment, offset };
             header.encode(&append.payload, place, &mut self.buffer);
-            placed.push(Placed {
-                append,
-                position,
-                offset: short_offset,
-            });
+            placed.push(Placed { append, position, offset: short_offset });
         }
         placed
     }
@@ -272,22 +245,10 @@ impl Writer {
     fn publish(&mut self, shared: &Shared, placed: Vec<Placed>) {
         let append_time_us = self.append_time_us;
         let mut touched = Vec::new();
-        for Placed {
-            append,
-            position,
-            offset,
-        } in &placed
-        {
+        for Placed { append, position, offset } in &placed {
             if let Some(track) = shared.tracks.get(append.track) {
                 let payload = append.payload.clone();
-                track.push(
-                    Message {
-                        position: *position,
-                        append_time_us,
-                        payload,
-                    },
-                    *offset,
-                );
+                track.push(Message { position: *position, append_time_us, payload }, *offset);
                 touched.push(append.track);
             }
         }
@@ -298,35 +259,21 @@ impl Writer {
                 track.wake();
             }
         }
-        shared
-            .queue
-            .release(placed.iter().map(|message| message.append.bytes()).sum());
-        for Placed {
-            append, position, ..
-        } in placed
-        {
-            let _ = append.answer.send(Ok(Appended {
-                position,
-                append_time_us,
-            }));
+        shared.queue.release(placed.iter().map(|message| message.append.bytes()).sum());
+        for Placed { append, position, .. } in placed {
+            let _ = append.answer.send(Ok(Appended { position, append_time_us }));
         }
     }
 
     /// Seals the segment, all of which is durable, and begins the next.
     fn rotate(&mut self, shared: &Shared) -> io::Result<()> {
-        let active: Vec<(i64, Vec<u32>)> = shared
-            .tracks
-            .iter()
-            .map(super::track::Track::active)
-            .collect();
+        let active: Vec<(i64, Vec<u32>)> =
+            shared.tracks.iter().map(super::track::Track::active).collect();
         let contents = Contents {
             number: self.segment,
             segment_bytes: self.end,
             append_time_us: self.append_time_us,
-            tracks: active
-                .iter()
-                .map(|(first, offsets)| (*first, offsets.as_slice()))
-                .collect(),
+            tracks: active.iter().map(|(first, offsets)| (*first, offsets.as_slice())).collect(),
         };
         let sealed = index::write(&shared.layout, &contents)?;
         let opening = Opening {

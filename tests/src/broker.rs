@@ -1,0 +1,234 @@
+//! A real Kafka broker for tests: one JVM in a folder of its own, gone with the value, and gone
+//! too when the test's process dies in any way.
+//!
+//! The jars come from `deploy/setup/kafka.sh`.
+
+use std::{
+    fs,
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use runtime::config::variable;
+
+use crate::postgres::TestFolder;
+
+/// The version that `deploy/setup/kafka.sh` fetches.
+const VERSION: &str = "4.1.1";
+/// Any 16 bytes in base64; a broker alone needs no other.
+const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+/// A start takes about 5 s on an idle machine.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const JVM: &[&str] = &["-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
+/// A running (or killed, or paused) broker.
+#[derive(Debug)]
+pub struct Broker {
+    running: Option<Running>,
+    port: u16,
+    folder: TestFolder,
+}
+
+#[derive(Debug)]
+struct Running {
+    java: Child,
+    watchdog: Child,
+}
+
+impl Broker {
+    /// Starts a broker on free ports and waits until it answers.
+    pub fn start() -> Result<Self> {
+        let folder = TestFolder::new("kafka")?;
+        let [port, controller] = free_ports()?;
+        fs::write(folder.path().join("server.properties"), properties(&folder, port, controller))?;
+        fs::write(folder.path().join("log4j2.properties"), LOGGING)?;
+        format(&folder)?;
+        let mut broker = Self { running: None, port, folder };
+        broker.restart()?;
+        Ok(broker)
+    }
+
+    /// `host:port` for clients.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Starts it again on the same data and ports, ending it first if it runs.
+    pub fn restart(&mut self) -> Result<()> {
+        self.running = None;
+        self.running = Some(Running::start(self.folder.path())?);
+        self.wait_until_it_answers().with_context(|| {
+            let log = fs::read_to_string(self.folder.path().join("broker.log"));
+            let log = log.unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(30).collect();
+            format!("its log ends with\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        })
+    }
+
+    /// Stops it in its tracks (SIGSTOP): connections stay, nothing answers.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let running = self.running.as_ref().context("the broker was killed")?;
+        Ok(kill(Pid::from_raw(i32::try_from(running.java.id())?), signal)?)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while answers(self.port).is_err() {
+            let running = self.running.as_mut().context("the broker was killed")?;
+            if let Some(status) = running.java.try_wait()? {
+                bail!("the broker ended with {status}");
+            }
+            ensure!(Instant::now() < deadline, "the broker did not answer in {START_TIMEOUT:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    fn start(folder: &Path) -> Result<Self> {
+        let log = File::options().create(true).append(true).open(folder.join("broker.log"))?;
+        let java = java(folder)?
+            .args(["kafka.Kafka", "server.properties"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting java")?;
+        // Its standard input ends when this process does, even by SIGKILL. (A parent-death signal
+        // would be tied to the thread that started the broker.)
+        let watchdog = Command::new("sh")
+            .args(["-c", r#"read -r _; kill -9 "$1"; rm -rf "$2""#, "watchdog"])
+            .arg(java.id().to_string())
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting sh")?;
+        Ok(Self { java, watchdog })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
+        let _ = self.java.kill();
+        let _ = self.java.wait();
+    }
+}
+
+/// The folder of Kafka's jars.
+fn jars() -> Result<PathBuf> {
+    let cache = || -> Result<PathBuf> {
+        match variable("XDG_CACHE_HOME") {
+            Some(cache) => Ok(PathBuf::from(cache)),
+            None => Ok(Path::new(&variable("HOME").context("HOME is not set")?).join(".cache")),
+        }
+    };
+    let tools = match variable("WEIR_TOOLS") {
+        Some(tools) => PathBuf::from(tools),
+        None => cache()?.join("weir"),
+    };
+    let lib = tools.join(format!("kafka-{VERSION}/lib"));
+    ensure!(lib.is_dir(), "Kafka is not in {}: run deploy/setup/kafka.sh", lib.display());
+    Ok(lib)
+}
+
+fn java(folder: &Path) -> Result<Command> {
+    let mut command = Command::new("java");
+    command
+        .args(JVM)
+        .arg("-Dlog4j2.configurationFile=log4j2.properties")
+        .arg("-cp")
+        .arg(jars()?.join("*"))
+        .current_dir(folder);
+    Ok(command)
+}
+
+fn format(folder: &TestFolder) -> Result<()> {
+    let output = java(folder.path())?
+        .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"])
+        .output()
+        .context("starting java: run deploy/setup/kafka.sh, which installs it")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "formatting the broker's folder failed: {said}");
+    Ok(())
+}
+
+fn free_ports() -> Result<[u16; 2]> {
+    // Both are bound before either is let go, so that they differ.
+    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    Ok([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()])
+}
+
+/// Asks for the API versions, the request that every broker answers to everyone.
+fn answers(port: u16) -> Result<()> {
+    const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff];
+    let address = ([127, 0, 0, 1], port).into();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(&REQUEST)?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)?;
+    ensure!(answer[4..] == [0, 0, 0, 7], "not the answer to our request");
+    Ok(())
+}
+
+fn properties(folder: &TestFolder, port: u16, controller: u16) -> String {
+    let data = folder.path().join("data");
+    format!(
+        "process.roles=broker,controller\n\
+         node.id=1\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         controller.listener.names=CONTROLLER\n\
+         inter.broker.listener.name=PLAINTEXT\n\
+         log.dirs={}\n\
+         auto.create.topics.enable=false\n\
+         offsets.topic.num.partitions=4\n\
+         offsets.topic.replication.factor=1\n\
+         transaction.state.log.num.partitions=4\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         share.coordinator.state.topic.replication.factor=1\n\
+         share.coordinator.state.topic.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\n\
+         group.min.session.timeout.ms=1000\n",
+        data.display()
+    )
+}
+
+const LOGGING: &str = "\
+rootLogger.level=INFO
+rootLogger.appenderRef.console.ref=console
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d %p %c: %m%n
+";
