@@ -3,7 +3,10 @@
 //! [`CatalogDocument`] is what is published and stored; [`CatalogDocument::compile`] checks it and
 //! makes the dense form that rating reads. A document with faults is never published.
 
-use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,8 @@ pub const METERS_MAX: usize = 1_000;
 pub const ROWS_MAX: usize = 200_000;
 /// Bytes of a key.
 pub const KEY_BYTES_MAX: usize = 64;
+/// Meters that look at one event type: a bound on the lines of an event.
+pub const METERS_PER_TYPE_MAX: usize = 32;
 /// Dimensions of a meter.
 pub const DIMENSIONS_MAX: usize = 16;
 
@@ -122,7 +127,9 @@ pub(crate) struct CompiledFilter {
 pub fn is_key(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= KEY_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte))
+        && text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte)
+        })
 }
 
 const KEY_RULE: &str = "a key is 1 to 64 of a-z, 0-9, `_`, `-`, `.`";
@@ -139,8 +146,18 @@ impl CatalogDocument {
         let mut compiler = Compiler::default();
         compiler.meters(self);
         compiler.cards(self);
-        compiler.default_card(self, self.default_rate_card.as_deref(), CardKind::Rate, "default_rate_card");
-        compiler.default_card(self, self.default_cost_card.as_deref(), CardKind::Cost, "default_cost_card");
+        compiler.default_card(
+            self,
+            self.default_rate_card.as_deref(),
+            CardKind::Rate,
+            "default_rate_card",
+        );
+        compiler.default_card(
+            self,
+            self.default_cost_card.as_deref(),
+            CardKind::Cost,
+            "default_cost_card",
+        );
         if compiler.faults.is_empty() { Ok(compiler.catalog) } else { Err(compiler.faults) }
     }
 
@@ -187,7 +204,10 @@ impl Compiler {
 
     fn meters(&mut self, document: &CatalogDocument) {
         if document.meters.len() > METERS_MAX {
-            self.fault("meters".into(), format!("there are {}; at most {METERS_MAX}", document.meters.len()));
+            self.fault(
+                "meters".into(),
+                format!("there are {}; at most {METERS_MAX}", document.meters.len()),
+            );
         }
         for unit in &document.credit_units {
             if !is_key(&unit.key) {
@@ -209,11 +229,30 @@ impl Compiler {
                 self.catalog.by_type.entry(event_type.as_str().into()).or_default().push(number);
             }
         }
+        let crowded: Vec<Box<str>> = self
+            .catalog
+            .by_type
+            .iter()
+            .filter(|(_, meters)| meters.len() > METERS_PER_TYPE_MAX)
+            .map(|(event_type, _)| event_type.clone())
+            .collect();
+        for event_type in crowded {
+            self.fault(
+                "meters".into(),
+                format!(
+                    "more than {METERS_PER_TYPE_MAX} meters look at the event type `{event_type}`"
+                ),
+            );
+        }
     }
 
     fn meter(&mut self, place: &str, definition: &MeterDefinition) -> Meter {
-        if definition.event_types.is_empty() || definition.event_types.iter().any(String::is_empty) {
-            self.fault(format!("{place}.event_types"), "name at least one event type, and no empty one");
+        if definition.event_types.is_empty() || definition.event_types.iter().any(String::is_empty)
+        {
+            self.fault(
+                format!("{place}.event_types"),
+                "name at least one event type, and no empty one",
+            );
         }
         let value = match (definition.aggregation, &definition.value) {
             (Aggregation::Sum, Some(paths)) => self.slots(&format!("{place}.value"), paths.all()),
@@ -223,7 +262,10 @@ impl Compiler {
                 Vec::new()
             }
             (Aggregation::Count, Some(_)) => {
-                self.fault(format!("{place}.value"), "a count has no value; leave it out or make it a sum");
+                self.fault(
+                    format!("{place}.value"),
+                    "a count has no value; leave it out or make it a sum",
+                );
                 Vec::new()
             }
         };
@@ -240,9 +282,11 @@ impl Compiler {
             dimensions.push(Arc::from(name.as_str()));
             dimension_slots.push(self.slots(&place, paths.all()));
         }
-        let filters = definition.filters.iter().enumerate().map(|(number, filter)| {
-            self.filter(&format!("{place}.filters[{number}]"), filter)
-        });
+        let filters = definition
+            .filters
+            .iter()
+            .enumerate()
+            .map(|(number, filter)| self.filter(&format!("{place}.filters[{number}]"), filter));
         let filters = filters.collect();
         Meter {
             key: Arc::from(definition.key.as_str()),
@@ -263,14 +307,27 @@ impl Compiler {
             self.fault(place.to_owned(), "it has no condition; give `in`, `not_in` or `exists`");
         }
         let slots = self.slots(&format!("{place}.field"), filter.field.all());
-        CompiledFilter { slots, one_of: filter.one_of.clone(), none_of: filter.none_of.clone(), exists: filter.exists }
+        CompiledFilter {
+            slots,
+            one_of: filter.one_of.clone(),
+            none_of: filter.none_of.clone(),
+            exists: filter.exists,
+        }
     }
 
     fn cards(&mut self, document: &CatalogDocument) {
         let mut keys = std::collections::HashSet::new();
-        let rows: usize = document.cards.iter().flat_map(|card| &card.versions).map(|version| version.rates.len()).sum();
+        let rows: usize = document
+            .cards
+            .iter()
+            .flat_map(|card| &card.versions)
+            .map(|version| version.rates.len())
+            .sum();
         if rows > ROWS_MAX {
-            self.fault("cards".into(), format!("they have {rows} rows together; at most {ROWS_MAX}"));
+            self.fault(
+                "cards".into(),
+                format!("they have {rows} rows together; at most {ROWS_MAX}"),
+            );
         }
         for card in &document.cards {
             let place = format!("cards[{}]", card.key);
@@ -281,7 +338,10 @@ impl Compiler {
                 self.fault(place.clone(), "there are two cards of this key");
             }
             if !document.knows_currency(&card.currency) {
-                let reason = format!("`{}` is neither a currency code of three capitals nor a credit unit of the catalog", card.currency);
+                let reason = format!(
+                    "`{}` is neither a currency code of three capitals nor a credit unit of the catalog",
+                    card.currency
+                );
                 self.fault(format!("{place}.currency"), reason);
             }
             for (index, version) in card.versions.iter().enumerate() {
@@ -294,7 +354,13 @@ impl Compiler {
         }
     }
 
-    fn card_version(&mut self, place: &str, document: &CatalogDocument, card: &Card, version: &CardVersion) {
+    fn card_version(
+        &mut self,
+        place: &str,
+        document: &CatalogDocument,
+        card: &Card,
+        version: &CardVersion,
+    ) {
         let mut tables: BTreeMap<usize, RateTable> = BTreeMap::new();
         for (index, row) in version.rates.iter().enumerate() {
             let place = format!("{place}.rates[{index}]");
@@ -312,10 +378,14 @@ impl Compiler {
             let mut values = Vec::new();
             for (name, value) in &row.dimensions {
                 let meter = self.catalog.meters.get(number);
-                let known = meter.and_then(|meter| meter.dimensions.iter().position(|known| **known == **name));
+                let known = meter
+                    .and_then(|meter| meter.dimensions.iter().position(|known| **known == **name));
                 match known {
                     Some(dimension) => values.push((dimension, value.as_str())),
-                    None => self.fault(place.clone(), format!("the meter `{}` has no dimension `{name}`", row.meter)),
+                    None => self.fault(
+                        place.clone(),
+                        format!("the meter `{}` has no dimension `{name}`", row.meter),
+                    ),
                 }
             }
             values.sort_unstable();
@@ -327,7 +397,13 @@ impl Compiler {
     }
 
     /// Only default cards price anything until teams can have cards of their own.
-    fn use_tables(&mut self, document: &CatalogDocument, card: &Card, version: &CardVersion, tables: BTreeMap<usize, RateTable>) {
+    fn use_tables(
+        &mut self,
+        document: &CatalogDocument,
+        card: &Card,
+        version: &CardVersion,
+        tables: BTreeMap<usize, RateTable>,
+    ) {
         let default = match card.kind {
             CardKind::Rate => &document.default_rate_card,
             CardKind::Cost => &document.default_cost_card,
@@ -345,24 +421,43 @@ impl Compiler {
         for (number, meter) in self.catalog.meters.iter_mut().enumerate() {
             // A version without rows for a meter still ends the one before it: absence is unpriced.
             let table = tables.remove(&number).unwrap_or_default();
-            let rates = EffectiveRates { effective_from_us: version.effective_from_us, card_version, table };
+            let rates = EffectiveRates {
+                effective_from_us: version.effective_from_us,
+                card_version,
+                table,
+            };
             let list = match card.kind {
                 CardKind::Rate => &mut meter.rates,
                 CardKind::Cost => &mut meter.costs,
             };
             // Newest effective first; of equals the higher version, which comes later in the card.
-            let place = list.iter().position(|other| other.effective_from_us <= rates.effective_from_us).unwrap_or(list.len());
+            let place = list
+                .iter()
+                .position(|other| other.effective_from_us <= rates.effective_from_us)
+                .unwrap_or(list.len());
             list.insert(place, rates);
         }
     }
 
-    fn default_card(&mut self, document: &CatalogDocument, key: Option<&str>, kind: CardKind, place: &str) {
+    fn default_card(
+        &mut self,
+        document: &CatalogDocument,
+        key: Option<&str>,
+        kind: CardKind,
+        place: &str,
+    ) {
         let Some(key) = key else { return };
         if !document.cards.iter().any(|card| card.key == key && card.kind == kind) {
-            self.fault(place.to_owned(), format!("there is no {} card `{key}`", match kind {
-                CardKind::Rate => "rate",
-                CardKind::Cost => "cost",
-            }));
+            self.fault(
+                place.to_owned(),
+                format!(
+                    "there is no {} card `{key}`",
+                    match kind {
+                        CardKind::Rate => "rate",
+                        CardKind::Cost => "cost",
+                    }
+                ),
+            );
         }
     }
 }

@@ -45,7 +45,12 @@ impl Place {
     ///
     /// A message that does not continue is [`Offer::Ignored`], whatever is in it. One that might
     /// continue but that this program cannot read is an error: the reader must stop there.
-    pub fn offer(&self, partition: u32, position: i64, message: &[u8]) -> Result<Offer, OuterError> {
+    pub fn offer(
+        &self,
+        partition: u32,
+        position: i64,
+        message: &[u8],
+    ) -> Result<Offer, OuterError> {
         let outer = Outer::decode(message)?;
         if outer.partition != partition || !self.continues(&outer) {
             return Ok(Offer::Ignored(outer));

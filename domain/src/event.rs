@@ -9,10 +9,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use uuid::Uuid;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::{
-    money::split_number,
-    wire::record::AttributeKind,
-};
+use crate::{money::split_number, wire::record::AttributeKind};
 
 /// Bytes of one event as sent.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
@@ -85,7 +82,10 @@ impl ContentHasher {
     #[must_use]
     pub fn new(event_type: &str, subject: &str) -> ContentHasher {
         let (first, second) = (xxh3_64(event_type.as_bytes()), xxh3_64(subject.as_bytes()));
-        ContentHasher { sum: first.rotate_left(1).wrapping_add(second.rotate_left(2)), hasher: Xxh3::new() }
+        ContentHasher {
+            sum: first.rotate_left(1).wrapping_add(second.rotate_left(2)),
+            hasher: Xxh3::new(),
+        }
     }
 
     /// Adds a scalar; `bytes` is its text, a string's without quotes.
@@ -118,7 +118,8 @@ fn hash_number(bytes: &[u8], hasher: &mut Xxh3) {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let Ok(number) = split_number(text) else { return hasher.update(bytes) };
     let digits: Vec<u8> = number.digits().collect();
-    let kept = digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last.saturating_add(1));
+    let kept =
+        digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last.saturating_add(1));
     if kept == 0 {
         return hasher.update(b"0");
     }
@@ -145,8 +146,15 @@ mod tests {
     #[test]
     fn a_source_loses_only_a_version() {
         for (source, want) in [
-            ("my-tool/1.0.0", "my-tool"), ("my-tool/v2", "my-tool"), ("my-tool/1.0.0-rc.1+b5", "my-tool"),
-            ("my-tool", "my-tool"), ("/1.0", "/1.0"), ("urn:a/b", "urn:a/b"), ("a/b/3", "a/b"), ("a/", "a/"), ("a/2 b", "a/2 b"),
+            ("my-tool/1.0.0", "my-tool"),
+            ("my-tool/v2", "my-tool"),
+            ("my-tool/1.0.0-rc.1+b5", "my-tool"),
+            ("my-tool", "my-tool"),
+            ("/1.0", "/1.0"),
+            ("urn:a/b", "urn:a/b"),
+            ("a/b/3", "a/b"),
+            ("a/", "a/"),
+            ("a/2 b", "a/2 b"),
         ] {
             assert_eq!(without_version(source), want, "{source}");
         }
@@ -181,7 +189,10 @@ mod tests {
             hasher.finish()
         };
         use AttributeKind::{EscapedText, Number, Text};
-        assert_eq!(hash(&[("/a", Number, "1"), ("/b", Text, "x")]), hash(&[("/b", Text, "x"), ("/a", Number, "1.00")]));
+        assert_eq!(
+            hash(&[("/a", Number, "1"), ("/b", Text, "x")]),
+            hash(&[("/b", Text, "x"), ("/a", Number, "1.00")])
+        );
         assert_eq!(hash(&[("/a", Number, "1200")]), hash(&[("/a", Number, "1.2e3")]));
         assert_eq!(hash(&[("/a", Number, "0")]), hash(&[("/a", Number, "-0.0e5")]));
         assert_eq!(hash(&[("/a", Text, "a")]), hash(&[("/a", EscapedText, "\\u0061")]));

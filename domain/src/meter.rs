@@ -119,12 +119,17 @@ impl Field {
             return Ok(Field::Envelope(field));
         }
         let rest = path.strip_prefix('$').ok_or_else(|| wrong_path(path))?;
-        pointer_of(rest).filter(|pointer| !pointer.is_empty()).map(Field::Data).ok_or_else(|| wrong_path(path))
+        pointer_of(rest)
+            .filter(|pointer| !pointer.is_empty())
+            .map(Field::Data)
+            .ok_or_else(|| wrong_path(path))
     }
 }
 
 fn wrong_path(path: &str) -> String {
-    format!("`{path}` is no path; write `$.name`, `$.a.b`, `$.list[0]`, `$['a.b']`, or one of type, source, user, app, feature")
+    format!(
+        "`{path}` is no path; write `$.name`, `$.a.b`, `$.list[0]`, `$['a.b']`, or one of type, source, user, app, feature"
+    )
 }
 
 fn pointer_of(mut rest: &str) -> Option<String> {
@@ -170,8 +175,11 @@ mod tests {
     #[test]
     fn paths_become_pointers() {
         for (path, want) in [
-            ("$.tokens", "/tokens"), ("$.usage.input", "/usage/input"), ("$.list[0].n", "/list/0/n"),
-            ("$['a.b'].c", "/a.b/c"), ("$['a/b']", "/a~1b"),
+            ("$.tokens", "/tokens"),
+            ("$.usage.input", "/usage/input"),
+            ("$.list[0].n", "/list/0/n"),
+            ("$['a.b'].c", "/a.b/c"),
+            ("$['a/b']", "/a~1b"),
         ] {
             assert_eq!(Field::parse(path), Ok(Field::Data(want.into())), "{path}");
         }

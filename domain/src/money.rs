@@ -123,7 +123,8 @@ pub(crate) fn split_number(text: &str) -> Result<NumberText<'_>, NumberError> {
     };
     let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    if (integer.is_empty() && fraction.is_empty()) || !all_digits(integer) || !all_digits(fraction) {
+    if (integer.is_empty() && fraction.is_empty()) || !all_digits(integer) || !all_digits(fraction)
+    {
         return Err(NumberError::NotANumber);
     }
     let exponent: i64 = match exponent {
@@ -236,10 +237,10 @@ impl Price {
     #[must_use]
     pub fn charge(self, quantity_raw: i128) -> Option<Amount> {
         let divisor = i128::from(self.per.max(1)).checked_mul(ONE)?;
-        if let Some(product) = self.amount.raw().checked_mul(quantity_raw) {
-            if product.checked_rem(divisor) == Some(0) {
-                return product.checked_div(divisor).and_then(Amount::from_raw);
-            }
+        if let Some(product) = self.amount.raw().checked_mul(quantity_raw)
+            && product.checked_rem(divisor) == Some(0)
+        {
+            return product.checked_div(divisor).and_then(Amount::from_raw);
         }
         let product = I256::from(self.amount.raw()).checked_mul(I256::from(quantity_raw))?;
         i128::try_from(round(product, I256::from(divisor))).ok().and_then(Amount::from_raw)
@@ -253,7 +254,8 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<(String, bool), NumberError> {
-        parse_scaled(text, AMOUNT_RAW_LIMIT).map(|parsed| (Amount(parsed.raw).to_string(), parsed.rounded))
+        parse_scaled(text, AMOUNT_RAW_LIMIT)
+            .map(|parsed| (Amount(parsed.raw).to_string(), parsed.rounded))
     }
 
     #[test]
@@ -273,7 +275,11 @@ mod tests {
         check("0.00000000000050000000000000000001", "0.000000000001", true);
         check("1e-400", "0", true);
         check("99999999999999999999", "99999999999999999999", false);
-        check("0000000000000000000000000000000000000000000000000000000000000000000000007", "7", false);
+        check(
+            "0000000000000000000000000000000000000000000000000000000000000000000000007",
+            "7",
+            false,
+        );
         for text in ["", "-", ".", "NaN", "1,5", "0x10", "1e", "1e+", "Infinity", "1 ", "١"] {
             assert_eq!(parsed(text), Err(NumberError::NotANumber), "{text}");
         }
@@ -303,7 +309,10 @@ mod tests {
         assert_eq!(price.charge(2 * ONE).unwrap().to_string(), "0.006666666667");
         assert_eq!(price.charge(3 * ONE).unwrap().to_string(), "0.01");
         let large = Price { amount: Amount::parse_exact("99999").unwrap(), per: 1 };
-        assert_eq!(large.charge(999_999_999_999_999 * ONE).unwrap().raw(), 99_999 * 999_999_999_999_999 * ONE);
+        assert_eq!(
+            large.charge(999_999_999_999_999 * ONE).unwrap().raw(),
+            99_999 * 999_999_999_999_999 * ONE
+        );
         let larger = Price { amount: Amount::parse_exact("99999999").unwrap(), per: 1 };
         assert_eq!(larger.charge(999_999_999_999_999 * ONE), None);
     }

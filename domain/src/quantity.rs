@@ -42,7 +42,10 @@ mod tests {
 
     #[test]
     fn the_limit_is_exact() {
-        assert_eq!(Quantity::parse("999999999999999.5").unwrap().0.to_string(), "999999999999999.5");
+        assert_eq!(
+            Quantity::parse("999999999999999.5").unwrap().0.to_string(),
+            "999999999999999.5"
+        );
         assert_eq!(Quantity::parse("1000000000000000"), Err(NumberError::OutOfRange));
         assert_eq!(Quantity::parse("-1000000000000000"), Err(NumberError::OutOfRange));
     }

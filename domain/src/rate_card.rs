@@ -5,7 +5,7 @@
 //! wins; a row without dimensions is the fallback. No row at all means *unpriced*, never zero; a
 //! price of zero is a price.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +91,10 @@ impl RateRow {
         }
         match (&self.price, self.unlimited) {
             (Some(_), true) => Err("it has both a price and `unlimited`; keep one".into()),
-            (None, false) => Err("it has neither a price nor `unlimited`; a free row says so with price \"0\"".into()),
+            (None, false) => {
+                Err("it has neither a price nor `unlimited`; a free row says so with price \"0\""
+                    .into())
+            }
             (None, true) => Ok(Rate::Unlimited),
             (Some(text), false) => {
                 let amount = Amount::parse_exact(text)
@@ -134,14 +137,23 @@ impl RateTable {
         for (_, value) in dimensions {
             push_value(&mut key, value);
         }
-        let place = self.shapes.iter().position(|shape| shape.dimensions == numbers).unwrap_or_else(|| {
-            let place = self.shapes.iter().position(|shape| shape.dimensions.len() < numbers.len()).unwrap_or(self.shapes.len());
-            self.shapes.insert(place, Shape { dimensions: numbers, rows: HashMap::new() });
-            place
-        });
-        match self.shapes.get_mut(place) {
-            Some(shape) => shape.rows.insert(key.into_boxed_slice(), rate).is_none(),
-            None => false,
+        let place =
+            self.shapes.iter().position(|shape| shape.dimensions == numbers).unwrap_or_else(|| {
+                let place = self
+                    .shapes
+                    .iter()
+                    .position(|shape| shape.dimensions.len() < numbers.len())
+                    .unwrap_or(self.shapes.len());
+                self.shapes.insert(place, Shape { dimensions: numbers, rows: HashMap::new() });
+                place
+            });
+        let Some(shape) = self.shapes.get_mut(place) else { return false };
+        match shape.rows.entry(key.into_boxed_slice()) {
+            Entry::Vacant(free) => {
+                free.insert(rate);
+                true
+            }
+            Entry::Occupied(_) => false,
         }
     }
 
@@ -184,7 +196,11 @@ mod tests {
     #[test]
     fn rows_are_refused_with_their_reason() {
         let row = |price: Option<&str>, per, unlimited| RateRow {
-            meter: "m".into(), dimensions: BTreeMap::new(), price: price.map(Into::into), per, unlimited,
+            meter: "m".into(),
+            dimensions: BTreeMap::new(),
+            price: price.map(Into::into),
+            per,
+            unlimited,
         };
         assert!(row(Some("1"), 0, false).rate().unwrap_err().contains("per"));
         assert!(row(Some("1"), 1, true).rate().unwrap_err().contains("both"));

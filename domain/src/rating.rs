@@ -13,11 +13,16 @@ use crate::{
     quantity::Quantity,
     rate_card::Rate,
     time::FUTURE_US_MAX,
-    wire::{codec::Dictionary, record::{Attribute, AttributeKind, EventRecord}},
+    wire::{
+        codec::Dictionary,
+        record::{Attribute, AttributeKind, EventRecord},
+    },
 };
 
 /// Version of these rules. Stored with every batch: re-rating uses the rules of its time.
 pub const RULES_VERSION: u32 = 1;
+/// Bytes of the value of a dimension: together with the catalog's limits it bounds a batch's size.
+pub const DIMENSION_BYTES_MAX: usize = 256;
 
 /// Why an event in the log cannot be rated. The code is stable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,11 +89,17 @@ impl Binding {
     /// Looks up every string of the dictionary once.
     #[must_use]
     pub fn new(catalog: &Catalog, dictionary: &Dictionary<'_>) -> Binding {
-        let slots: std::collections::HashMap<&str, u32> = catalog.fields.iter().zip(1..).filter_map(|(field, slot)| match field {
-            Field::Data(pointer) => Some((pointer.as_str(), slot)),
-            Field::Envelope(_) => None,
-        }).collect();
-        let slot_of = dictionary.texts().iter().map(|text| slots.get(text).copied().unwrap_or(0)).collect();
+        let slots: std::collections::HashMap<&str, u32> = catalog
+            .fields
+            .iter()
+            .zip(1..)
+            .filter_map(|(field, slot)| match field {
+                Field::Data(pointer) => Some((pointer.as_str(), slot)),
+                Field::Envelope(_) => None,
+            })
+            .collect();
+        let slot_of =
+            dictionary.texts().iter().map(|text| slots.get(text).copied().unwrap_or(0)).collect();
         Binding { slot_of }
     }
 }
@@ -126,17 +137,19 @@ pub fn rate<'a>(
     if rating.time_us > rating.append_time_us.saturating_add(FUTURE_US_MAX) {
         let detail = format!(
             "the time {} is more than 5 minutes after the event was accepted at {}",
-            crate::time::format(rating.time_us), crate::time::format(rating.append_time_us),
+            crate::time::format(rating.time_us),
+            crate::time::format(rating.append_time_us),
         );
         return Err(Rejection { reason: "time_in_future", detail });
     }
-    if let Some(quote) = event.quote {
-        if rating.append_time_us > quote.not_after_us {
-            return Err(Rejection { reason: "hold_expired", detail: "its hold ended before it was appended".into() });
-        }
+    if event.quote.is_some_and(|quote| rating.append_time_us > quote.not_after_us) {
+        let detail = "its hold ended before it was appended".into();
+        return Err(Rejection { reason: "hold_expired", detail });
     }
     let event_type = rating.dictionary.get(event.event_type).unwrap_or_default();
-    let Some(meters) = rating.catalog.by_type.get(event_type) else { return Ok(Outcome::Unmetered) };
+    let Some(meters) = rating.catalog.by_type.get(event_type) else {
+        return Ok(Outcome::Unmetered);
+    };
     place_attributes(rating, event, scratch);
     for number in meters {
         let Some(meter) = rating.catalog.meters.get(*number) else { continue };
@@ -169,7 +182,12 @@ fn place_attributes(rating: &Rating<'_>, event: &EventRecord<'_>, scratch: &mut 
 }
 
 /// The text of the first of these slots that is present.
-fn text_of<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch, slots: &[usize]) -> Option<Cow<'a, str>> {
+fn text_of<'a>(
+    rating: &Rating<'a>,
+    event: &'a EventRecord<'a>,
+    scratch: &Scratch,
+    slots: &[usize],
+) -> Option<Cow<'a, str>> {
     slots.iter().find_map(|slot| {
         if let Some(field) = rating.catalog.envelope_field(*slot) {
             return envelope_text(rating, event, field).map(Cow::Borrowed);
@@ -184,7 +202,11 @@ fn text_of<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratc
     })
 }
 
-fn envelope_text<'a>(rating: &Rating<'a>, event: &EventRecord<'_>, field: EnvelopeField) -> Option<&'a str> {
+fn envelope_text<'a>(
+    rating: &Rating<'a>,
+    event: &EventRecord<'_>,
+    field: EnvelopeField,
+) -> Option<&'a str> {
     let number = match field {
         EnvelopeField::Type => Some(event.event_type),
         EnvelopeField::Source => Some(event.source),
@@ -195,7 +217,12 @@ fn envelope_text<'a>(rating: &Rating<'a>, event: &EventRecord<'_>, field: Envelo
     number.and_then(|number| rating.dictionary.get(number).ok())
 }
 
-fn passes<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch, filter: &CompiledFilter) -> bool {
+fn passes<'a>(
+    rating: &Rating<'a>,
+    event: &'a EventRecord<'a>,
+    scratch: &Scratch,
+    filter: &CompiledFilter,
+) -> bool {
     let value = text_of(rating, event, scratch, &filter.slots);
     let within = |list: &Vec<String>, value: &str| list.iter().any(|item| item == value);
     if filter.exists.is_some_and(|wanted| wanted != value.is_some()) {
@@ -203,18 +230,29 @@ fn passes<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch
     }
     let value = value.as_deref();
     filter.one_of.as_ref().is_none_or(|list| value.is_some_and(|value| within(list, value)))
-        && filter.none_of.as_ref().is_none_or(|list| value.is_some_and(|value| !within(list, value)))
+        && filter
+            .none_of
+            .as_ref()
+            .is_none_or(|list| value.is_some_and(|value| !within(list, value)))
 }
 
 /// The meter's number in this event; `None` where the event has none, and then it has no line.
-fn quantity_of<'a>(rating: &Rating<'a>, event: &'a EventRecord<'a>, scratch: &Scratch, meter: &Meter) -> Result<Option<Quantity>, Rejection> {
+fn quantity_of<'a>(
+    rating: &Rating<'a>,
+    event: &'a EventRecord<'a>,
+    scratch: &Scratch,
+    meter: &Meter,
+) -> Result<Option<Quantity>, Rejection> {
     if meter.aggregation == Aggregation::Count {
         return Ok(Some(Quantity::ONE));
     }
     let Some(text) = text_of(rating, event, scratch, &meter.value) else { return Ok(None) };
     let reject = |reason, what: &str| {
         let shown: String = text.chars().take(64).collect();
-        Err(Rejection { reason, detail: format!("the quantity `{shown}` of the meter `{}` {what}", meter.key) })
+        Err(Rejection {
+            reason,
+            detail: format!("the quantity `{shown}` of the meter `{}` {what}", meter.key),
+        })
     };
     match Quantity::parse(&text) {
         Err(NumberError::NotANumber) => reject("quantity_not_a_number", "is not a decimal number"),
@@ -235,10 +273,17 @@ fn line<'a>(
 ) -> Result<Line<'a>, Rejection> {
     let dimensions: Vec<Option<Cow<'a, str>>> =
         meter.dimension_slots.iter().map(|slots| text_of(rating, event, scratch, slots)).collect();
+    if let Some(name) = too_long(meter, &dimensions) {
+        let detail = format!("the dimension `{name}` has more than {DIMENSION_BYTES_MAX} bytes");
+        return Err(Rejection { reason: "dimension_too_long", detail });
+    }
     let values: Vec<Option<&str>> = dimensions.iter().map(Option::as_deref).collect();
     let too_large = || Rejection {
         reason: "amount_out_of_range",
-        detail: format!("the charge or cost of {quantity} of the meter `{}` is not below 10^20", meter.key),
+        detail: format!(
+            "the charge or cost of {quantity} of the meter `{}` is not below 10^20",
+            meter.key
+        ),
     };
     let mut find = |list: &[EffectiveRates]| {
         let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
@@ -247,14 +292,27 @@ fn line<'a>(
     let charge = match find(&meter.rates) {
         None => Charge::Unpriced,
         Some((Rate::Unlimited, card_version)) => Charge::Unlimited { card_version },
-        Some((Rate::Price(price), card_version)) => {
-            Charge::Priced { amount: price.charge(quantity.raw()).ok_or_else(too_large)?, card_version }
-        }
+        Some((Rate::Price(price), card_version)) => Charge::Priced {
+            amount: price.charge(quantity.raw()).ok_or_else(too_large)?,
+            card_version,
+        },
     };
     let cost = match find(&meter.costs) {
         None => None,
         Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
-        Some((Rate::Price(price), card_version)) => Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version)),
+        Some((Rate::Price(price), card_version)) => {
+            Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
+        }
     };
     Ok(Line { meter: number, quantity, charge, cost, dimensions })
 }
+
+fn too_long<'m>(meter: &'m Meter, dimensions: &[Option<Cow<'_, str>>]) -> Option<&'m str> {
+    let long = |value: &Option<Cow<'_, str>>| {
+        value.as_ref().is_some_and(|value| value.len() > DIMENSION_BYTES_MAX)
+    };
+    meter.dimensions.iter().zip(dimensions).find(|(_, value)| long(value)).map(|(name, _)| &**name)
+}
+
+#[cfg(test)]
+mod tests;

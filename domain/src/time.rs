@@ -48,7 +48,8 @@ pub fn bucket_of(time_us: i64) -> i64 {
 pub fn month_of(time_us: i64) -> u32 {
     let Ok(time) = Timestamp::from_microsecond(time_us) else { return 0 };
     let date = time.to_zoned(TimeZone::UTC).date();
-    let (year, month) = (u32::from(date.year().unsigned_abs()), u32::from(date.month().unsigned_abs()));
+    let (year, month) =
+        (u32::from(date.year().unsigned_abs()), u32::from(date.month().unsigned_abs()));
     year.saturating_mul(100).saturating_add(month)
 }
 

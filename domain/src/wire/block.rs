@@ -42,10 +42,11 @@ pub struct BlockWriter {
 impl BlockWriter {
     /// The number of a tenant in this block.
     pub fn tenant(&mut self, tenant: Uuid) -> u32 {
-        let place = self.tenants.iter().position(|known| known.tenant == tenant).unwrap_or_else(|| {
-            self.tenants.push(TenantCount { tenant, events: 0, copies: 0 });
-            self.tenants.len() - 1
-        });
+        let place =
+            self.tenants.iter().position(|known| known.tenant == tenant).unwrap_or_else(|| {
+                self.tenants.push(TenantCount { tenant, events: 0, copies: 0 });
+                self.tenants.len() - 1
+            });
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 
@@ -163,7 +164,11 @@ impl BlockHeader {
         let count = header.count(18)?;
         let mut tenants = Vec::with_capacity(count);
         for _ in 0..count {
-            tenants.push(TenantCount { tenant: header.uuid()?, events: header.varint()?, copies: header.varint()? });
+            tenants.push(TenantCount {
+                tenant: header.uuid()?,
+                events: header.varint()?,
+                copies: header.varint()?,
+            });
         }
         Ok(BlockHeader { tenants, entries, body_length, body_at: FIXED_LENGTH + header_length })
     }
@@ -171,8 +176,13 @@ impl BlockHeader {
     /// Decompresses the body of the same message; [`Block::decode`] reads it.
     pub fn body(&self, message: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let compressed = message.get(self.body_at..).ok_or(DecodeError::Truncated)?;
-        let body = lz4_flex::block::decompress(compressed, self.body_length).map_err(|_| DecodeError::Field("body"))?;
-        if body.len() == self.body_length { Ok(body) } else { Err(DecodeError::Field("body length")) }
+        let body = lz4_flex::block::decompress(compressed, self.body_length)
+            .map_err(|_| DecodeError::Field("body"))?;
+        if body.len() == self.body_length {
+            Ok(body)
+        } else {
+            Err(DecodeError::Field("body length"))
+        }
     }
 }
 
@@ -208,7 +218,11 @@ impl<'a> Block<'a> {
             }
             entries.push(entry);
         }
-        if input.is_empty() { Ok(Block { dictionary, entries }) } else { Err(DecodeError::Field("body")) }
+        if input.is_empty() {
+            Ok(Block { dictionary, entries })
+        } else {
+            Err(DecodeError::Field("body"))
+        }
     }
 }
 

@@ -87,7 +87,11 @@ impl Outer {
         if self.version != VERSION {
             return Err(OuterError::Version { from: self.from, version: self.version });
         }
-        if hash_of(message) == self.hash { Ok(()) } else { Err(OuterError::Hash { from: self.from }) }
+        if hash_of(message) == self.hash {
+            Ok(())
+        } else {
+            Err(OuterError::Hash { from: self.from })
+        }
     }
 }
 
@@ -129,16 +133,46 @@ impl Counts {
     #[must_use]
     pub fn fields(&self) -> [u64; 10] {
         [
-            self.accepted, self.copies, self.rated, self.unmetered, self.unpriced,
-            self.duplicates, self.conflicts, self.rejected, self.forwarded, self.lost,
+            self.accepted,
+            self.copies,
+            self.rated,
+            self.unmetered,
+            self.unpriced,
+            self.duplicates,
+            self.conflicts,
+            self.rejected,
+            self.forwarded,
+            self.lost,
         ]
     }
 
     /// From the fields in their order on the wire.
     #[must_use]
     pub fn from_fields(fields: [u64; 10]) -> Counts {
-        let [accepted, copies, rated, unmetered, unpriced, duplicates, conflicts, rejected, forwarded, lost] = fields;
-        Counts { accepted, copies, rated, unmetered, unpriced, duplicates, conflicts, rejected, forwarded, lost }
+        let [
+            accepted,
+            copies,
+            rated,
+            unmetered,
+            unpriced,
+            duplicates,
+            conflicts,
+            rejected,
+            forwarded,
+            lost,
+        ] = fields;
+        Counts {
+            accepted,
+            copies,
+            rated,
+            unmetered,
+            unpriced,
+            duplicates,
+            conflicts,
+            rejected,
+            forwarded,
+            lost,
+        }
     }
 
     /// Adds another, field by field.
@@ -184,7 +218,8 @@ impl Header {
     fn encode(&self, out: &mut Vec<u8>) {
         out.varint(self.catalog_version);
         out.varint(u64::from(self.rules_version));
-        for time in [self.table_from, self.horizon_us, self.append_time_us.0, self.append_time_us.1] {
+        for time in [self.table_from, self.horizon_us, self.append_time_us.0, self.append_time_us.1]
+        {
             out.raw(&time.to_le_bytes());
         }
         out.length(self.counts.len());
@@ -215,7 +250,14 @@ impl Header {
         if !input.is_empty() {
             return Err(DecodeError::Field("header"));
         }
-        Ok(Header { catalog_version, rules_version, table_from, horizon_us, append_time_us, counts })
+        Ok(Header {
+            catalog_version,
+            rules_version,
+            table_from,
+            horizon_us,
+            append_time_us,
+            counts,
+        })
     }
 }
 
@@ -266,7 +308,9 @@ fn decode_forwards(section: &[u8]) -> Result<Vec<Forward>, DecodeError> {
             1 => Some(input.uuid()?),
             _ => return Err(DecodeError::Field("hold")),
         };
-        let ranges = (0..input.count(16)?).map(|_| Ok((input.i64()?, input.i64()?))).collect::<Result<_, DecodeError>>()?;
+        let ranges = (0..input.count(16)?)
+            .map(|_| Ok((input.i64()?, input.i64()?)))
+            .collect::<Result<_, DecodeError>>()?;
         let block = input.bytes()?.to_vec();
         forwards.push(Forward { position, index, append_time_us, hold, ranges, block });
     }
@@ -334,7 +378,8 @@ impl Rows {
         let mut lengths = Vec::with_capacity(count);
         let mut total = 0usize;
         for _ in 0..count {
-            let length = usize::try_from(lengths_input.varint()?).map_err(|_| DecodeError::Truncated)?;
+            let length =
+                usize::try_from(lengths_input.varint()?).map_err(|_| DecodeError::Truncated)?;
             total = total.saturating_add(length);
             lengths.push(length);
         }
@@ -342,10 +387,19 @@ impl Rows {
             return Err(DecodeError::Field("rows"));
         }
         if count == 0 {
-            return if input.is_empty() { Ok(Rows::default()) } else { Err(DecodeError::Field("rows")) };
+            return if input.is_empty() {
+                Ok(Rows::default())
+            } else {
+                Err(DecodeError::Field("rows"))
+            };
         }
-        let bytes = lz4_flex::block::decompress(input.rest(), size).map_err(|_| DecodeError::Field("rows"))?;
-        if bytes.len() == size { Ok(Rows { lengths, bytes }) } else { Err(DecodeError::Field("rows")) }
+        let bytes = lz4_flex::block::decompress(input.rest(), size)
+            .map_err(|_| DecodeError::Field("rows"))?;
+        if bytes.len() == size {
+            Ok(Rows { lengths, bytes })
+        } else {
+            Err(DecodeError::Field("rows"))
+        }
     }
 
     /// Each row's bytes.

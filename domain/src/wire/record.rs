@@ -399,7 +399,10 @@ fn encode_event(event: &EventRecord<'_>, out: &mut Vec<u8>) {
     out.bytes(event.raw);
 }
 
-fn decode_event<'a>(input: &mut Input<'a>, dictionary: &Dictionary<'a>) -> Result<EventRecord<'a>, DecodeError> {
+fn decode_event<'a>(
+    input: &mut Input<'a>,
+    dictionary: &Dictionary<'a>,
+) -> Result<EventRecord<'a>, DecodeError> {
     let flags = input.u8()?;
     if flags > (HAS_TIME | HAS_HOLD | HOLD_END | HAS_QUOTE) {
         return Err(DecodeError::Field("event flags"));
@@ -422,25 +425,49 @@ fn decode_event<'a>(input: &mut Input<'a>, dictionary: &Dictionary<'a>) -> Resul
     let id = input.text()?;
     let attributes = decode_attributes(input, dictionary)?;
     let raw = input.bytes()?;
-    let in_raw = |attribute: &Attribute| u64::from(attribute.offset) + u64::from(attribute.length) <= raw.len() as u64;
+    let in_raw = |attribute: &Attribute| {
+        u64::from(attribute.offset) + u64::from(attribute.length) <= raw.len() as u64
+    };
     if !attributes.iter().all(in_raw) {
         return Err(DecodeError::Field("attribute place"));
     }
     let hold_end = flags & HOLD_END != 0;
     Ok(EventRecord {
-        tenant, team, subject, source, event_type, user, app, key, feature, id, identity, content,
-        time_us, hold, hold_end, quote, attributes, raw,
+        tenant,
+        team,
+        subject,
+        source,
+        event_type,
+        user,
+        app,
+        key,
+        feature,
+        id,
+        identity,
+        content,
+        time_us,
+        hold,
+        hold_end,
+        quote,
+        attributes,
+        raw,
     })
 }
 
-fn decode_quote<'a>(input: &mut Input<'a>, dictionary: &Dictionary<'a>) -> Result<Quote, DecodeError> {
+fn decode_quote<'a>(
+    input: &mut Input<'a>,
+    dictionary: &Dictionary<'a>,
+) -> Result<Quote, DecodeError> {
     let charge = Amount::from_raw(input.signed()?).ok_or(DecodeError::Field("quote"))?;
     let currency = input.varint_u32()?;
     dictionary.get(currency)?;
     Ok(Quote { charge, currency, catalog_version: input.varint()?, not_after_us: input.i64()? })
 }
 
-fn decode_attributes<'a>(input: &mut Input<'a>, dictionary: &Dictionary<'a>) -> Result<Vec<Attribute>, DecodeError> {
+fn decode_attributes<'a>(
+    input: &mut Input<'a>,
+    dictionary: &Dictionary<'a>,
+) -> Result<Vec<Attribute>, DecodeError> {
     let count = input.count(4)?;
     let mut attributes = Vec::with_capacity(count);
     for _ in 0..count {

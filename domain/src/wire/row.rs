@@ -45,7 +45,12 @@ impl RowHead {
     /// Reads the head of a row.
     pub fn decode(row: &[u8]) -> Result<RowHead, DecodeError> {
         let mut input = Input::new(row);
-        Ok(RowHead { position: input.i64()?, index: input.u32()?, identity: input.u128()?, content: input.u64()? })
+        Ok(RowHead {
+            position: input.i64()?,
+            index: input.u32()?,
+            identity: input.u128()?,
+            content: input.u64()?,
+        })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -137,7 +142,9 @@ fn put_copy(out: &mut Vec<u8>, copy: Option<&(Verdict, Origin)>) {
     };
     out.push(verdict);
     out.raw(&i64::to_le_bytes(checked_to));
-    let origin = copy.map(|(_, origin)| (origin.partition, origin.position, origin.index)).unwrap_or((0, -1, 0));
+    let origin = copy
+        .map(|(_, origin)| (origin.partition, origin.position, origin.index))
+        .unwrap_or((0, -1, 0));
     out.raw(&origin.0.to_le_bytes());
     out.raw(&i64::to_le_bytes(origin.1));
     out.raw(&origin.2.to_le_bytes());
@@ -177,7 +184,12 @@ pub fn put_usage_event(
 }
 
 fn head(place: &RowPlace<'_>, event: &EventRecord<'_>) -> RowHead {
-    RowHead { position: place.position, index: place.index, identity: event.identity, content: event.content }
+    RowHead {
+        position: place.position,
+        index: place.index,
+        identity: event.identity,
+        content: event.content,
+    }
 }
 
 fn put_quote(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_>) {
@@ -194,10 +206,14 @@ fn put_quote(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_>) {
 fn put_lines(out: &mut Vec<u8>, catalog: &Catalog, lines: &[Line<'_>]) {
     let meter = |line: &Line<'_>| catalog.meters.get(line.meter);
     let card = |number: Option<u32>| {
-        number.and_then(|number| usize::try_from(number).ok()).and_then(|number| catalog.card_versions.get(number))
+        number
+            .and_then(|number| usize::try_from(number).ok())
+            .and_then(|number| catalog.card_versions.get(number))
     };
     let rate_card = |line: &Line<'_>| match line.charge {
-        Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => card(Some(card_version)),
+        Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
+            card(Some(card_version))
+        }
         Charge::Unpriced => None,
     };
     let cost_card = |line: &Line<'_>| card(line.cost.map(|(_, number)| number));
@@ -210,11 +226,13 @@ fn put_lines(out: &mut Vec<u8>, catalog: &Catalog, lines: &[Line<'_>]) {
     column(&|out, line| out.text(meter(line).map_or("", |meter| &meter.key)));
     column(&|out, line| out.text(meter(line).map_or("", |meter| &meter.unit)));
     column(&|out, line| out.raw(&line.quantity.raw().to_le_bytes()));
-    column(&|out, line| out.push(match line.charge {
-        Charge::Priced { .. } => 1,
-        Charge::Unlimited { .. } => 2,
-        Charge::Unpriced => 3,
-    }));
+    column(&|out, line| {
+        out.push(match line.charge {
+            Charge::Priced { .. } => 1,
+            Charge::Unlimited { .. } => 2,
+            Charge::Unpriced => 3,
+        })
+    });
     column(&|out, line| out.text(rate_card(line).map_or("", |name| &name.card)));
     column(&|out, line| out.raw(&rate_card(line).map_or(0, |name| name.version).to_le_bytes()));
     column(&|out, line| out.text(rate_card(line).map_or("", |name| &name.currency)));
@@ -227,7 +245,9 @@ fn put_lines(out: &mut Vec<u8>, catalog: &Catalog, lines: &[Line<'_>]) {
     column(&|out, line| out.raw(&cost_card(line).map_or(0, |name| name.version).to_le_bytes()));
     column(&|out, line| out.text(cost_card(line).map_or("", |name| &name.currency)));
     column(&|out, line| put_decimal(out, line.cost.map(|(amount, _)| amount.raw())));
-    column(&|out, line| put_dimensions(out, meter(line).map_or(&[], |meter| &meter.dimensions), line));
+    column(&|out, line| {
+        put_dimensions(out, meter(line).map_or(&[], |meter| &meter.dimensions), line)
+    });
     column(&|out, _| out.raw(&0i128.to_le_bytes()));
 }
 
@@ -240,7 +260,12 @@ fn put_decimal(out: &mut Vec<u8>, raw: Option<i128>) {
 }
 
 fn put_dimensions(out: &mut Vec<u8>, names: &[std::sync::Arc<str>], line: &Line<'_>) {
-    let present = || names.iter().zip(&line.dimensions).filter_map(|(name, value)| value.as_deref().map(|value| (name, value)));
+    let present = || {
+        names
+            .iter()
+            .zip(&line.dimensions)
+            .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+    };
     out.length(present().count());
     for (name, value) in present() {
         out.text(name);
@@ -249,7 +274,12 @@ fn put_dimensions(out: &mut Vec<u8>, names: &[std::sync::Arc<str>], line: &Line<
 }
 
 /// Appends a row of `rejected_events` for an event that did not take its id.
-pub fn put_other(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_>, outcome: &OtherOutcome) {
+pub fn put_other(
+    out: &mut Vec<u8>,
+    place: &RowPlace<'_>,
+    event: &EventRecord<'_>,
+    outcome: &OtherOutcome,
+) {
     head(place, event).encode(out);
     put_names(out, place, event);
     out.push(u8::from(event.time_us.is_none()));
@@ -260,7 +290,9 @@ pub fn put_other(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_
     let (kind, reason, detail, twin) = match outcome {
         OtherOutcome::Duplicate { position, index } => (1, "duplicate", "", (*position, *index)),
         OtherOutcome::Conflict { position, index } => (2, "conflict", "", (*position, *index)),
-        OtherOutcome::Rejected(rejection) => (3, rejection.reason, rejection.detail.as_str(), (-1, 0)),
+        OtherOutcome::Rejected(rejection) => {
+            (3, rejection.reason, rejection.detail.as_str(), (-1, 0))
+        }
     };
     out.push(kind);
     out.text(reason);
@@ -272,7 +304,8 @@ pub fn put_other(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_
     out.raw(&place.catalog_version.to_le_bytes());
     put_copy(out, place.copy.as_ref());
     // A duplicate's payload is its twin's; only what may be mended or disputed is kept.
-    let raw: &[u8] = if matches!(outcome, OtherOutcome::Duplicate { .. }) { &[] } else { event.raw };
+    let raw: &[u8] =
+        if matches!(outcome, OtherOutcome::Duplicate { .. }) { &[] } else { event.raw };
     out.bytes(raw);
 }
 

@@ -124,7 +124,11 @@ impl<'a> Sums<'a> {
             };
             entries.push((key, sum));
         }
-        if input.is_empty() { Ok(Sums { dictionary, entries }) } else { Err(DecodeError::Field("sums")) }
+        if input.is_empty() {
+            Ok(Sums { dictionary, entries })
+        } else {
+            Err(DecodeError::Field("sums"))
+        }
     }
 }
 
@@ -148,5 +152,19 @@ fn decode_key(input: &mut Input<'_>, dictionary: &Dictionary<'_>) -> Result<SumK
     let bucket = input.i64()?;
     let (user, app) = (optional(input)?, optional(input)?);
     let (key, feature) = (optional(input)?, optional(input)?);
-    Ok(SumKey { tenant, team, meter, card, card_version, currency, cost_currency, hold, bucket, user, app, key, feature })
+    Ok(SumKey {
+        tenant,
+        team,
+        meter,
+        card,
+        card_version,
+        currency,
+        cost_currency,
+        hold,
+        bucket,
+        user,
+        app,
+        key,
+        feature,
+    })
 }

@@ -1,0 +1,447 @@
+//! A rated batch in the making: what blocks became, until it is cut and sent.
+
+use std::{collections::HashMap, sync::Arc};
+
+use domain::{
+    catalog::Catalog,
+    chain::Hash,
+    rating::{Binding, Charge, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
+    time::{bucket_of, month_of},
+    wire::{
+        block::{Block, BlockHeader},
+        codec::DictionaryWriter,
+        rated::{Counts, Header, Outer, Parts, RowsWriter, encode},
+        record::{Entry, EventRecord, Origin, Refused, Verdict},
+        row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
+        sums::{self, Sum, SumKey},
+    },
+};
+use uuid::Uuid;
+
+use crate::{
+    catalogs::Catalogs,
+    seen::{Seen, Taken},
+    state::StateError,
+};
+
+/// What a table covered when the batch was written, for its header.
+#[derive(Clone, Copy, Debug)]
+pub struct Coverage {
+    /// `S`: first position that the table covers.
+    pub table_from: i64,
+    /// `H`: highest append time of any block below `S`.
+    pub horizon_us: i64,
+}
+
+/// A batch in the making.
+#[derive(Debug)]
+pub struct Batch {
+    /// First position.
+    pub from: i64,
+    /// Last position so far.
+    pub to: i64,
+    /// Entries so far.
+    pub entries: u32,
+    /// Identities it added to the table.
+    pub added: Vec<u128>,
+    append_time_us: (i64, i64),
+    counts: Vec<(Uuid, Counts)>,
+    dictionary: DictionaryWriter,
+    sums: HashMap<SumKey, Sum>,
+    rows: RowsWriter,
+    others: RowsWriter,
+}
+
+/// One block on its way through rating: everything its entries share.
+struct Desk<'a> {
+    position: i64,
+    partition: u32,
+    append_time_us: i64,
+    header: &'a BlockHeader,
+    block: &'a Block<'a>,
+    /// Per tenant of the block: its place in the batch's counts.
+    tenants: Vec<u32>,
+    /// Per string of the block: its number in the sums' dictionary plus one, or zero.
+    interned: Vec<u32>,
+}
+
+/// The entry being decided.
+struct Case<'a> {
+    index: u32,
+    event: &'a EventRecord<'a>,
+    copy: Option<(Verdict, Origin)>,
+}
+
+impl Batch {
+    /// An empty batch that begins at `from`.
+    #[must_use]
+    pub fn new(from: i64, append_time_us: i64) -> Batch {
+        Batch {
+            from,
+            to: from - 1,
+            entries: 0,
+            added: Vec::new(),
+            append_time_us: (append_time_us, append_time_us),
+            counts: Vec::new(),
+            dictionary: DictionaryWriter::default(),
+            sums: HashMap::new(),
+            rows: RowsWriter::default(),
+            others: RowsWriter::default(),
+        }
+    }
+
+    /// Bytes of rows so far, before compression.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.rows.size() + self.others.size()
+    }
+
+    /// Whether a block of this append time may still join: the archive's table partitions are
+    /// months, and a batch lies in one.
+    #[must_use]
+    pub fn may_take(&self, append_time_us: i64) -> bool {
+        month_of(self.append_time_us.0) == month_of(append_time_us)
+    }
+
+    /// Rates a block into the batch. `catalogs` is the state before the block and is left as the
+    /// state after it; `coming` are the versions that its markers switch to, in their order.
+    pub fn take_block(
+        &mut self,
+        place: BlockPlace,
+        (header, block): (&BlockHeader, &Block<'_>),
+        catalogs: &mut Arc<Catalogs>,
+        coming: &[Arc<Catalogs>],
+        (seen, table_from): (&mut Seen, i64),
+    ) -> Result<(), StateError> {
+        let tenants = header
+            .tenants
+            .iter()
+            .map(|count| self.tenant(count.tenant, count.events, count.copies))
+            .collect();
+        let mut desk = Desk {
+            position: place.position,
+            partition: place.partition,
+            append_time_us: place.append_time_us,
+            header,
+            block,
+            tenants,
+            interned: vec![0; block.dictionary.texts().len()],
+        };
+        let mut coming = coming.iter();
+        let mut bindings: HashMap<u32, (Arc<Catalog>, Binding)> = HashMap::new();
+        let mut scratch = Scratch::default();
+        for (index, entry) in (0u32..).zip(&block.entries) {
+            match entry {
+                Entry::Marker { catalog_version, .. } if *catalog_version > catalogs.version => {
+                    let next = coming.next().filter(|next| next.version == *catalog_version);
+                    *catalogs =
+                        Arc::clone(next.ok_or(StateError::CatalogMissing(*catalog_version))?);
+                    bindings.clear();
+                }
+                // A repeat: publishing appends a marker again when it cannot know that it stands.
+                Entry::Marker { .. } => {}
+                Entry::Command(_) => {
+                    return Err(StateError::Command { position: place.position, index });
+                }
+                Entry::Refused(refused) => {
+                    self.put_refused(&desk, index, refused, catalogs.version)
+                }
+                Entry::Event(event) | Entry::Copy(_, _, event) => {
+                    let copy = match entry {
+                        Entry::Copy(verdict, origin, _) => Some((*verdict, *origin)),
+                        _ => None,
+                    };
+                    let tenant = header.tenant(event.tenant).unwrap_or_default();
+                    let (catalog, binding) = bindings.entry(event.tenant).or_insert_with(|| {
+                        let catalog = catalogs.of(tenant).cloned().unwrap_or_default();
+                        let binding = Binding::new(&catalog, &block.dictionary);
+                        (catalog, binding)
+                    });
+                    let case = Case { index, event, copy };
+                    let rules = Rules { catalog, binding, version: catalogs.version, table_from };
+                    self.decide(&mut desk, &case, &rules, seen, &mut scratch)?;
+                }
+            }
+            self.entries += 1;
+        }
+        self.to = place.position;
+        self.append_time_us.1 = place.append_time_us;
+        Ok(())
+    }
+
+    fn tenant(&mut self, tenant: Uuid, events: u64, copies: u64) -> u32 {
+        let place =
+            self.counts.iter().position(|(known, _)| *known == tenant).unwrap_or_else(|| {
+                self.counts.push((tenant, Counts::default()));
+                self.counts.len() - 1
+            });
+        if let Some((_, counts)) = self.counts.get_mut(place) {
+            counts.accepted += events;
+            counts.copies += copies;
+        }
+        u32::try_from(place).unwrap_or(u32::MAX)
+    }
+
+    /// One entry gets its one outcome: the table first, then the verdict, then the rules.
+    fn decide(
+        &mut self,
+        desk: &mut Desk<'_>,
+        case: &Case<'_>,
+        rules: &Rules<'_>,
+        seen: &mut Seen,
+        scratch: &mut Scratch,
+    ) -> Result<(), StateError> {
+        let here = (desk.position, case.index);
+        if let Some(taken) = seen.find(case.event.identity) {
+            let first = (taken.position, taken.index);
+            assert!(first < here, "the table knows only what lies before: {first:?} and {here:?}");
+            let (position, index) = first;
+            let outcome = if taken.content == case.event.content {
+                OtherOutcome::Duplicate { position, index }
+            } else {
+                OtherOutcome::Conflict { position, index }
+            };
+            self.put_other(desk, case, rules, &outcome);
+            return Ok(());
+        }
+        match case.copy.map(|(verdict, _)| verdict) {
+            Some(Verdict::DuplicateOf { position, index }) => {
+                self.put_other(desk, case, rules, &OtherOutcome::Duplicate { position, index });
+                return Ok(());
+            }
+            Some(Verdict::ConflictWith { position, index }) => {
+                self.put_other(desk, case, rules, &OtherOutcome::Conflict { position, index });
+                return Ok(());
+            }
+            Some(Verdict::New { checked_to }) if rules.table_from > checked_to + 1 => {
+                return Err(StateError::LateCopy { position: desk.position, index: case.index });
+            }
+            Some(Verdict::New { .. }) | None => {}
+        }
+        self.rate(desk, case, rules, seen, scratch);
+        Ok(())
+    }
+
+    fn rate(
+        &mut self,
+        desk: &mut Desk<'_>,
+        case: &Case<'_>,
+        rules: &Rules<'_>,
+        seen: &mut Seen,
+        scratch: &mut Scratch,
+    ) {
+        let append_time_us =
+            case.copy.map_or(desk.append_time_us, |(_, origin)| origin.append_time_us);
+        let time_us = case.event.time_us.unwrap_or(append_time_us);
+        let rating = Rating {
+            catalog: rules.catalog,
+            binding: rules.binding,
+            dictionary: &desk.block.dictionary,
+            time_us,
+            append_time_us,
+        };
+        let mut lines = Vec::new();
+        match rate(&rating, case.event, scratch, &mut lines) {
+            Err(rejection) => self.put_other(desk, case, rules, &OtherOutcome::Rejected(rejection)),
+            Ok(outcome) => {
+                let taken = Taken {
+                    position: desk.position,
+                    index: case.index,
+                    content: case.event.content,
+                };
+                seen.take(case.event.identity, taken);
+                self.added.push(case.event.identity);
+                self.count(desk, case.event.tenant, |counts| match outcome {
+                    Outcome::Rated => counts.rated += 1,
+                    Outcome::Unmetered => counts.unmetered += 1,
+                    Outcome::Unpriced => counts.unpriced += 1,
+                });
+                for line in &lines {
+                    self.add_line(desk, case.event, rules.catalog, line, bucket_of(time_us));
+                }
+                let place =
+                    row_place(desk, case.index, case.event.tenant, rules.version, case.copy);
+                self.rows.push(|out| {
+                    put_usage_event(
+                        out,
+                        &place,
+                        case.event,
+                        time_us,
+                        outcome,
+                        rules.catalog,
+                        &lines,
+                    )
+                });
+            }
+        }
+    }
+
+    fn count(&mut self, desk: &Desk<'_>, tenant: u32, change: impl FnOnce(&mut Counts)) {
+        let place = batch_tenant(desk, tenant);
+        if let Some((_, counts)) =
+            usize::try_from(place).ok().and_then(|place| self.counts.get_mut(place))
+        {
+            change(counts);
+        }
+    }
+
+    fn add_line(
+        &mut self,
+        desk: &mut Desk<'_>,
+        event: &EventRecord<'_>,
+        catalog: &Catalog,
+        line: &Line<'_>,
+        bucket: i64,
+    ) {
+        let team = self.intern_text(desk, event.team);
+        let meter = catalog.meters.get(line.meter).map_or("", |meter| &meter.key);
+        let meter = self.dictionary.intern(meter);
+        let name = |number: u32| {
+            usize::try_from(number).ok().and_then(|number| catalog.card_versions.get(number))
+        };
+        let (card, charge) = match line.charge {
+            Charge::Priced { amount, card_version } => (name(card_version), amount.raw()),
+            Charge::Unlimited { card_version } => (name(card_version), 0),
+            Charge::Unpriced => (None, 0),
+        };
+        let cost_card = line.cost.and_then(|(_, number)| name(number));
+        let key = SumKey {
+            tenant: batch_tenant(desk, event.tenant),
+            team,
+            meter,
+            card: card.map(|name| self.dictionary.intern(&name.card)),
+            card_version: card.map_or(0, |name| name.version),
+            currency: card.map(|name| self.dictionary.intern(&name.currency)),
+            cost_currency: cost_card.map(|name| self.dictionary.intern(&name.currency)),
+            hold: event.hold,
+            bucket,
+            user: None,
+            app: None,
+            key: None,
+            feature: None,
+        };
+        let cost = line.cost.map_or(0, |(amount, _)| amount.raw());
+        self.sums.entry(key).or_default().add(&Sum {
+            quantity: line.quantity.raw(),
+            charge,
+            cost,
+            events: 1,
+        });
+    }
+
+    /// The sums' number of a string of the block, looked up once per block.
+    fn intern_text(&mut self, desk: &mut Desk<'_>, number: u32) -> u32 {
+        let text = desk.block.dictionary.get(number).unwrap_or_default();
+        let Some(place) =
+            usize::try_from(number).ok().and_then(|number| desk.interned.get_mut(number))
+        else {
+            return self.dictionary.intern(text);
+        };
+        if *place == 0 {
+            *place = self.dictionary.intern(text) + 1;
+        }
+        *place - 1
+    }
+
+    fn put_other(
+        &mut self,
+        desk: &Desk<'_>,
+        case: &Case<'_>,
+        rules: &Rules<'_>,
+        outcome: &OtherOutcome,
+    ) {
+        self.count(desk, case.event.tenant, |counts| match outcome {
+            OtherOutcome::Duplicate { .. } => counts.duplicates += 1,
+            OtherOutcome::Conflict { .. } => counts.conflicts += 1,
+            OtherOutcome::Rejected(Rejection { .. }) => counts.rejected += 1,
+        });
+        let place = row_place(desk, case.index, case.event.tenant, rules.version, case.copy);
+        self.others.push(|out| put_other(out, &place, case.event, outcome));
+    }
+
+    fn put_refused(&mut self, desk: &Desk<'_>, index: u32, refused: &Refused<'_>, version: u64) {
+        self.count(desk, refused.tenant, |counts| counts.rejected += 1);
+        let place = row_place(desk, index, refused.tenant, version, None);
+        self.others.push(|out| put_refused(out, &place, refused));
+    }
+
+    /// Ends the batch: the message, its outer header, and the identities it added.
+    #[must_use]
+    pub fn finish(
+        self,
+        partition: u32,
+        prev: Hash,
+        catalog_version: u64,
+        coverage: Coverage,
+    ) -> (Outer, Vec<u8>, Vec<u128>) {
+        for (tenant, counts) in &self.counts {
+            assert!(
+                counts.balanced(),
+                "INV-09: every entry of {tenant} has one outcome: {counts:?}"
+            );
+        }
+        let mut entries: Vec<(SumKey, Sum)> = self.sums.into_iter().collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        let mut section = Vec::new();
+        sums::encode(&self.dictionary, &entries, &mut section);
+        let header = Header {
+            catalog_version,
+            rules_version: RULES_VERSION,
+            table_from: coverage.table_from,
+            horizon_us: coverage.horizon_us,
+            append_time_us: self.append_time_us,
+            counts: self.counts,
+        };
+        let parts = Parts {
+            header,
+            sums: section,
+            rows: self.rows,
+            others: self.others,
+            forwards: Vec::new(),
+        };
+        let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
+        (outer, message, self.added)
+    }
+}
+
+/// Where a block stands.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockPlace {
+    /// Partition of `[usage]`.
+    pub partition: u32,
+    /// Position in it.
+    pub position: i64,
+    /// When the log appended it, microseconds.
+    pub append_time_us: i64,
+}
+
+/// The catalog in force for an entry.
+struct Rules<'a> {
+    catalog: &'a Catalog,
+    binding: &'a Binding,
+    version: u64,
+    table_from: i64,
+}
+
+fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {
+    usize::try_from(tenant).ok().and_then(|tenant| desk.tenants.get(tenant)).copied().unwrap_or(0)
+}
+
+fn row_place<'a>(
+    desk: &Desk<'a>,
+    index: u32,
+    tenant: u32,
+    catalog_version: u64,
+    copy: Option<(Verdict, Origin)>,
+) -> RowPlace<'a> {
+    RowPlace {
+        position: desk.position,
+        index,
+        partition: desk.partition,
+        tenant: desk.header.tenant(tenant).unwrap_or_default(),
+        append_time_us: desk.append_time_us,
+        catalog_version,
+        dictionary: &desk.block.dictionary,
+        copy,
+    }
+}

@@ -1,0 +1,92 @@
+//! The duplicates table: which identities took effect, and where.
+//!
+//! It holds what accepted batches say plus what the batches in flight add; each of those remembers
+//! what it added, so that a batch that was not accepted can be taken back.
+
+use std::hash::{BuildHasherDefault, Hasher};
+
+use hashbrown::{HashMap, hash_map::Entry};
+
+/// The event that took an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Position of its block.
+    pub position: i64,
+    /// Index in the block.
+    pub index: u32,
+    /// Its content hash.
+    pub content: u64,
+}
+
+/// Identities are keyed hashes already: their low half is the table's hash.
+#[derive(Debug, Default)]
+pub struct IdentityHasher(u64);
+
+impl Hasher for IdentityHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, identity: u128) {
+        let [low, high] = [identity, identity >> 64]
+            .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
+        self.0 = low ^ high.rotate_left(32);
+    }
+}
+
+/// The table of one partition.
+#[derive(Debug, Default)]
+pub struct Seen {
+    taken: HashMap<u128, Taken, BuildHasherDefault<IdentityHasher>>,
+}
+
+impl Seen {
+    /// Who took this identity.
+    #[must_use]
+    pub fn find(&self, identity: u128) -> Option<Taken> {
+        self.taken.get(&identity).copied()
+    }
+
+    /// Records an effect. A second effect of one identity would be a double charge: it ends the
+    /// process before anything is written.
+    pub fn take(&mut self, identity: u128, taken: Taken) {
+        match self.taken.entry(identity) {
+            Entry::Vacant(place) => {
+                place.insert(taken);
+            }
+            Entry::Occupied(first) => {
+                assert!(
+                    *first.get() == taken,
+                    "an identity takes effect once: {:?} and {taken:?}",
+                    first.get()
+                );
+            }
+        }
+    }
+
+    /// Takes back what a batch that was not accepted had added.
+    pub fn undo(&mut self, identities: &[u128]) {
+        for identity in identities {
+            let removed = self.taken.remove(identity);
+            assert!(removed.is_some(), "only what was added is taken back");
+        }
+    }
+
+    /// Identities held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Whether none is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+}

@@ -1,0 +1,289 @@
+//! The state of one partition's owner: accepted state plus one overlay per batch in flight.
+//!
+//! Pure: it reads no log, no database and no clock, so that a simulation can run this very code.
+//! Design sections 4 and 5; `chain` in `domain` is the acceptance rule.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use domain::{
+    chain::{Hash, Offer, Place},
+    wire::{
+        block::{Block, BlockHeader},
+        codec::DecodeError,
+        rated::{Outer, OuterError, Sections},
+        record::Entry,
+        row::RowHead,
+    },
+};
+
+use crate::{
+    batch::{Batch, BlockPlace, Coverage},
+    catalogs::Catalogs,
+    seen::{Seen, Taken},
+};
+
+/// Why a partition cannot go on. Each needs a person or a newer program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// A block of `[usage]` cannot be read.
+    #[error("the block at position {position} cannot be read: {source}")]
+    Block {
+        /// Its position.
+        position: i64,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// A message of `[rated]` cannot be read.
+    #[error("the message at position {position} of [rated] cannot be read: {source}")]
+    Rated {
+        /// Its position.
+        position: i64,
+        /// What is wrong.
+        source: OuterError,
+    },
+    /// A command of a kind that this program does not carry out.
+    #[error("the entry {position}:{index} is a command: a newer weir is needed")]
+    Command {
+        /// Position of its block.
+        position: i64,
+        /// Its index.
+        index: u32,
+    },
+    /// A verdict that is older than the table.
+    #[error(
+        "the copy {position}:{index} has a verdict older than the duplicates table: a newer weir is needed"
+    )]
+    LateCopy {
+        /// Position of its block.
+        position: i64,
+        /// Its index.
+        index: u32,
+    },
+    /// A marker names a version that was not handed over.
+    #[error("the catalog version {0} is not at hand")]
+    CatalogMissing(u64),
+    /// A position was skipped.
+    #[error("position {found} was read where {wanted} was next")]
+    Gap {
+        /// The next position.
+        wanted: i64,
+        /// What came.
+        found: i64,
+    },
+}
+
+/// A batch that was sent and has no accepted place yet.
+#[derive(Debug)]
+struct InFlight {
+    outer: Outer,
+    added: Vec<u128>,
+    catalogs_before: Arc<Catalogs>,
+}
+
+/// The state of one partition.
+#[derive(Debug)]
+pub struct State {
+    partition: u32,
+    /// Accepted `(X, R, C)`.
+    place: Place,
+    /// The last position rated, in flight or in the making included.
+    rated_to: i64,
+    /// Hash of the batch sent last.
+    tip: Hash,
+    coverage: Coverage,
+    seen: Seen,
+    catalogs: Arc<Catalogs>,
+    in_flight: VecDeque<InFlight>,
+    batch: Option<(Batch, Arc<Catalogs>)>,
+}
+
+/// A decoded block and the catalog versions that its markers need.
+#[derive(Debug)]
+pub struct Opened {
+    header: BlockHeader,
+    body: Vec<u8>,
+    /// Versions above the current one that the block switches to, in order.
+    pub versions: Vec<u64>,
+}
+
+impl State {
+    /// The state at a place, with an empty table that covers what follows it.
+    #[must_use]
+    pub fn new(partition: u32, place: Place) -> State {
+        State {
+            partition,
+            place,
+            rated_to: place.x,
+            tip: place.c,
+            coverage: Coverage { table_from: place.x + 1, horizon_us: i64::MIN },
+            seen: Seen::default(),
+            catalogs: Arc::default(),
+            in_flight: VecDeque::new(),
+            batch: None,
+        }
+    }
+
+    /// Accepted `(X, R, C)`.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The position of `[usage]` to read next.
+    #[must_use]
+    pub fn next_position(&self) -> i64 {
+        self.rated_to + 1
+    }
+
+    /// Identities in the table.
+    #[must_use]
+    pub fn identities(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Batches sent and not yet accepted.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The batch in the making.
+    #[must_use]
+    pub fn batch(&self) -> Option<&Batch> {
+        self.batch.as_ref().map(|(batch, _)| batch)
+    }
+
+    /// The catalog version in force after everything rated so far.
+    #[must_use]
+    pub fn catalog_version(&self) -> u64 {
+        self.catalogs.version
+    }
+
+    /// Sets the catalogs in force; only where nothing is in flight or in the making.
+    pub fn set_catalogs(&mut self, catalogs: Arc<Catalogs>) {
+        assert!(
+            self.in_flight.is_empty() && self.batch.is_none(),
+            "catalogs switch at markers only"
+        );
+        self.catalogs = catalogs;
+    }
+
+    /// Applies one message of `[rated]`, read in log order from `R + 1` on, while nothing of this
+    /// owner is in flight. Answers the accepted batch's catalog version, or `None` if it is ignored.
+    pub fn offer(&mut self, position: i64, message: &[u8]) -> Result<Option<u64>, StateError> {
+        assert!(
+            self.in_flight.is_empty() && self.batch.is_none(),
+            "the log is read between batches only"
+        );
+        let rated = |source: OuterError| StateError::Rated { position, source };
+        let damaged = |source: DecodeError| rated(source.into());
+        let (_, place) = match self.place.offer(self.partition, position, message).map_err(rated)? {
+            Offer::Ignored(_) => return Ok(None),
+            Offer::Accepted(outer, place) => (outer, place),
+        };
+        let sections = Sections::split(message).map_err(damaged)?;
+        let header = sections.header().map_err(damaged)?;
+        for row in sections.rows().map_err(damaged)?.iter() {
+            let head = RowHead::decode(row).map_err(damaged)?;
+            self.seen.take(
+                head.identity,
+                Taken { position: head.position, index: head.index, content: head.content },
+            );
+        }
+        self.place = place;
+        self.rated_to = place.x;
+        self.tip = place.c;
+        Ok(Some(header.catalog_version))
+    }
+
+    /// Decodes a block and says which catalog versions it needs.
+    pub fn open(&self, position: i64, payload: &[u8]) -> Result<Opened, StateError> {
+        let damaged = |source| StateError::Block { position, source };
+        let header = BlockHeader::decode(payload).map_err(damaged)?;
+        let body = header.body(payload).map_err(damaged)?;
+        let block = Block::decode(&header, &body).map_err(damaged)?;
+        let mut current = self.catalogs.version;
+        let mut versions = Vec::new();
+        for entry in &block.entries {
+            if let Entry::Marker { catalog_version, .. } = entry
+                && *catalog_version > current
+            {
+                current = *catalog_version;
+                versions.push(current);
+            }
+        }
+        drop(block);
+        Ok(Opened { header, body, versions })
+    }
+
+    /// Rates an opened block into the batch in the making. `coming` are the catalogs of
+    /// [`Opened::versions`], in that order. The caller cuts the batch first where
+    /// [`State::must_cut_before`] says so.
+    pub fn rate(
+        &mut self,
+        position: i64,
+        append_time_us: i64,
+        opened: &Opened,
+        coming: &[Arc<Catalogs>],
+    ) -> Result<(), StateError> {
+        if position != self.next_position() {
+            return Err(StateError::Gap { wanted: self.next_position(), found: position });
+        }
+        let block = Block::decode(&opened.header, &opened.body)
+            .map_err(|source| StateError::Block { position, source })?;
+        let catalogs = &mut self.catalogs;
+        let (batch, _) = self
+            .batch
+            .get_or_insert_with(|| (Batch::new(position, append_time_us), Arc::clone(catalogs)));
+        let place = BlockPlace { partition: self.partition, position, append_time_us };
+        batch.take_block(
+            place,
+            (&opened.header, &block),
+            catalogs,
+            coming,
+            (&mut self.seen, self.coverage.table_from),
+        )?;
+        self.rated_to = position;
+        Ok(())
+    }
+
+    /// Whether the batch in the making cannot take a block of this append time.
+    #[must_use]
+    pub fn must_cut_before(&self, append_time_us: i64) -> bool {
+        self.batch().is_some_and(|batch| !batch.may_take(append_time_us))
+    }
+
+    /// Ends the batch in the making: its message is sent next, behind the ones in flight.
+    pub fn cut(&mut self) -> Option<(Outer, Vec<u8>)> {
+        let (batch, catalogs_before) = self.batch.take()?;
+        let (outer, message, added) =
+            batch.finish(self.partition, self.tip, self.catalogs.version, self.coverage);
+        self.tip = outer.hash;
+        self.in_flight.push_back(InFlight { outer, added, catalogs_before });
+        Some((outer, message))
+    }
+
+    /// The oldest batch in flight stands right after the one before it.
+    pub fn accepted(&mut self, position: i64) {
+        let Some(oldest) = self.in_flight.pop_front() else { return };
+        self.place = self.place.after(&oldest.outer, position);
+    }
+
+    /// Forgets everything that is not accepted: after a report that is failed, unknown or not
+    /// adjacent. The caller then reads `[rated]` from `R + 1` to its end and goes on from there.
+    pub fn discard(&mut self) {
+        if let Some((batch, before)) = self.batch.take() {
+            self.seen.undo(&batch.added);
+            self.catalogs = before;
+        }
+        while let Some(newest) = self.in_flight.pop_back() {
+            self.seen.undo(&newest.added);
+            self.catalogs = newest.catalogs_before;
+        }
+        self.rated_to = self.place.x;
+        self.tip = self.place.c;
+    }
+}
+
+#[cfg(test)]
+mod tests;

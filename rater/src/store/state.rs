@@ -1,0 +1,49 @@
+//! Where the ledger stands in a partition, and where an older audit row stood.
+
+use domain::chain::{Hash, Place};
+use runtime::postgres::{Pool, PostgresError};
+
+/// The ledger's place and the catalog version after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Posted {
+    /// `(X, R, C)`.
+    pub place: Place,
+    /// The catalog version after `X`.
+    pub catalog_version: u64,
+}
+
+type Row = (i64, i64, Vec<u8>, i64);
+
+/// The ledger's place in a partition.
+pub async fn posted(pool: &Pool, partition: u32) -> Result<Posted, PostgresError> {
+    let row: Row =
+        sqlx::query_as("SELECT x, r, c, catalog_version FROM partitions WHERE partition = $1")
+            .bind(i64::from(partition))
+            .fetch_one(pool)
+            .await?;
+    from_row(row)
+}
+
+/// The oldest audited place whose next batch stands at or after `first` of `[rated]`; none where
+/// nothing has been posted.
+pub async fn audited_from(
+    pool: &Pool,
+    partition: u32,
+    first: i64,
+) -> Result<Option<Place>, PostgresError> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT position_to, r, c, catalog_version FROM audit WHERE partition = $1 AND r + 1 >= $2 ORDER BY position_to LIMIT 1",
+    )
+    .bind(i64::from(partition))
+    .bind(first)
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| from_row(row).map(|posted| posted.place)).transpose()
+}
+
+fn from_row((x, r, c, catalog_version): Row) -> Result<Posted, PostgresError> {
+    let c: Hash =
+        c.try_into().map_err(|_| PostgresError::Broken("the column c has not 32 bytes".into()))?;
+    let catalog_version = u64::try_from(catalog_version).unwrap_or(0);
+    Ok(Posted { place: Place { x, r, c }, catalog_version })
+}
