@@ -22,7 +22,7 @@ use crate::{shutdown::Shutdown, telemetry::Metrics};
 fn router() -> Router {
     Router::new()
         .route("/panic", get(panics))
-        .route("/slow", get(|| std::future::pending::<()>()))
+        .route("/slow", get(std::future::pending::<()>))
         .route(
             "/wait",
             get(|| async {

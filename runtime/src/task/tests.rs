@@ -55,7 +55,10 @@ async fn tasks_drain_and_the_slow_one_is_a_failure() {
     let shutdown = Shutdown::new();
     let mut tasks = Tasks::new(&shutdown);
     let token = shutdown.clone();
-    tasks.spawn("quick", async move { Ok(token.cancelled().await) });
+    tasks.spawn("quick", async move {
+        token.cancelled().await;
+        Ok(())
+    });
     shutdown.trigger();
     assert_eq!(tasks.wait(Duration::from_secs(5)).await, Ok(()));
 
