@@ -1,1 +1,20 @@
-//! ledger
+//! The one place that moves money in Postgres: accounts, transfers, postings, the audit chain, and
+//! the reads over them.
+//!
+//! Reading order: [`account`] (the chart), [`transfer`] (one row moves money from one account to
+//! another), [`post`] (one transaction per posting window), [`seal`] (the keyed audit chain),
+//! [`statement`] (reads), [`install`] (the rows that are written once).
+//!
+//! Invariant: nothing here updates or deletes a transfer, a journal or an audit row, and the role
+//! that runs it may not.
+
+pub mod account;
+mod convert;
+pub mod install;
+pub mod post;
+pub mod seal;
+pub mod statement;
+pub mod transfer;
+
+pub use install::install;
+pub use statement::load_balances;

@@ -1,0 +1,452 @@
+//! Posting: one transaction moves a partition from one place of `[rated]` to the next and writes
+//! what the batches in between cost. It inserts, and updates only rows that belong to the
+//! partition; it never fails for lack of funds.
+//!
+//! The compare-and-set comes first and locks the partition's row: a stale writer's transaction
+//! ends there, and whatever a crash leaves is all of a window or nothing of it.
+
+mod check;
+mod rows;
+
+use std::sync::Arc;
+
+use domain::{
+    chain::{Hash, Place},
+    wire::{rated::Counts, sums::Sum},
+};
+use runtime::postgres::{Pool, PostgresError, Retryable, transaction};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    account::{self, AccountName, Book, Kind, Learned},
+    convert::{count, hash, integer, partition as read_partition, place, uncount},
+    seal::{self, AuditKey, Entry, TransfersHash},
+    transfer::{self, REASON_COST, REASON_USAGE, Side, Transfer, stored},
+};
+
+/// What one window posts. Lists are sorted by their keys and hold each key once.
+#[derive(Clone, Debug)]
+pub struct Posting {
+    /// The partition.
+    pub partition: u32,
+    /// Where the ledger stands before.
+    pub from: Place,
+    /// Where it stands after.
+    pub to: Place,
+    /// The catalog version after the last batch.
+    pub catalog_version: u64,
+    /// Batches between that did not continue the chain.
+    pub ignored: u64,
+    /// Outcomes per tenant.
+    pub counts: Vec<(Uuid, Counts)>,
+    /// Running totals by bucket; everything that was metered, priced or not.
+    pub usage: Vec<Usage>,
+    /// What teams owe for it.
+    pub charges: Vec<Charge>,
+    /// What the tenants owe their providers for it.
+    pub costs: Vec<Cost>,
+}
+
+/// A row of running totals. The key is everything but the sum.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The team.
+    pub team: Arc<str>,
+    /// The meter.
+    pub meter: Arc<str>,
+    /// Number of the 15-minute bucket of event time.
+    pub bucket: i64,
+    /// Currency of the charge; empty for unpriced usage.
+    pub currency: Arc<str>,
+    /// Currency of the cost; empty where no cost is known.
+    pub cost_currency: Arc<str>,
+    /// What was added up.
+    pub sum: Sum,
+}
+
+/// What a team owes for one meter by one card.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The team.
+    pub team: Arc<str>,
+    /// The meter.
+    pub meter: Arc<str>,
+    /// The rate card.
+    pub card: Arc<str>,
+    /// Its version.
+    pub card_version: u32,
+    /// The currency.
+    pub currency: Arc<str>,
+    /// How much of what.
+    pub figures: Figures,
+}
+
+/// What the tenant owes its providers for one meter.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The meter.
+    pub meter: Arc<str>,
+    /// The currency.
+    pub currency: Arc<str>,
+    /// How much of what.
+    pub figures: Figures,
+}
+
+/// An amount and what it is for; raw values (10⁻¹²).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Money; negative where usage was taken back.
+    pub amount: i128,
+    /// Quantity in the meter's unit.
+    pub quantity: i128,
+    /// Lines.
+    pub events: u64,
+}
+
+/// Where the ledger of a partition stands, and the end of its audit chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `(X, R, C)`.
+    pub place: Place,
+    /// The catalog version there.
+    pub catalog_version: u64,
+    /// Hash of the newest audit row.
+    pub head: Hash,
+}
+
+/// What a posting did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Posted {
+    /// Where the ledger stands now.
+    pub standing: Standing,
+    /// Transfers written.
+    pub transfers: usize,
+}
+
+/// Why a window is not posted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostError {
+    /// The ledger does not stand where this writer thought: another one posted. Nothing was done.
+    #[error("another writer posted to this partition")]
+    Stale,
+    /// There is no row of this partition.
+    #[error("partition {0} is not set up; run `weir migrate`")]
+    NoPartition(u32),
+    /// The audit chain does not end where the ledger stands.
+    #[error(
+        "the audit chain of partition {0} does not end where its ledger stands; run `weir verify`"
+    )]
+    Chain(u32),
+    /// Postgres failed.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}
+
+impl Retryable for PostError {
+    fn is_retryable(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.is_retryable())
+    }
+}
+
+/// Reads where the ledger of a partition stands: one statement, so one snapshot.
+pub async fn standing(
+    connection: &mut PgConnection,
+    partition: u32,
+) -> Result<Standing, PostError> {
+    type Row = (i64, i64, Vec<u8>, i64, Option<i64>, Option<Vec<u8>>);
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT p.x, p.r, p.c, p.catalog_version, a.position_to, a.hash
+         FROM partitions p
+         LEFT JOIN LATERAL (SELECT position_to, hash FROM audit WHERE audit.partition = p.partition
+             ORDER BY position_to DESC LIMIT 1) a ON true
+         WHERE p.partition = $1",
+    )
+    .bind(integer(partition))
+    .fetch_optional(connection)
+    .await
+    .map_err(PostgresError::from)?;
+    let (x, r, c, version, audited, head) = row.ok_or(PostError::NoPartition(partition))?;
+    if audited.unwrap_or(Place::EMPTY.x) != x {
+        return Err(PostError::Chain(partition));
+    }
+    let head = head.map_or(Ok(seal::GENESIS), |head| hash(&head))?;
+    Ok(Standing { place: place(x, r, &c)?, catalog_version: uncount(version), head })
+}
+
+/// Posts a window. `book` is the writer's own; it learns from what was committed.
+///
+/// [`PostgresError::OutcomeUnknown`] leaves open whether it happened: read [`standing`] again.
+/// Panics where money would not add up, before anything is committed.
+pub async fn post(
+    pool: &Pool,
+    key: &AuditKey,
+    book: &mut Book,
+    head: Hash,
+    posting: &Posting,
+    posted_at_us: i64,
+) -> Result<Posted, PostError> {
+    check::posting(posting);
+    let known = &*book;
+    let outcome = transaction(pool, |mut connection| async move {
+        write(&mut connection, key, known, head, posting, posted_at_us).await
+    })
+    .await;
+    match outcome {
+        Ok((posted, learned)) => {
+            book.learn(learned);
+            Ok(posted)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    key: &AuditKey,
+    book: &Book,
+    previous: Hash,
+    posting: &Posting,
+    posted_at_us: i64,
+) -> Result<(Posted, Learned), PostError> {
+    advance(connection, posting).await?;
+    let teams = new_teams(posting, book);
+    account::insert_teams(connection, &teams).await?;
+    let accounts = account::open(connection, &new_accounts(posting, book)).await?;
+    let journals = journals(posting);
+    rows::insert_journals(connection, posting, &journals, posted_at_us).await?;
+
+    let ids = Ids { book, opened: &accounts };
+    let transfers = transfers(posting, &journals, &ids)?;
+    check::transfers(posting, &transfers);
+    let inserted = transfer::insert(connection, &transfers).await?;
+    check::inserted(&transfers, inserted);
+
+    rows::upsert_receivables(connection, posting, &ids).await?;
+    rows::upsert_totals(connection, &posting.usage).await?;
+    rows::upsert_counts(connection, posting).await?;
+
+    let entry = entry(posting, &journals, &transfers, previous, posted_at_us);
+    let head = entry.hash(key);
+    seal::insert(connection, &entry, &head).await?;
+    let standing = Standing { place: posting.to, catalog_version: posting.catalog_version, head };
+    let posted = Posted { standing, transfers: transfers.len() };
+    Ok((posted, Learned { accounts, teams }))
+}
+
+/// The fence: moves `(X, R, C)` if nobody else did.
+async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<(), PostError> {
+    let moved = sqlx::query(
+        "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9
+         WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4",
+    )
+    .bind(integer(posting.partition))
+    .bind(posting.from.x)
+    .bind(posting.from.r)
+    .bind(posting.from.c.as_slice())
+    .bind(posting.to.x)
+    .bind(posting.to.r)
+    .bind(posting.to.c.as_slice())
+    .bind(count(posting.catalog_version))
+    .bind(count(posting.ignored))
+    .execute(connection)
+    .await
+    .map_err(PostgresError::from)?;
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(PostError::Stale) }
+}
+
+fn new_teams(posting: &Posting, book: &Book) -> Vec<(Uuid, Arc<str>)> {
+    let mut teams: Vec<_> =
+        posting.usage.iter().map(|usage| (usage.tenant, Arc::clone(&usage.team))).collect();
+    teams.dedup();
+    teams.retain(|(tenant, team)| !book.knows_team(*tenant, team));
+    teams
+}
+
+fn new_accounts(posting: &Posting, book: &Book) -> Vec<AccountName> {
+    let charged = posting.charges.iter().flat_map(|charge| [receivable(charge), revenue(charge)]);
+    let cost = posting.costs.iter().flat_map(|cost| [cost_of_sales(cost), provider_payable(cost)]);
+    let mut names: Vec<_> = charged.chain(cost).filter(|name| book.id(name).is_none()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn receivable(charge: &Charge) -> AccountName {
+    let (team, currency) = (Arc::clone(&charge.team), Arc::clone(&charge.currency));
+    AccountName { tenant: charge.tenant, kind: Kind::Receivable, team, currency }
+}
+
+fn of_tenant(tenant: Uuid, kind: Kind, currency: &Arc<str>) -> AccountName {
+    AccountName { tenant, kind, team: Arc::from(""), currency: Arc::clone(currency) }
+}
+
+fn revenue(charge: &Charge) -> AccountName {
+    of_tenant(charge.tenant, Kind::Revenue, &charge.currency)
+}
+
+fn cost_of_sales(cost: &Cost) -> AccountName {
+    of_tenant(cost.tenant, Kind::CostOfSales, &cost.currency)
+}
+
+fn provider_payable(cost: &Cost) -> AccountName {
+    of_tenant(cost.tenant, Kind::ProviderPayable, &cost.currency)
+}
+
+/// Ids of accounts, known before or opened by this transaction.
+struct Ids<'a> {
+    book: &'a Book,
+    opened: &'a std::collections::HashMap<AccountName, i64>,
+}
+
+impl Ids<'_> {
+    fn get(&self, name: &AccountName) -> Result<i64, PostgresError> {
+        let id = self.book.id(name).or_else(|| self.opened.get(name).copied());
+        id.ok_or_else(|| PostgresError::Broken(format!("the account {name:?} was not opened")))
+    }
+}
+
+/// One journal for each tenant whose usage is in the window, in order of tenants.
+fn journals(posting: &Posting) -> Vec<(Uuid, Uuid)> {
+    let mut tenants: Vec<Uuid> = posting.usage.iter().map(|usage| usage.tenant).collect();
+    tenants.dedup();
+    tenants.into_iter().map(|tenant| (tenant, Uuid::now_v7())).collect()
+}
+
+/// `journals.reference` of a window.
+fn reference(posting: &Posting) -> String {
+    format!("usage:{}:{}", posting.partition, posting.to.x)
+}
+
+/// The transfers of all journals, in their order, numbered.
+fn transfers<'a>(
+    posting: &'a Posting,
+    journals: &[(Uuid, Uuid)],
+    ids: &Ids<'_>,
+) -> Result<Vec<Transfer<'a>>, PostgresError> {
+    let mut transfers = Vec::with_capacity(posting.charges.len() + posting.costs.len());
+    for charge in posting.charges.iter().filter(|charge| charge.figures.amount != 0) {
+        let debit = Side::new(ids.get(&receivable(charge))?, Kind::Receivable, &charge.team);
+        let credit = Side::new(ids.get(&revenue(charge))?, Kind::Revenue, "");
+        let transfer = Transfer {
+            reason: REASON_USAGE,
+            team: &charge.team,
+            card: &charge.card,
+            ..plain(charge.tenant, &charge.meter, &charge.currency, debit, credit, &charge.figures)
+        };
+        transfers.push(Transfer { card_version: stored(charge.card_version, 0).0, ..transfer });
+    }
+    for cost in posting.costs.iter().filter(|cost| cost.figures.amount != 0) {
+        let debit = Side::new(ids.get(&cost_of_sales(cost))?, Kind::CostOfSales, "");
+        let credit = Side::new(ids.get(&provider_payable(cost))?, Kind::ProviderPayable, "");
+        transfers.push(plain(
+            cost.tenant,
+            &cost.meter,
+            &cost.currency,
+            debit,
+            credit,
+            &cost.figures,
+        ));
+    }
+    // Stable: charges before cost within a tenant.
+    transfers.sort_by_key(|transfer| transfer.tenant);
+    number(&mut transfers, journals);
+    Ok(transfers)
+}
+
+/// A transfer of cost, not yet numbered. What is negative goes the other way.
+fn plain<'a>(
+    tenant: Uuid,
+    meter: &'a str,
+    currency: &'a str,
+    debit: Side<'a>,
+    credit: Side<'a>,
+    figures: &Figures,
+) -> Transfer<'a> {
+    let (debit, credit) = if figures.amount < 0 { (credit, debit) } else { (debit, credit) };
+    let (_, events) = stored(0, figures.events);
+    Transfer {
+        tenant,
+        journal: Uuid::nil(),
+        ordinal: 0,
+        debit,
+        credit,
+        amount: figures.amount.saturating_abs(),
+        currency,
+        reason: REASON_COST,
+        team: "",
+        meter,
+        card: "",
+        card_version: 0,
+        quantity: figures.quantity,
+        events,
+    }
+}
+
+fn number(transfers: &mut [Transfer<'_>], journals: &[(Uuid, Uuid)]) {
+    let mut journals = journals.iter().peekable();
+    let mut ordinal = 0;
+    let mut tenant = None;
+    for transfer in transfers {
+        if tenant != Some(transfer.tenant) {
+            (tenant, ordinal) = (Some(transfer.tenant), 0);
+            while journals.next_if(|(of, _)| *of != transfer.tenant).is_some() {}
+        }
+        let journal = journals.peek().map(|(_, journal)| *journal);
+        assert!(journal.is_some(), "every tenant with a transfer has a journal");
+        transfer.journal = journal.unwrap_or_default();
+        transfer.ordinal = ordinal;
+        ordinal += 1;
+    }
+}
+
+fn entry(
+    posting: &Posting,
+    journals: &[(Uuid, Uuid)],
+    transfers: &[Transfer<'_>],
+    previous: Hash,
+    posted_at_us: i64,
+) -> Entry {
+    let mut hash = TransfersHash::default();
+    let reference = reference(posting);
+    let mut rest = transfers.iter().peekable();
+    for (tenant, journal) in journals {
+        hash.journal(*tenant, *journal, REASON_USAGE, &reference);
+        while let Some(transfer) = rest.next_if(|transfer| transfer.journal == *journal) {
+            hash.transfer(transfer);
+        }
+    }
+    let (transfers, transfers_hash) = hash.finish();
+    Entry {
+        partition: posting.partition,
+        from: posting.from.x.saturating_add(1),
+        to: posting.to,
+        catalog_version: posting.catalog_version,
+        counts: seal::counts_text(&posting.counts),
+        transfers,
+        transfers_hash,
+        previous,
+        posted_at_us,
+    }
+}
+
+/// All partitions' places, for readers that begin where the ledger stands.
+pub async fn places(
+    connection: &mut PgConnection,
+) -> Result<Vec<(u32, Place, u64)>, PostgresError> {
+    let rows: Vec<(i32, i64, i64, Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT partition, x, r, c, catalog_version FROM partitions ORDER BY partition",
+    )
+    .fetch_all(connection)
+    .await?;
+    let read = |(partition, x, r, c, version): (i32, i64, i64, Vec<u8>, i64)| {
+        Ok((read_partition(partition)?, place(x, r, &c)?, uncount(version)))
+    };
+    rows.into_iter().map(read).collect()
+}

@@ -1,0 +1,162 @@
+//! The statements of a posting, one function each; every one takes all rows of its table at once.
+
+use std::collections::BTreeMap;
+
+use runtime::postgres::PostgresError;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Ids, Posting, Usage, receivable, reference};
+use crate::{
+    account::AccountName,
+    convert::{count, integer, numeral},
+    transfer::REASON_USAGE,
+};
+
+pub(super) async fn insert_journals(
+    connection: &mut PgConnection,
+    posting: &Posting,
+    journals: &[(Uuid, Uuid)],
+    posted_at_us: i64,
+) -> Result<(), PostgresError> {
+    if journals.is_empty() {
+        return Ok(());
+    }
+    let (tenants, ids): (Vec<Uuid>, Vec<Uuid>) = journals.iter().copied().unzip();
+    sqlx::query(
+        "INSERT INTO journals (tenant_id, journal_id, reason, reference, partition, position_from, position_to, posted_at)
+         SELECT tenant_id, journal_id, $3, $4, $5, $6, $7, 'epoch'::timestamptz + $8 * interval '1 microsecond'
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS new (tenant_id, journal_id)",
+    )
+    .bind(tenants)
+    .bind(ids)
+    .bind(REASON_USAGE)
+    .bind(reference(posting))
+    .bind(integer(posting.partition))
+    .bind(posting.from.x.saturating_add(1))
+    .bind(posting.to.x)
+    .bind(posted_at_us)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds to what each team owes. A team without any charge yet gets its row too: it says in which
+/// partition the team is.
+pub(super) async fn upsert_receivables(
+    connection: &mut PgConnection,
+    posting: &Posting,
+    ids: &Ids<'_>,
+) -> Result<(), PostgresError> {
+    let mut owed: BTreeMap<AccountName, i128> = BTreeMap::new();
+    for charge in &posting.charges {
+        let balance = owed.entry(receivable(charge)).or_default();
+        let sum = balance.checked_add(charge.figures.amount);
+        assert!(sum.is_some(), "a sum fits 128 bits");
+        *balance = sum.unwrap_or_default();
+    }
+    if owed.is_empty() {
+        return Ok(());
+    }
+    let accounts = owed.keys().map(|name| ids.get(name)).collect::<Result<Vec<_>, _>>()?;
+    let changed = sqlx::query(
+        "INSERT INTO receivables AS old (tenant_id, account_id, team, currency, partition, balance, sequence)
+         SELECT tenant_id, account_id, team, currency, $6, amount::numeric, 1
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+             AS new (tenant_id, account_id, team, currency, amount)
+         ON CONFLICT (tenant_id, account_id) DO UPDATE
+         SET balance = old.balance + excluded.balance, sequence = old.sequence + 1
+         WHERE old.partition = excluded.partition",
+    )
+    .bind(owed.keys().map(|name| name.tenant).collect::<Vec<_>>())
+    .bind(accounts)
+    .bind(owed.keys().map(|name| &*name.team).collect::<Vec<_>>())
+    .bind(owed.keys().map(|name| &*name.currency).collect::<Vec<_>>())
+    .bind(owed.values().map(|amount| numeral(*amount)).collect::<Vec<_>>())
+    .bind(integer(posting.partition))
+    .execute(connection)
+    .await?;
+    let all = usize::try_from(changed.rows_affected()).ok() == Some(owed.len());
+    assert!(all, "a team's receivables belong to one partition for ever");
+    Ok(())
+}
+
+pub(super) async fn upsert_totals(
+    connection: &mut PgConnection,
+    usage: &[Usage],
+) -> Result<(), PostgresError> {
+    if usage.is_empty() {
+        return Ok(());
+    }
+    let all = || usage.iter();
+    sqlx::query(
+        "INSERT INTO usage_totals AS old (tenant_id, team, meter, bucket, currency, cost_currency, quantity, charge, cost, events)
+         SELECT tenant_id, team, meter, 'epoch'::timestamptz + bucket * interval '15 minutes', currency, cost_currency,
+             quantity::numeric, charge::numeric, cost::numeric, events
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+             $9::text[], $10::bigint[])
+             AS new (tenant_id, team, meter, bucket, currency, cost_currency, quantity, charge, cost, events)
+         ON CONFLICT (tenant_id, team, meter, bucket, currency, cost_currency) DO UPDATE
+         SET quantity = old.quantity + excluded.quantity, charge = old.charge + excluded.charge,
+             cost = old.cost + excluded.cost, events = old.events + excluded.events",
+    )
+    .bind(all().map(|one| one.tenant).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.team).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.meter).collect::<Vec<_>>())
+    .bind(all().map(|one| one.bucket).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.currency).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.cost_currency).collect::<Vec<_>>())
+    .bind(all().map(|one| numeral(one.sum.quantity)).collect::<Vec<_>>())
+    .bind(all().map(|one| numeral(one.sum.charge)).collect::<Vec<_>>())
+    .bind(all().map(|one| numeral(one.sum.cost)).collect::<Vec<_>>())
+    .bind(all().map(|one| count(one.sum.events)).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn upsert_counts(
+    connection: &mut PgConnection,
+    posting: &Posting,
+) -> Result<(), PostgresError> {
+    if posting.counts.is_empty() {
+        return Ok(());
+    }
+    let field = |index: usize| -> Vec<i64> {
+        let of = |(_, counts): &(Uuid, _)| fields(counts, index);
+        posting.counts.iter().map(of).collect()
+    };
+    sqlx::query(
+        "INSERT INTO partition_counts AS old (tenant_id, partition, accepted, copies, rated, unmetered, unpriced,
+             duplicates, conflicts, rejected, forwarded, lost)
+         SELECT tenant_id, $2, accepted, copies, rated, unmetered, unpriced, duplicates, conflicts, rejected, forwarded, lost
+         FROM UNNEST($1::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+             $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+             AS new (tenant_id, accepted, copies, rated, unmetered, unpriced, duplicates, conflicts, rejected, forwarded, lost)
+         ON CONFLICT (tenant_id, partition) DO UPDATE
+         SET accepted = old.accepted + excluded.accepted, copies = old.copies + excluded.copies,
+             rated = old.rated + excluded.rated, unmetered = old.unmetered + excluded.unmetered,
+             unpriced = old.unpriced + excluded.unpriced, duplicates = old.duplicates + excluded.duplicates,
+             conflicts = old.conflicts + excluded.conflicts, rejected = old.rejected + excluded.rejected,
+             forwarded = old.forwarded + excluded.forwarded, lost = old.lost + excluded.lost",
+    )
+    .bind(posting.counts.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
+    .bind(integer(posting.partition))
+    .bind(field(0))
+    .bind(field(1))
+    .bind(field(2))
+    .bind(field(3))
+    .bind(field(4))
+    .bind(field(5))
+    .bind(field(6))
+    .bind(field(7))
+    .bind(field(8))
+    .bind(field(9))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn fields(counts: &domain::wire::rated::Counts, index: usize) -> i64 {
+    counts.fields().get(index).copied().map_or(0, count)
+}
