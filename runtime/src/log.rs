@@ -11,9 +11,14 @@
 //!   so callers never assume that the next message is at the last position plus one.
 //! * An append whose outcome cannot be known is [`AppendError::Unknown`]: it may be in the log now,
 //!   later, or never. Only [`AppendError::Refused`] says that it is not and never will be.
-//! * Append times never go back within a partition.
+//! * Append times never go back within a partition of the local log. Kafka's are the broker's clock,
+//!   which may be stepped: there, who needs them to rise keeps the highest it has seen.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -141,6 +146,12 @@ pub trait Log: Send + Sync {
 
     /// Joins `group` to share the partitions of `topic`.
     fn join(&self, topic: Topic, group: &str) -> Result<Box<dyn Membership>, LogError>;
+}
+
+/// When a wait that begins now ends; one that is too long to count ends in a day.
+fn deadline(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now + Duration::from_secs(86_400))
 }
 
 /// A log shared by the tasks of a process.

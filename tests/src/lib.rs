@@ -3,3 +3,5 @@
 pub mod postgres;
 
 pub mod engine;
+
+pub mod broker;

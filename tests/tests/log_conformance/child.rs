@@ -30,6 +30,8 @@ use super::place::{Fixture, ONE, PARTITIONS, Place};
 
 /// Appends of one thread that may be on their way at once.
 const IN_FLIGHT: usize = 8;
+/// A thread gives up after so many refusals in a row.
+const REFUSED_MAX: usize = 20;
 
 /// Not a test: what a child runs. On its own it does nothing.
 #[test]
@@ -78,10 +80,15 @@ fn append(log: &SharedLog, report: &File, threads: u64, count: u64) {
             scope.spawn(move || {
                 let partition = (thread % u64::from(PARTITIONS)) as u32;
                 let mut flying = VecDeque::new();
+                let mut refused = 0;
                 for number in 0..count {
                     flying.push_back((number, log.append(ONE, partition, payload(thread, number))));
                     if flying.len() == IN_FLIGHT {
-                        land(report, thread, partition, flying.pop_front());
+                        let fate = land(report, thread, partition, flying.pop_front());
+                        refused = if fate == Some('R') { refused + 1 } else { 0 };
+                    }
+                    if refused == REFUSED_MAX {
+                        break;
                     }
                 }
                 while !flying.is_empty() {
@@ -92,8 +99,14 @@ fn append(log: &SharedLog, report: &File, threads: u64, count: u64) {
     });
 }
 
-fn land(report: &File, thread: u64, partition: u32, flying: Option<(u64, Pending)>) {
-    let Some((number, pending)) = flying else { return };
+/// Waits for an append and reports its fate: the letter of its line.
+fn land(
+    report: &File,
+    thread: u64,
+    partition: u32,
+    flying: Option<(u64, Pending)>,
+) -> Option<char> {
+    let (number, pending) = flying?;
     let line = match pending.0.blocking_recv().unwrap() {
         Ok(appended) => format!("A {thread} {number} {partition} {}", appended.position),
         Err(AppendError::Unknown(reason)) => format!("U {thread} {number} {reason}"),
@@ -104,6 +117,7 @@ fn land(report: &File, thread: u64, partition: u32, flying: Option<(u64, Pending
         }
     };
     say(report, &line);
+    line.chars().next()
 }
 
 /// A member of a group that appends to what it believes to own, until it is killed.

@@ -153,7 +153,8 @@ pub fn threads_keep_their_order(fixture: &Fixture) {
 
 pub fn the_longest_message_passes_and_a_longer_one_is_refused(fixture: &Fixture) {
     let log = fixture.open();
-    let bytes: Vec<u8> = (0..MESSAGE_BYTES_MAX).map(|at| ((at * 2_654_435_761) >> 7) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..MESSAGE_BYTES_MAX).map(|at| ((at * 2_654_435_761) >> 7) as u8).collect();
     let long = Bytes::from(bytes);
     let pending = log.append(TWO, 0, Bytes::from([long.as_ref(), b"1"].concat()));
     let outcome = pending.0.blocking_recv().unwrap();

@@ -2,6 +2,7 @@
 //!
 //! A thread polls for rebalances. What is revoked leaves the list before the rebalance goes on. A
 //! member that lost touch with the group, by the broker's word or its own clock, owns nothing.
+//! Dropping a membership waits up to 3 s for the broker to hear of it.
 
 use std::{
     collections::BTreeSet,

@@ -163,3 +163,56 @@ impl Current {
             .map_err(|error| LogError::Broken(format!("starting a thread failed: {error}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::CString, time::Duration};
+
+    use rdkafka::{bindings, types::RDKafkaRespErr};
+
+    use super::*;
+    use crate::log::Topic;
+
+    /// Loses the client's idempotence, as librdkafka offers it for tests.
+    #[expect(unsafe_code, reason = "librdkafka's test hook has no safe binding")]
+    fn lose_idempotence(client: &Client) {
+        let reason = CString::new("a test").unwrap();
+        let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        // SAFETY: the client outlives the call, and librdkafka copies the reason.
+        let answer = unsafe {
+            bindings::rd_kafka_test_fatal_error(client.client().native_ptr(), code, reason.as_ptr())
+        };
+        assert_eq!(answer, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+    }
+
+    fn send(producer: &Producer) -> oneshot::Receiver<Result<Appended, AppendError>> {
+        let (answer, pending) = oneshot::channel();
+        producer.send("weir.one", 0, &Bytes::from_static(b"x"), answer);
+        pending
+    }
+
+    #[test]
+    fn a_producer_that_lost_its_idempotence_is_replaced_and_what_it_held_is_unknown() {
+        // Nobody listens there: what is sent waits in the client.
+        let mut options = KafkaOptions::new("127.0.0.1:1", &[Topic("one")]);
+        options.properties.insert("message.timeout.ms".to_owned(), "1000".to_owned());
+        let producer = Producer::create(&options).unwrap();
+        let held = send(&producer);
+        let before = producer.client();
+        lose_idempotence(&before);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let after = loop {
+            let after = send(&producer);
+            let replaced = producer.client().client().native_ptr() != before.client().native_ptr();
+            if replaced {
+                break after;
+            }
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        for pending in [held, after] {
+            let outcome = pending.blocking_recv().unwrap();
+            assert!(matches!(outcome, Err(AppendError::Unknown(_))), "{outcome:?}");
+        }
+    }
+}

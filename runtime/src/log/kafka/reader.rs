@@ -1,7 +1,8 @@
 //! Reads one partition from an explicit position.
 //!
-//! Every reader has a client of its own: a connection to the partition's leader, a few threads
-//! and up to 32 MiB of fetched messages. That is what makes readers of one partition at different
+//! Every reader has a client of its own: about four threads, up to three connections (bootstrap,
+//! the partition's leader, the group coordinator that librdkafka always looks up), and up to
+//! 32 MiB of fetched messages. That is what makes readers of one partition at different
 //! positions, and their errors, independent of each other.
 
 use std::{
@@ -20,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{Cluster, context::Logging};
-use crate::log::{LogError, Message, Reader, Topic};
+use crate::log::{LogError, Message, Reader, Topic, deadline};
 
 /// How long to ask the broker where a partition begins and ends.
 const BOUNDS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -119,7 +120,7 @@ impl KafkaReader {
 
 impl Reader for KafkaReader {
     fn next(&mut self, wait: Duration) -> Result<Option<Message>, LogError> {
-        let deadline = Instant::now() + wait;
+        let deadline = deadline(wait);
         let mut trouble = None;
         loop {
             let consumer = match self.consumer.take() {

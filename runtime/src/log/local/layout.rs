@@ -157,7 +157,9 @@ impl Created {
 
 /// Takes the folder for this process alone; the lock is held until the file is dropped.
 pub(crate) fn lock(dir: &Path) -> Result<File, LogError> {
-    fs::create_dir_all(dir).map_err(|error| broken("creating", dir, &error))?;
+    fs::create_dir_all(dir)
+        .and_then(|()| dir.canonicalize()?.parent().map_or(Ok(()), sync_dir))
+        .map_err(|error| broken("creating", dir, &error))?;
     let path = dir.join("lock");
     let file = File::options()
         .create(true)

@@ -1,12 +1,7 @@
 //! Reads one track: the newest messages from memory, the others from disk through its own files.
 
 use std::{
-    collections::VecDeque,
-    fs::File,
-    io,
-    os::unix::fs::FileExt as _,
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, sync::Arc, time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,7 +14,7 @@ use super::{
     segment,
     track::Found,
 };
-use crate::log::{LogError, Message, Reader, Topic};
+use crate::log::{LogError, Message, Reader, Topic, deadline};
 
 /// Offsets fetched at once from the index of a sealed segment.
 const OFFSETS_AT_ONCE: i64 = 1024;
@@ -159,7 +154,7 @@ fn read_offsets(path: &std::path::Path, run: Run, position: i64) -> io::Result<V
 
 impl Reader for LocalReader {
     fn next(&mut self, wait: Duration) -> Result<Option<Message>, LogError> {
-        let deadline = Instant::now() + wait;
+        let deadline = deadline(wait);
         loop {
             if let Some(message) = self.read_planned()? {
                 return Ok(Some(message));
