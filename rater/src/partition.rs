@@ -141,7 +141,7 @@ fn pause(length: Duration, stop: &AtomicBool) {
     }
 }
 
-/// From reading the accepted history to losing the partition or a neighbour.
+/// From reading the accepted history to losing the partition.
 fn incarnation(
     shared: &Shared,
     partition: u32,
@@ -150,8 +150,26 @@ fn incarnation(
 ) -> Result<(), PartitionError> {
     let mut owner = Owner::start(shared, partition, stop)?;
     shared.readiness.set(check, Ready::Ready);
+    let mut retry = RETRY_MIN;
     while !stop.load(Ordering::Relaxed) {
-        owner.step()?;
+        match owner.step() {
+            Ok(()) if !owner.broken => {
+                if retry > RETRY_MIN {
+                    shared.readiness.set(check, Ready::Ready);
+                    retry = RETRY_MIN;
+                }
+            }
+            Ok(()) => {}
+            // The table stays: what is accepted cannot change. Only what is not is given up.
+            Err(PartitionError::Unavailable(reason)) => {
+                tracing::warn!(partition, reason, "the rater waits for a neighbour");
+                shared.readiness.set(check, Ready::NotReady(reason));
+                owner.broken = true;
+                pause(retry, stop);
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+            Err(stopped) => return Err(stopped),
+        }
     }
     Ok(())
 }
@@ -168,6 +186,8 @@ struct Owner<'a> {
     batch_since: Instant,
     /// A block that was read and not yet rated, because the batch had to be cut before it.
     held: Option<Message>,
+    /// What is in flight or in the making cannot become accepted as it is.
+    broken: bool,
 }
 
 impl<'a> Owner<'a> {
@@ -209,12 +229,14 @@ impl<'a> Owner<'a> {
             next_rated: end,
             batch_since: Instant::now(),
             held: None,
+            broken: false,
         })
     }
 
     /// One turn: reports first, then a block, then the batch if it is due.
     fn step(&mut self) -> Result<(), PartitionError> {
-        if !self.reports()? {
+        if self.broken || !self.reports()? {
+            self.broken = true;
             return self.recover();
         }
         if self.pending.len() >= self.shared.config.batches_in_flight {
@@ -285,6 +307,7 @@ impl<'a> Owner<'a> {
             x = self.state.place().x,
             "the rater goes on from the accepted place"
         );
+        self.broken = false;
         Ok(())
     }
 
