@@ -1,0 +1,412 @@
+//! The catalog as the outside sees it, and how publishing changes it.
+//!
+//! Outside, times are RFC 3339 and a version may leave its number out; inside
+//! ([`CatalogDocument`]) they are numbers. What has been published of a card never changes.
+
+use std::collections::BTreeMap;
+
+use domain::{
+    catalog::{CatalogDocument, CreditUnit, Fault},
+    meter::MeterDefinition,
+    money::Amount,
+    rate_card::{Card, CardKind, CardVersion, RateRow},
+    time,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One path or several, of which the first that is present counts.
+#[derive(ToSchema)]
+#[schema(as = Paths)]
+#[serde(untagged)]
+#[derive(Serialize)]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) enum PathsForm {
+    /// One path: `$.a.b`, `$.list[0]`, `$['a.b']`, or type, source, user, app, feature.
+    One(String),
+    /// Several paths.
+    FirstOf(Vec<String>),
+}
+
+/// A condition; all of a meter's must hold.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Filter)]
+pub(crate) struct FilterForm {
+    /// Where to look.
+    field: PathsForm,
+    /// The value is one of these.
+    #[serde(rename = "in")]
+    one_of: Option<Vec<String>>,
+    /// The value is present and none of these.
+    not_in: Option<Vec<String>>,
+    /// The value is present (true) or absent (false).
+    exists: Option<bool>,
+}
+
+/// A meter: which events count, and what number each contributes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Meter)]
+pub(crate) struct MeterForm {
+    /// Its name: 1 to 64 of a-z, 0-9, `_`, `-`, `.`.
+    key: String,
+    /// The event types that it looks at.
+    event_types: Vec<String>,
+    /// `count` or `sum`.
+    #[schema(example = "sum")]
+    aggregation: String,
+    /// Where the number stands; required for a sum, absent for a count.
+    value: Option<PathsForm>,
+    /// What one of its quantity is.
+    #[schema(example = "token")]
+    unit: Option<String>,
+    /// Conditions.
+    filters: Option<Vec<FilterForm>>,
+    /// Named values that prices depend on and queries group by.
+    dimensions: Option<BTreeMap<String, PathsForm>>,
+    /// Whether a negative quantity is usage.
+    allow_negative: Option<bool>,
+}
+
+/// A unit of account that is no currency.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = CreditUnit)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreditUnitForm {
+    /// Its name.
+    key: String,
+}
+
+/// Whether a card says what customers pay or what providers charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = CardKind)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KindForm {
+    /// What customers pay.
+    Rate,
+    /// What providers charge.
+    Cost,
+}
+
+/// A row of a card: a price for `per` units, or unlimited. The row with the most dimensions that
+/// fit wins; one without dimensions is the fallback; no row at all is unpriced, never free.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Rate)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RateForm {
+    /// The meter.
+    pub meter: String,
+    /// Values of dimensions that the usage must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dimensions: BTreeMap<String, String>,
+    /// The price for `per` units, as text.
+    #[schema(example = "0.03")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<String>,
+    /// How many units the price is for.
+    #[serde(default = "one")]
+    pub per: u64,
+    /// Metered and free.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlimited: bool,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// One version of a card; published, it never changes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = CardVersion)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CardVersionForm {
+    /// Its number, from 1; absent for the place in the list.
+    #[serde(default)]
+    pub version: Option<u32>,
+    /// From which event time it holds, RFC 3339; absent for ever. Past and future are fine.
+    #[serde(default)]
+    pub effective_from: Option<String>,
+    /// Its rows.
+    pub rates: Vec<RateForm>,
+}
+
+/// A card with its versions.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Card)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CardForm {
+    /// Its name, unique among all cards.
+    pub key: String,
+    /// Rate or cost.
+    pub kind: KindForm,
+    /// Three capital letters, or the key of a credit unit.
+    #[schema(example = "USD")]
+    pub currency: String,
+    /// Versions in the order of their numbers.
+    pub versions: Vec<CardVersionForm>,
+}
+
+/// A whole catalog.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Catalog)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CatalogForm {
+    /// Meters.
+    #[serde(default)]
+    #[schema(value_type = Vec<MeterForm>)]
+    pub meters: Vec<MeterDefinition>,
+    /// Credit units that cards may be in.
+    #[serde(default)]
+    pub credit_units: Vec<CreditUnitForm>,
+    /// Rate cards and cost cards.
+    #[serde(default)]
+    pub cards: Vec<CardForm>,
+    /// The rate card of teams that have no other.
+    #[serde(default)]
+    pub default_rate_card: Option<String>,
+    /// The cost card.
+    #[serde(default)]
+    pub default_cost_card: Option<String>,
+}
+
+impl From<KindForm> for CardKind {
+    fn from(kind: KindForm) -> Self {
+        match kind {
+            KindForm::Rate => CardKind::Rate,
+            KindForm::Cost => CardKind::Cost,
+        }
+    }
+}
+
+impl From<CardKind> for KindForm {
+    fn from(kind: CardKind) -> Self {
+        match kind {
+            CardKind::Rate => KindForm::Rate,
+            CardKind::Cost => KindForm::Cost,
+        }
+    }
+}
+
+impl RateForm {
+    /// The row inside. A price that can be read is stored in its shortest form, so that `0.10` and
+    /// `0.1` are the same published price; one that cannot be read is kept for the fault about it.
+    fn inside(self) -> RateRow {
+        let shortest =
+            |text: String| Amount::parse_exact(&text).map_or(text, |amount| amount.to_string());
+        RateRow {
+            meter: self.meter,
+            dimensions: self.dimensions,
+            price: self.price.map(shortest),
+            per: self.per,
+            unlimited: self.unlimited,
+        }
+    }
+
+    fn outside(row: &RateRow) -> Self {
+        Self {
+            meter: row.meter.clone(),
+            dimensions: row.dimensions.clone(),
+            price: row.price.clone(),
+            per: row.per,
+            unlimited: row.unlimited,
+        }
+    }
+}
+
+impl CardVersionForm {
+    /// The version inside, as number `number` unless it says another.
+    pub fn inside(self, card: &str, number: u32, faults: &mut Vec<Fault>) -> CardVersion {
+        let version = self.version.unwrap_or(number);
+        let effective = self.effective_from.as_deref().map(time::parse).unwrap_or(Ok(0));
+        let effective_from_us = effective.unwrap_or_else(|error| {
+            let place = format!("cards[{card}].versions[{version}].effective_from");
+            faults.push(Fault {
+                place,
+                reason: format!("{error}; write it like 2026-01-31T00:00:00Z"),
+            });
+            0
+        });
+        let rates = self.rates.into_iter().map(RateForm::inside).collect();
+        CardVersion { version, effective_from_us, rates }
+    }
+
+    /// The version as the outside sees it.
+    pub fn outside(version: &CardVersion) -> Self {
+        Self {
+            version: Some(version.version),
+            effective_from: Some(time::format(version.effective_from_us)),
+            rates: version.rates.iter().map(RateForm::outside).collect(),
+        }
+    }
+}
+
+impl CardForm {
+    fn inside(self, faults: &mut Vec<Fault>) -> Card {
+        let key = self.key;
+        let numbered = (1_u32..).zip(self.versions);
+        let versions =
+            numbered.map(|(number, version)| version.inside(&key, number, faults)).collect();
+        Card { key, kind: self.kind.into(), currency: self.currency, versions }
+    }
+
+    /// The card as the outside sees it.
+    pub fn outside(card: &Card) -> Self {
+        Self {
+            key: card.key.clone(),
+            kind: card.kind.into(),
+            currency: card.currency.clone(),
+            versions: card.versions.iter().map(CardVersionForm::outside).collect(),
+        }
+    }
+}
+
+impl CatalogForm {
+    /// The document inside, and what could not be read.
+    pub fn inside(self) -> (CatalogDocument, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let document = CatalogDocument {
+            meters: self.meters,
+            credit_units: self
+                .credit_units
+                .into_iter()
+                .map(|unit| CreditUnit { key: unit.key })
+                .collect(),
+            cards: self.cards.into_iter().map(|card| card.inside(&mut faults)).collect(),
+            default_rate_card: self.default_rate_card,
+            default_cost_card: self.default_cost_card,
+        };
+        (document, faults)
+    }
+
+    /// The document as the outside sees it.
+    pub fn outside(document: &CatalogDocument) -> Self {
+        Self {
+            meters: document.meters.clone(),
+            credit_units: document
+                .credit_units
+                .iter()
+                .map(|unit| CreditUnitForm { key: unit.key.clone() })
+                .collect(),
+            cards: document.cards.iter().map(CardForm::outside).collect(),
+            default_rate_card: document.default_rate_card.clone(),
+            default_cost_card: document.default_cost_card.clone(),
+        }
+    }
+}
+
+/// Where a new document takes back what was published: each version stands as it is for ever.
+pub(crate) fn broken_promises(published: &CatalogDocument, new: &CatalogDocument) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault =
+        |place: String, reason: &str| faults.push(Fault { place, reason: reason.to_owned() });
+    for card in &published.cards {
+        let place = format!("cards[{}]", card.key);
+        let Some(same) = new.cards.iter().find(|other| other.key == card.key) else {
+            fault(
+                place,
+                "it is published and cannot be removed; take it out of the defaults instead",
+            );
+            continue;
+        };
+        if same.kind != card.kind || same.currency != card.currency {
+            fault(
+                place.clone(),
+                "kind and currency of a published card cannot change; make another card",
+            );
+        }
+        for version in &card.versions {
+            let place = format!("{place}.versions[{}]", version.version);
+            match same.versions.iter().find(|other| other.version == version.version) {
+                None => fault(place, "it is published and cannot be removed"),
+                Some(other) => changed_rows(&place, version, other, &mut fault),
+            }
+        }
+    }
+    faults
+}
+
+fn changed_rows(
+    place: &str,
+    published: &CardVersion,
+    new: &CardVersion,
+    fault: &mut impl FnMut(String, &str),
+) {
+    let advice = "it is published and cannot change; add a version";
+    if published.effective_from_us != new.effective_from_us {
+        fault(format!("{place}.effective_from"), advice);
+    }
+    if published.rates.len() != new.rates.len() {
+        fault(format!("{place}.rates"), advice);
+    }
+    for (index, (before, after)) in published.rates.iter().zip(&new.rates).enumerate() {
+        if before != after {
+            fault(format!("{place}.rates[{index}]"), advice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(text: &str) -> CatalogForm {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const CATALOG: &str = r#"{
+        "meters": [{"key": "calls", "event_types": ["call"], "aggregation": "count"}],
+        "cards": [{"key": "standard", "kind": "rate", "currency": "USD", "versions": [
+            {"rates": [{"meter": "calls", "price": "0.10"}]},
+            {"effective_from": "2026-01-01T00:00:00+01:00", "rates": [{"meter": "calls", "unlimited": true}]}
+        ]}],
+        "default_rate_card": "standard"
+    }"#;
+
+    #[test]
+    fn the_outside_form_goes_in_and_comes_out() {
+        let (document, faults) = form(CATALOG).inside();
+        assert!(
+            faults.is_empty() && document.faults().is_empty(),
+            "{faults:?} {:?}",
+            document.faults()
+        );
+        let versions = &document.cards[0].versions;
+        assert_eq!(
+            (versions[0].effective_from_us, versions[0].rates[0].price.as_deref()),
+            (0, Some("0.1"))
+        );
+        assert_eq!(time::format(versions[1].effective_from_us), "2025-12-31T23:00:00.000000Z");
+        let outside = serde_json::to_string(&CatalogForm::outside(&document)).unwrap();
+        assert_eq!(form(&outside).inside(), (document, Vec::new()));
+    }
+
+    #[test]
+    fn what_is_published_stays() {
+        let (published, _) = form(CATALOG).inside();
+        let check = |change: fn(&mut CatalogDocument), place: &str| {
+            let mut new = published.clone();
+            change(&mut new);
+            let faults = broken_promises(&published, &new);
+            let places: Vec<&str> = faults.iter().map(|fault| fault.place.as_str()).collect();
+            assert_eq!(places, [place], "{faults:?}");
+        };
+        check(|new| new.cards.clear(), "cards[standard]");
+        check(|new| new.cards[0].currency = "EUR".into(), "cards[standard]");
+        check(|new| drop(new.cards[0].versions.pop()), "cards[standard].versions[2]");
+        check(
+            |new| new.cards[0].versions[1].effective_from_us += 1,
+            "cards[standard].versions[2].effective_from",
+        );
+        check(
+            |new| new.cards[0].versions[0].rates[0].per = 2,
+            "cards[standard].versions[1].rates[0]",
+        );
+        check(|new| new.cards[0].versions[0].rates.clear(), "cards[standard].versions[1].rates");
+        let mut grown = published.clone();
+        grown.cards[0].versions.push(CardVersion {
+            version: 3,
+            effective_from_us: 5,
+            rates: Vec::new(),
+        });
+        assert!(broken_promises(&published, &grown).is_empty());
+    }
+}

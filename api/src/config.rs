@@ -1,0 +1,42 @@
+//! The section `[api]`.
+
+use runtime::config::Faults;
+use serde::Deserialize;
+
+/// Options of the api. `api/config.toml` has the defaults.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How long publishing waits for the markers before it answers 503, in milliseconds.
+    pub publish_wait_ms: u64,
+    /// Pause between two looks at what has been posted, in milliseconds.
+    pub balance_refresh_ms: u64,
+    /// Sums of one partition that are kept because they are not posted yet. Beyond, the partition's
+    /// live balances stand still until the ledger-writer catches up.
+    pub live_entries_max: usize,
+    /// Blocks of one partition whose counts are kept for the conservation statement.
+    pub pending_blocks_max: usize,
+    /// How long one conservation statement may read the log, in milliseconds.
+    pub pending_scan_ms: u64,
+}
+
+impl Config {
+    /// Adds what is wrong with the values to `faults`.
+    pub fn check(&self, faults: &mut Faults) {
+        let at_least_one = "is 0; give at least 1";
+        faults.check(self.publish_wait_ms > 0, "api.publish_wait_ms", at_least_one);
+        faults.check(
+            self.publish_wait_ms <= 20_000,
+            "api.publish_wait_ms",
+            "is longer than a request may take; give at most 20000",
+        );
+        faults.check(
+            self.balance_refresh_ms >= 50,
+            "api.balance_refresh_ms",
+            "is below 50; Postgres is asked this often",
+        );
+        faults.check(self.live_entries_max > 0, "api.live_entries_max", at_least_one);
+        faults.check(self.pending_blocks_max > 0, "api.pending_blocks_max", at_least_one);
+        faults.check(self.pending_scan_ms > 0, "api.pending_scan_ms", at_least_one);
+    }
+}

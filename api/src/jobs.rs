@@ -1,0 +1,3 @@
+//! What the api does by itself, and work that several requests share.
+
+pub(crate) mod append_markers;

@@ -1,0 +1,308 @@
+//! Balances in memory: what is posted in Postgres, and the sums of rated batches after it.
+//!
+//! Per partition there is one posted place `(X, R, C)` with the receivables of the same snapshot,
+//! and the list of batches accepted after `R`, each with its sums. [`tail`] appends batches;
+//! [`refresh`] moves the posted place on to a batch of the list, in one snapshot with the
+//! receivables that the batches up to it touched, and drops those batches. So each batch is
+//! counted once, in the posted part or in the list, never in both and never in neither.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use domain::{
+    chain::{Hash, Place},
+    wire::{rated::Header, sums::Sums},
+};
+use uuid::Uuid;
+
+use crate::auth::TenantScope;
+
+pub(crate) mod refresh;
+pub(crate) mod tail;
+
+/// All partitions.
+pub(crate) struct Live {
+    partitions: Vec<Mutex<Partition>>,
+    entries_max: usize,
+}
+
+/// One partition.
+#[derive(Default)]
+struct Partition {
+    /// Counts loads: who follows the log begins again after one.
+    generation: u64,
+    /// Where posting and following are; nothing before the first load.
+    places: Option<Places>,
+    accounts: Vec<Account>,
+    /// Accounts by team; without any for a team that has only unpriced usage.
+    teams: HashMap<(Uuid, Arc<str>), Vec<u32>>,
+    batches: VecDeque<Batch>,
+    /// Sums in `batches`.
+    entries: usize,
+    freshness: Freshness,
+}
+
+#[derive(Clone, Copy)]
+struct Places {
+    posted: Place,
+    live: Place,
+}
+
+/// What a team owes in one currency, in raw units.
+struct Account {
+    tenant: Uuid,
+    team: Arc<str>,
+    currency: Arc<str>,
+    receivable: i128,
+    pending: i128,
+}
+
+/// An accepted batch that is not posted yet.
+struct Batch {
+    place: Place,
+    /// Charges by account.
+    sums: Vec<(u32, i128)>,
+}
+
+/// How old the live part is.
+#[derive(Clone, Copy, Default)]
+struct Freshness {
+    /// Append time of the newest block in the newest batch.
+    block_us: i64,
+    /// When the log was last seen to hold no block beyond.
+    complete_us: i64,
+    /// Position after the last block of `[usage]`, as last seen.
+    end: i64,
+}
+
+/// How far one partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    pub partition: u32,
+    /// Last position of `[usage]` that is posted.
+    pub posted: i64,
+    /// Last position of `[usage]` that is in the live part.
+    pub live: i64,
+    /// Positions of `[usage]` that are not in the live part, as last seen.
+    pub lag: i64,
+    /// Everything appended before this instant is in the live part.
+    pub as_of_us: i64,
+}
+
+/// A team's money in one currency, in raw units: what it owes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    pub currency: Arc<str>,
+    pub posted: i128,
+    pub live: i128,
+}
+
+/// A receivable as it is posted.
+pub(crate) struct Receivable {
+    pub tenant: Uuid,
+    pub team: String,
+    pub currency: String,
+    /// What is owed, in raw units.
+    pub raw: i128,
+}
+
+impl Live {
+    /// Nothing yet, for `partitions`.
+    pub fn new(partitions: u32, entries_max: usize) -> Self {
+        let partitions = (0..partitions).map(|_| Mutex::default()).collect();
+        Self { partitions, entries_max }
+    }
+
+    fn lock(&self, partition: u32) -> Option<MutexGuard<'_, Partition>> {
+        let place = usize::try_from(partition).ok()?;
+        Some(self.partitions.get(place)?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn all(&self) -> impl Iterator<Item = (u32, MutexGuard<'_, Partition>)> {
+        let locks = self
+            .partitions
+            .iter()
+            .map(|partition| partition.lock().unwrap_or_else(PoisonError::into_inner));
+        (0_u32..).zip(locks)
+    }
+
+    /// Whether a team has usage here, posted or not.
+    pub fn knows(&self, tenant: TenantScope, team: &str) -> bool {
+        let key = (tenant.id(), Arc::from(team));
+        self.all().any(|(_, partition)| partition.teams.contains_key(&key))
+    }
+
+    /// What a team owes, and how far its partition is.
+    pub fn owed(&self, tenant: TenantScope, team: &str) -> Option<(Reach, Vec<Owed>)> {
+        let key = (tenant.id(), Arc::from(team));
+        self.all().find_map(|(number, partition)| {
+            let accounts = partition.teams.get(&key)?;
+            let accounts = accounts.iter().filter_map(|account| partition.account(*account));
+            let owed = accounts.map(|account| Owed {
+                currency: Arc::clone(&account.currency),
+                posted: account.receivable,
+                live: account.receivable + account.pending,
+            });
+            Some((partition.reach(number)?, owed.collect()))
+        })
+    }
+
+    /// How far all partitions are; those that are not loaded yet are missing.
+    pub fn reach(&self) -> Vec<Reach> {
+        self.all().filter_map(|(number, partition)| partition.reach(number)).collect()
+    }
+}
+
+impl Partition {
+    fn account(&self, number: u32) -> Option<&Account> {
+        self.accounts.get(usize::try_from(number).ok()?)
+    }
+
+    fn account_mut(&mut self, number: u32) -> Option<&mut Account> {
+        self.accounts.get_mut(usize::try_from(number).ok()?)
+    }
+
+    fn reach(&self, partition: u32) -> Option<Reach> {
+        let places = self.places?;
+        Some(Reach {
+            partition,
+            posted: places.posted.x,
+            live: places.live.x,
+            lag: (self.freshness.end - places.live.x - 1).max(0),
+            as_of_us: self.freshness.block_us.max(self.freshness.complete_us),
+        })
+    }
+
+    /// The number of an account, made if it is new.
+    fn open(&mut self, tenant: Uuid, team: &str, currency: &str) -> u32 {
+        let team: Arc<str> = Arc::from(team);
+        let accounts = self.teams.entry((tenant, Arc::clone(&team))).or_default();
+        let known = accounts.iter().copied().find(|number| {
+            let account =
+                usize::try_from(*number).ok().and_then(|number| self.accounts.get(number));
+            account.is_some_and(|account| *account.currency == *currency)
+        });
+        known.unwrap_or_else(|| {
+            let number = u32::try_from(self.accounts.len()).unwrap_or(u32::MAX);
+            // Most accounts are in one of a few currencies: share their names.
+            let same = self.accounts.last().filter(|last| *last.currency == *currency);
+            let currency =
+                same.map_or_else(|| Arc::from(currency), |last| Arc::clone(&last.currency));
+            self.accounts.push(Account { tenant, team, currency, receivable: 0, pending: 0 });
+            accounts.push(number);
+            number
+        })
+    }
+
+    fn set_receivable(&mut self, receivable: &Receivable) {
+        let number = self.open(receivable.tenant, &receivable.team, &receivable.currency);
+        if let Some(account) = self.account_mut(number) {
+            account.receivable = receivable.raw;
+        }
+    }
+
+    /// Takes a snapshot in place of everything.
+    fn load(&mut self, posted: Place, receivables: &[Receivable]) {
+        let generation = self.generation + 1;
+        *self =
+            Self { generation, places: Some(Places { posted, live: posted }), ..Self::default() };
+        for receivable in receivables {
+            self.set_receivable(receivable);
+        }
+    }
+
+    /// Adds a batch after the live place. False if there was a load since the caller began.
+    fn accept(&mut self, generation: u64, place: Place, header: &Header, sums: &Sums<'_>) -> bool {
+        let Some(places) = self.places.filter(|_| self.generation == generation) else {
+            return false;
+        };
+        let mut charges: HashMap<u32, i128> = HashMap::new();
+        for (key, sum) in &sums.entries {
+            let tenant =
+                usize::try_from(key.tenant).ok().and_then(|tenant| header.counts.get(tenant));
+            let (Some((tenant, _)), Ok(team)) = (tenant, sums.dictionary.get(key.team)) else {
+                continue;
+            };
+            match key.currency.and_then(|currency| sums.dictionary.get(currency).ok()) {
+                Some(currency) => {
+                    *charges.entry(self.open(*tenant, team, currency)).or_default() += sum.charge
+                }
+                None => drop(self.teams.entry((*tenant, Arc::from(team))).or_default()),
+            }
+        }
+        for (number, charge) in &charges {
+            if let Some(account) = self.account_mut(*number) {
+                account.pending += charge;
+            }
+        }
+        let sums: Vec<(u32, i128)> = charges.into_iter().collect();
+        self.entries += sums.len();
+        self.batches.push_back(Batch { place, sums });
+        self.places = Some(Places { live: place, ..places });
+        self.freshness.block_us = header.append_time_us.1;
+        true
+    }
+
+    /// What a snapshot with this posted place asks for.
+    fn plan(&self, posted: Place) -> Plan {
+        let Some(places) = self.places else {
+            return Plan::Load;
+        };
+        if posted == places.posted || posted.r > places.live.r {
+            return Plan::Nothing;
+        }
+        if !self.batches.iter().any(|batch| batch.place == posted) {
+            return Plan::Load;
+        }
+        let passed = self.batches.iter().take_while(|batch| batch.place.r <= posted.r);
+        let touched: HashSet<u32> =
+            passed.flat_map(|batch| batch.sums.iter().map(|(account, _)| *account)).collect();
+        let accounts = touched.into_iter().filter_map(|number| self.account(number));
+        let teams: HashSet<(Uuid, Arc<str>)> =
+            accounts.map(|account| (account.tenant, Arc::clone(&account.team))).collect();
+        Plan::Advance(teams.into_iter().collect())
+    }
+
+    /// Moves the posted place on to one of the batches, with the receivables as of it.
+    fn advance(&mut self, posted: Place, receivables: &[Receivable]) {
+        let Some(places) = self.places else { return };
+        while let Some(batch) = self.batches.pop_front_if(|batch| batch.place.r <= posted.r) {
+            self.entries -= batch.sums.len();
+            for (number, charge) in &batch.sums {
+                if let Some(account) = self.account_mut(*number) {
+                    account.pending -= charge;
+                }
+            }
+        }
+        for receivable in receivables {
+            self.set_receivable(receivable);
+        }
+        self.places = Some(Places { posted, ..places });
+    }
+}
+
+/// What a partition needs of a snapshot.
+enum Plan {
+    /// Nothing: nothing is posted that it has not, or it has not read as far itself.
+    Nothing,
+    /// The receivables of these teams.
+    Advance(Vec<(Uuid, Arc<str>)>),
+    /// All receivables.
+    Load,
+}
+
+/// Where a follower of the log begins.
+struct Start {
+    generation: u64,
+    place: Place,
+}
+
+/// The `C` of a place as Postgres has it.
+fn hash(bytes: &[u8]) -> Option<Hash> {
+    bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! The metrics of the api.
+
+use runtime::telemetry::{IntCounter, IntCounterVec, IntGaugeVec, Metrics, TelemetryError};
+
+/// All metrics of the api.
+pub(crate) struct ApiMetrics {
+    /// Requests refused for want of an accepted key.
+    pub unauthorized: IntCounter,
+    /// Answers given again for an `Idempotency-Key` that had been used.
+    pub repeated: IntCounter,
+    /// Markers that the log has acknowledged, one per version and partition.
+    pub markers_appended: IntCounter,
+    /// Attempts to append a marker that failed or whose outcome is unknown.
+    pub markers_failed: IntCounter,
+    /// Rated batches by partition that live balances took up.
+    pub batches_accepted: IntCounterVec,
+    /// Rated batches by partition that the acceptance rule ignored.
+    pub batches_ignored: IntCounterVec,
+    /// Sums by partition that wait to be posted.
+    pub live_entries: IntGaugeVec,
+    /// Partitions whose balances were loaded anew because live and posted state had parted.
+    pub reloads: IntCounter,
+}
+
+impl ApiMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Result<Self, TelemetryError> {
+        let partition = &["partition"];
+        Ok(Self {
+            unauthorized: metrics
+                .counter("weir_api_unauthorized_total", "Requests without an accepted API key.")?,
+            repeated: metrics.counter(
+                "weir_api_repeated_answers_total",
+                "Answers given again for a used Idempotency-Key.",
+            )?,
+            markers_appended: metrics.counter(
+                "weir_api_markers_appended_total",
+                "Catalog markers acknowledged by the log.",
+            )?,
+            markers_failed: metrics.counter(
+                "weir_api_markers_failed_total",
+                "Appends of catalog markers that failed or are unknown; they are repeated.",
+            )?,
+            batches_accepted: metrics.counters(
+                "weir_api_batches_accepted_total",
+                "Rated batches in live balances.",
+                partition,
+            )?,
+            batches_ignored: metrics.counters(
+                "weir_api_batches_ignored_total",
+                "Rated batches that do not continue the chain.",
+                partition,
+            )?,
+            live_entries: metrics.gauges(
+                "weir_api_live_entries",
+                "Sums in live balances that are not posted yet.",
+                partition,
+            )?,
+            reloads: metrics.counter(
+                "weir_api_balance_reloads_total",
+                "Partitions whose balances were loaded anew.",
+            )?,
+        })
+    }
+}

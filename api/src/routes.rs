@@ -1,0 +1,58 @@
+//! Handlers, by resource. Each is flat: authenticate, load, decide, store, answer.
+
+pub(crate) mod api_keys;
+pub(crate) mod apps;
+pub(crate) mod cards;
+pub(crate) mod catalog;
+pub(crate) mod meters;
+pub(crate) mod team_aliases;
+pub(crate) mod teams;
+
+use domain::time;
+use runtime::http::Problem;
+
+/// Bytes of a key of an app, a team or an alias: what an event's subject may have.
+const KEY_BYTES_MAX: usize = 256;
+/// Characters of a name.
+const NAME_LENGTH_MAX: usize = 256;
+
+/// Checks a key that a client chose.
+fn check_key(field: &str, key: &str) -> Result<(), Problem> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
+        return Err(Problem::unprocessable(
+            "key_invalid",
+            format!(
+                "{field} is empty, longer than {KEY_BYTES_MAX} bytes or has control characters"
+            ),
+            "choose another",
+        )
+        .with("field", field));
+    }
+    Ok(())
+}
+
+/// Checks a name for people.
+fn check_name(name: &str) -> Result<(), Problem> {
+    if name.chars().count() > NAME_LENGTH_MAX || name.contains('\0') {
+        return Err(Problem::unprocessable(
+            "name_invalid",
+            format!("the name has more than {NAME_LENGTH_MAX} characters"),
+            "choose a shorter one",
+        ));
+    }
+    Ok(())
+}
+
+/// RFC 3339, where there is a time.
+fn format_optional(time_us: Option<i64>) -> Option<String> {
+    time_us.map(time::format)
+}
+
+/// The answer for a team that the caller's tenant has not.
+fn no_team(team: &str) -> Problem {
+    Problem::not_found(
+        "team_unknown",
+        format!("there is no team `{team}`"),
+        "check the key; a team exists once it is registered or has usage",
+    )
+}

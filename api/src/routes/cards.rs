@@ -1,0 +1,252 @@
+//! Rate cards and cost cards. A published version never changes; a change is a new version.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use domain::{
+    catalog::CatalogDocument,
+    rate_card::{Card, CardKind},
+};
+use runtime::http::Problem;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::catalog::{Published, check, load, publish};
+use crate::{
+    auth::{Caller, Scope},
+    catalog::{CardForm, CardVersionForm, RateForm},
+    error::ApiError,
+    extract::Query,
+    idempotency::{Answer, Call, IdempotencyKey},
+    openapi::{ProblemDocument, Refusals},
+    page::{Page, PageQuery, page},
+    state::Api,
+};
+
+/// A card to add, with its first version.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewCard {
+    /// Its name, unique among rate cards and cost cards.
+    key: String,
+    /// Three capital letters, or the key of a credit unit.
+    #[schema(example = "USD")]
+    currency: String,
+    /// From which event time it holds, RFC 3339; absent for ever.
+    #[serde(default)]
+    effective_from: Option<String>,
+    /// Rows of its first version.
+    rates: Vec<RateForm>,
+}
+
+/// A version to add to a card.
+#[derive(Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewCardVersion {
+    /// From which event time it holds, RFC 3339; absent for ever.
+    #[serde(default)]
+    effective_from: Option<String>,
+    /// Its rows: all of them, not only what is new.
+    rates: Vec<RateForm>,
+}
+
+/// A version with the card that it is for.
+struct ForCard {
+    kind: CardKind,
+    key: String,
+    version: NewCardVersion,
+}
+
+fn add_card(
+    document: &mut CatalogDocument,
+    kind: CardKind,
+    new: &NewCard,
+) -> Result<Value, ApiError> {
+    if document.cards.iter().any(|card| card.key == new.key) {
+        return Err(Problem::conflict(
+            "card_exists",
+            format!("there is a card `{}`", new.key),
+            "choose another key, or add a version",
+        )
+        .into());
+    }
+    let first = CardVersionForm {
+        version: Some(1),
+        effective_from: new.effective_from.clone(),
+        rates: new.rates.clone(),
+    };
+    let mut faults = Vec::new();
+    let versions = vec![first.inside(&new.key, 1, &mut faults)];
+    check(faults)?;
+    document.cards.push(Card {
+        key: new.key.clone(),
+        kind,
+        currency: new.currency.clone(),
+        versions,
+    });
+    Ok(json!({ "card": new.key, "version": 1 }))
+}
+
+fn add_version(document: &mut CatalogDocument, new: &ForCard) -> Result<Value, ApiError> {
+    let card = document.cards.iter_mut().find(|card| card.key == new.key && card.kind == new.kind);
+    let card = card.ok_or_else(|| no_card(&new.key))?;
+    let number = card.versions.last().map_or(0, |last| last.version).saturating_add(1);
+    let version = new.version.clone();
+    let version = CardVersionForm {
+        version: Some(number),
+        effective_from: version.effective_from,
+        rates: version.rates,
+    };
+    let mut faults = Vec::new();
+    card.versions.push(version.inside(&new.key, number, &mut faults));
+    check(faults)?;
+    Ok(json!({ "card": new.key, "version": number }))
+}
+
+fn no_card(key: &str) -> Problem {
+    Problem::not_found("card_unknown", format!("there is no such card `{key}`"), "list the cards")
+}
+
+async fn create_version(
+    api: Api,
+    caller: Caller,
+    kind: CardKind,
+    key: String,
+    call: Call<NewCardVersion>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CatalogWrite)?;
+    let call = call.map(|version| ForCard { kind, key, version });
+    publish(&api, tenant, call, StatusCode::CREATED, add_version).await
+}
+
+async fn list(
+    api: Api,
+    caller: Caller,
+    kind: CardKind,
+    query: PageQuery,
+) -> Result<Json<Page<CardForm>>, ApiError> {
+    let tenant = caller.may(Scope::CatalogRead)?;
+    let asked = query.asked(1)?;
+    let (document, ..) = load(&api, tenant).await?;
+    let after = |card: &&Card| asked.after(0).is_none_or(|after| card.key.as_str() > after);
+    let mut cards: Vec<&Card> =
+        document.cards.iter().filter(|card| card.kind == kind).filter(after).collect();
+    cards.sort_by(|left, right| left.key.cmp(&right.key));
+    let cards = cards.into_iter().map(CardForm::outside).collect();
+    Ok(Json(page(&asked, cards, |card: &CardForm| vec![card.key.clone()])))
+}
+
+async fn read(
+    api: Api,
+    caller: Caller,
+    kind: CardKind,
+    key: String,
+) -> Result<Json<CardForm>, ApiError> {
+    let tenant = caller.may(Scope::CatalogRead)?;
+    let (document, ..) = load(&api, tenant).await?;
+    let card = document.cards.iter().find(|card| card.kind == kind && card.key == key);
+    Ok(Json(CardForm::outside(card.ok_or_else(|| no_card(&key))?)))
+}
+
+/// Add a rate card
+///
+/// Publishes a new version of the catalog.
+#[utoipa::path(post, path = "/v1/rate-cards", tag = "catalog", params(IdempotencyKey), request_body = NewCard,
+    responses((status = 201, body = Published), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+pub(crate) async fn create_rate_card(
+    State(api): State<Api>,
+    caller: Caller,
+    call: Call<NewCard>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CatalogWrite)?;
+    publish(&api, tenant, call, StatusCode::CREATED, |document, new: &NewCard| {
+        add_card(document, CardKind::Rate, new)
+    })
+    .await
+}
+
+/// Add a cost card
+///
+/// Publishes a new version of the catalog.
+#[utoipa::path(post, path = "/v1/cost-cards", tag = "catalog", params(IdempotencyKey), request_body = NewCard,
+    responses((status = 201, body = Published), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+pub(crate) async fn create_cost_card(
+    State(api): State<Api>,
+    caller: Caller,
+    call: Call<NewCard>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CatalogWrite)?;
+    publish(&api, tenant, call, StatusCode::CREATED, |document, new: &NewCard| {
+        add_card(document, CardKind::Cost, new)
+    })
+    .await
+}
+
+/// Add a version of a rate card
+#[utoipa::path(post, path = "/v1/rate-cards/{key}/versions", tag = "catalog", params(IdempotencyKey, ("key" = String, Path, description = "Key of the card")),
+    request_body = NewCardVersion, responses((status = 201, body = Published), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+pub(crate) async fn create_rate_card_version(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+    call: Call<NewCardVersion>,
+) -> Result<Answer, ApiError> {
+    create_version(api, caller, CardKind::Rate, key, call).await
+}
+
+/// Add a version of a cost card
+#[utoipa::path(post, path = "/v1/cost-cards/{key}/versions", tag = "catalog", params(IdempotencyKey, ("key" = String, Path, description = "Key of the card")),
+    request_body = NewCardVersion, responses((status = 201, body = Published), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+pub(crate) async fn create_cost_card_version(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+    call: Call<NewCardVersion>,
+) -> Result<Answer, ApiError> {
+    create_version(api, caller, CardKind::Cost, key, call).await
+}
+
+/// List rate cards
+#[utoipa::path(get, path = "/v1/rate-cards", tag = "catalog", params(PageQuery), responses((status = 200, body = Page<CardForm>), Refusals))]
+pub(crate) async fn list_rate_cards(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<CardForm>>, ApiError> {
+    list(api, caller, CardKind::Rate, query).await
+}
+
+/// List cost cards
+#[utoipa::path(get, path = "/v1/cost-cards", tag = "catalog", params(PageQuery), responses((status = 200, body = Page<CardForm>), Refusals))]
+pub(crate) async fn list_cost_cards(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<CardForm>>, ApiError> {
+    list(api, caller, CardKind::Cost, query).await
+}
+
+/// Read a rate card
+#[utoipa::path(get, path = "/v1/rate-cards/{key}", tag = "catalog", params(("key" = String, Path, description = "Key of the card")),
+    responses((status = 200, body = CardForm), (status = 404, body = ProblemDocument), Refusals))]
+pub(crate) async fn read_rate_card(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<CardForm>, ApiError> {
+    read(api, caller, CardKind::Rate, key).await
+}
+
+/// Read a cost card
+#[utoipa::path(get, path = "/v1/cost-cards/{key}", tag = "catalog", params(("key" = String, Path, description = "Key of the card")),
+    responses((status = 200, body = CardForm), (status = 404, body = ProblemDocument), Refusals))]
+pub(crate) async fn read_cost_card(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<CardForm>, ApiError> {
+    read(api, caller, CardKind::Cost, key).await
+}

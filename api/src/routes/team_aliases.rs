@@ -1,0 +1,120 @@
+//! Aliases: other subjects whose events belong to a team.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use domain::time;
+use runtime::{http::Problem, postgres::scoped};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{check_key, no_team};
+use crate::{
+    auth::{Caller, Scope},
+    error::ApiError,
+    extract::Query,
+    idempotency::{self, Answer, Call, IdempotencyKey, Made},
+    openapi::{ProblemDocument, Refusals},
+    page::{Page, PageQuery, page},
+    state::Api,
+    store::{
+        team_aliases::{self, AliasRow},
+        teams,
+    },
+};
+
+/// By then every ingest process that runs has loaded the alias; one that could not answers 503.
+const EFFECTIVE_AFTER_S: i32 = 60;
+
+/// An alias to make.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewAlias {
+    /// The other subject. It must not be a team, which it is once it has usage.
+    alias: String,
+}
+
+/// An alias.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Alias {
+    /// The other subject.
+    alias: String,
+    /// The team that its events belong to.
+    team: String,
+    /// From when on, by the time of acceptance.
+    effective_at: String,
+}
+
+impl From<AliasRow> for Alias {
+    fn from(row: AliasRow) -> Self {
+        Self { alias: row.alias, team: row.team, effective_at: time::format(row.effective_at_us) }
+    }
+}
+
+/// Make an alias of a team
+///
+/// It takes effect after 60 seconds.
+#[utoipa::path(post, path = "/v1/teams/{team}/aliases", tag = "teams", params(IdempotencyKey, ("team" = String, Path, description = "Key of the team")),
+    request_body = NewAlias, responses((status = 201, body = Alias), (status = 404, body = ProblemDocument), (status = 409, body = ProblemDocument), Refusals))]
+pub(crate) async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(team): Path<String>,
+    call: Call<NewAlias>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::TeamsWrite)?;
+    check_key("alias", &call.value.alias)?;
+    // Usage that is rated but not posted makes a team as well.
+    let has_usage = api.live.knows(tenant, &call.value.alias);
+    idempotency::once(&api, tenant, call, move |connection, new: &NewAlias| {
+        let team = team.clone();
+        Box::pin(async move {
+            teams::lock_names(connection, tenant).await?;
+            teams::find(connection, tenant, &team).await?.ok_or_else(|| no_team(&team))?;
+            if has_usage || teams::find(connection, tenant, &new.alias).await?.is_some() {
+                let detail = format!("`{}` is a team itself", new.alias);
+                return Err(Problem::conflict(
+                    "alias_is_team",
+                    detail,
+                    "choose another alias; teams cannot be merged",
+                )
+                .into());
+            }
+            let Some(row) =
+                team_aliases::insert(connection, tenant, &new.alias, &team, EFFECTIVE_AFTER_S)
+                    .await?
+            else {
+                return Err(Problem::conflict(
+                    "alias_exists",
+                    format!("`{}` is an alias already", new.alias),
+                    "choose another alias",
+                )
+                .into());
+            };
+            Made::new(StatusCode::CREATED, &Alias::from(row))
+        })
+    })
+    .await
+}
+
+/// List a team's aliases
+#[utoipa::path(get, path = "/v1/teams/{team}/aliases", tag = "teams", params(PageQuery, ("team" = String, Path, description = "Key of the team")),
+    responses((status = 200, body = Page<Alias>), (status = 404, body = ProblemDocument), Refusals))]
+pub(crate) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(team): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Alias>>, ApiError> {
+    let tenant = caller.may(Scope::TeamsRead)?;
+    let (team, asked) = (&team, &query.asked(1)?);
+    let rows = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        teams::find(&mut transaction, tenant, team).await?.ok_or_else(|| no_team(team))?;
+        team_aliases::list(&mut transaction, tenant, team, asked).await
+    })
+    .await?;
+    let items = rows.into_iter().map(Alias::from).collect();
+    Ok(Json(page(asked, items, |alias: &Alias| vec![alias.alias.clone()])))
+}

@@ -1,0 +1,17 @@
+//! All SQL of the api, by resource.
+//!
+//! Every function that reads or writes a tenant's rows takes the [`TenantScope`] and filters by it
+//! (wall 1), on a connection whose transaction row-level security limits to that tenant (wall 2).
+//! The two that cannot know a tenant yet say so: [`api_keys::find`], and [`outbox`] for the task
+//! that appends the markers of all tenants.
+//!
+//! [`TenantScope`]: crate::auth::TenantScope
+
+pub(crate) mod api_keys;
+pub(crate) mod apps;
+pub(crate) mod balances;
+pub(crate) mod catalog;
+pub(crate) mod idempotency;
+pub(crate) mod outbox;
+pub(crate) mod team_aliases;
+pub(crate) mod teams;
