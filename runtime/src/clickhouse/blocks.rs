@@ -29,9 +29,7 @@ pub(super) fn decompress(mut body: &[u8]) -> Result<Bytes, String> {
                     .map_err(|fault| format!("a compressed block is broken: {fault}"))?,
             ),
             other => {
-                return Err(format!(
-                    "compression method {other:#x} is not supported: use LZ4"
-                ));
+                return Err(format!("compression method {other:#x} is not supported: use LZ4"));
             }
         }
         body = rest;
@@ -50,17 +48,8 @@ fn split(body: &[u8]) -> Option<(Block<'_>, &[u8])> {
     let (header, rest) = rest.split_at_checked(HEADER)?;
     let (method, sizes) = header.split_first()?;
     let (compressed, plain) = sizes.split_first_chunk::<4>()?;
-    let compressed = usize::try_from(u32::from_le_bytes(*compressed))
-        .ok()?
-        .checked_sub(HEADER)?;
+    let compressed = usize::try_from(u32::from_le_bytes(*compressed)).ok()?.checked_sub(HEADER)?;
     let plain_size = usize::try_from(u32::from_le_bytes(*plain.first_chunk::<4>()?)).ok()?;
     let (data, rest) = rest.split_at_checked(compressed)?;
-    Some((
-        Block {
-            method: *method,
-            plain_size,
-            data,
-        },
-        rest,
-    ))
+    Some((Block { method: *method, plain_size, data }, rest))
 }

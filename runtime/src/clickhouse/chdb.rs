@@ -92,10 +92,8 @@ impl Library {
             .chain(arguments.iter().cloned())
             .map(CString::new)
             .collect::<Result<_, _>>()?;
-        let mut pointers: Vec<*mut c_char> = owned
-            .iter()
-            .map(|argument| argument.as_ptr().cast_mut())
-            .collect();
+        let mut pointers: Vec<*mut c_char> =
+            owned.iter().map(|argument| argument.as_ptr().cast_mut()).collect();
         let count = c_int::try_from(pointers.len()).map_err(|_| ChdbError::Connect)?;
         // SAFETY: `pointers` holds `count` zero-terminated strings that live through the call;
         // the library copies what it keeps.
@@ -103,10 +101,7 @@ impl Library {
         if raw.is_null() {
             return Err(ChdbError::Connect);
         }
-        Ok(Connection {
-            library: Arc::clone(self),
-            raw,
-        })
+        Ok(Connection { library: Arc::clone(self), raw })
     }
 }
 
@@ -126,13 +121,7 @@ impl Connection {
     pub(super) fn query(&mut self, sql: &[u8], format: &str) -> Result<Vec<u8>, String> {
         // SAFETY: `raw` is open until drop, and both buffers live through the call.
         let result = unsafe {
-            (self.library.query)(
-                *self.raw,
-                sql.as_ptr(),
-                sql.len(),
-                format.as_ptr(),
-                format.len(),
-            )
+            (self.library.query)(*self.raw, sql.as_ptr(), sql.len(), format.as_ptr(), format.len())
         };
         self.take(result)
     }
@@ -142,13 +131,7 @@ impl Connection {
         let library = Arc::clone(&self.library);
         // SAFETY: as in `query`; the handle is never null and is destroyed below on every way.
         let stream = unsafe {
-            (library.insert)(
-                *self.raw,
-                sql.as_ptr(),
-                sql.len(),
-                format.as_ptr(),
-                format.len(),
-            )
+            (library.insert)(*self.raw, sql.as_ptr(), sql.len(), format.as_ptr(), format.len())
         };
         let outcome = self.fill(stream, data);
         // SAFETY: `stream` came from the library, is destroyed once, and is not used after this.
@@ -214,9 +197,5 @@ unsafe fn text(pointer: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: the caller's promise.
-    Some(
-        unsafe { CStr::from_ptr(pointer) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
 }

@@ -65,10 +65,7 @@ impl ClickHouse {
 
     /// Runs one statement that has no answer.
     pub async fn execute(&self, sql: &str) -> Result<(), ClickHouseError> {
-        let query = self
-            .client
-            .query_raw(sql)
-            .with_setting("wait_end_of_query", "1");
+        let query = self.client.query_raw(sql).with_setting("wait_end_of_query", "1");
         within(STATEMENT_TIME_MAX, query.execute()).await
     }
 
@@ -78,10 +75,7 @@ impl ClickHouse {
         sql: &str,
         parameters: &[(&str, &str)],
     ) -> Result<(), ClickHouseError> {
-        let mut query = self
-            .client
-            .query_raw(sql)
-            .with_setting("wait_end_of_query", "1");
+        let mut query = self.client.query_raw(sql).with_setting("wait_end_of_query", "1");
         for (name, value) in parameters {
             query = query.param(name, value);
         }
@@ -145,26 +139,18 @@ impl ClickHouse {
         serde_json::Deserializer::from_slice(&bytes)
             .into_iter()
             .collect::<Result<_, _>>()
-            .map_err(|fault| ClickHouseError::Refused {
-                code: 0,
-                message: fault.to_string(),
-            })
+            .map_err(|fault| ClickHouseError::Refused { code: 0, message: fault.to_string() })
     }
 
     /// The same server, with `default` as the database.
     pub(super) fn in_default_database(&self) -> Self {
-        Self {
-            client: self.client.clone().with_database("default"),
-        }
+        Self { client: self.client.clone().with_database("default") }
     }
 
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), ClickHouseError> {
-        within(
-            Duration::from_secs(5),
-            self.client.query_raw("SELECT 1 FORMAT Null").execute(),
-        )
-        .await
+        within(Duration::from_secs(5), self.client.query_raw("SELECT 1 FORMAT Null").execute())
+            .await
     }
 }
 
@@ -174,9 +160,7 @@ async fn within<T>(
 ) -> Result<T, ClickHouseError> {
     match tokio::time::timeout(time, call).await {
         Ok(outcome) => outcome.map_err(classify),
-        Err(_) => Err(ClickHouseError::Unavailable(format!(
-            "no answer within {time:?}"
-        ))),
+        Err(_) => Err(ClickHouseError::Unavailable(format!("no answer within {time:?}"))),
     }
 }
 
@@ -190,10 +174,7 @@ fn classify(error: Error) -> ClickHouseError {
         },
         Error::Network(source) => ClickHouseError::Unavailable(chain(&*source)),
         Error::TimedOut => ClickHouseError::Unavailable("no answer in time".into()),
-        other => ClickHouseError::Refused {
-            code: 0,
-            message: other.to_string(),
-        },
+        other => ClickHouseError::Refused { code: 0, message: other.to_string() },
     }
 }
 

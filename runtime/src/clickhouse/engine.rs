@@ -80,13 +80,8 @@ pub fn serve(options: EngineOptions) -> Result<(), EngineError> {
     let thread = std::thread::Builder::new().name("clickhouse-engine".into());
     let running = thread
         .spawn(move || run(&options))
-        .map_err(|source| EngineError::System {
-            what: "start a thread".into(),
-            source,
-        })?;
-    running
-        .join()
-        .unwrap_or_else(|_| Err(EngineError::Library("the engine panicked".into())))
+        .map_err(|source| EngineError::System { what: "start a thread".into(), source })?;
+    running.join().unwrap_or_else(|_| Err(EngineError::Library("the engine panicked".into())))
 }
 
 fn run(options: &EngineOptions) -> Result<(), EngineError> {
@@ -95,10 +90,8 @@ fn run(options: &EngineOptions) -> Result<(), EngineError> {
         let what = what.to_owned();
         move |source| EngineError::System { what, source }
     };
-    std::fs::create_dir_all(&options.data).map_err(failed(&format!(
-        "make the folder {}",
-        options.data.display()
-    )))?;
+    std::fs::create_dir_all(&options.data)
+        .map_err(failed(&format!("make the folder {}", options.data.display())))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -110,14 +103,12 @@ fn run(options: &EngineOptions) -> Result<(), EngineError> {
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(failed(&format!("listen on {}", options.listen)))?;
-        let address = listener
-            .local_addr()
-            .map_err(failed("ask for the address"))?;
+        let address = listener.local_addr().map_err(failed("ask for the address"))?;
         let front = Arc::new(Front::open(options)?);
         writeln!(std::io::stdout(), "listening {address}").map_err(failed("say the address"))?;
 
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(listen(listener, Arc::clone(&front), stopped));
+        let server = crate::task::spawn_detached(listen(listener, Arc::clone(&front), stopped));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -138,10 +129,7 @@ fn follow_parent() -> Result<(), EngineError> {
         return Ok(());
     };
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).map_err(|fault| {
-        EngineError::System {
-            what: "follow the parent process".into(),
-            source: fault.into(),
-        }
+        EngineError::System { what: "follow the parent process".into(), source: fault.into() }
     })?;
     // It may have gone before we asked.
     if nix::unistd::getppid().to_string() == parent {
@@ -218,40 +206,23 @@ async fn answer(State(front): State<Arc<Front>>, request: Request) -> Response {
         }
         Err(Problem(status, code, message)) => {
             let code = HeaderValue::from(code);
-            (
-                status,
-                [("X-ClickHouse-Exception-Code", code)],
-                message + "\n",
-            )
-                .into_response()
+            (status, [("X-ClickHouse-Exception-Code", code)], message + "\n").into_response()
         }
     }
 }
 
 async fn handle(front: &Front, request: Request) -> Result<(String, Vec<u8>), Problem> {
     let (parts, body) = request.into_parts();
-    if ["origin", "sec-fetch-site"]
-        .iter()
-        .any(|name| parts.headers.contains_key(*name))
-    {
+    if ["origin", "sec-fetch-site"].iter().any(|name| parts.headers.contains_key(*name)) {
         let message = "Code: 36. DB::Exception: Requests of a browser are refused".to_owned();
         return Err(Problem(StatusCode::FORBIDDEN, BAD_REQUEST, message));
     }
     let busy = || {
         let message = "Code: 202. DB::Exception: Too many simultaneous queries".to_owned();
-        Problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            TOO_MANY_SIMULTANEOUS_QUERIES,
-            message,
-        )
+        Problem(StatusCode::SERVICE_UNAVAILABLE, TOO_MANY_SIMULTANEOUS_QUERIES, message)
     };
-    let waiting = Arc::clone(&front.waiting)
-        .try_acquire_owned()
-        .map_err(|_| busy())?;
-    let in_memory = Arc::clone(&front.in_memory)
-        .acquire_owned()
-        .await
-        .map_err(|_| busy())?;
+    let waiting = Arc::clone(&front.waiting).try_acquire_owned().map_err(|_| busy())?;
+    let in_memory = Arc::clone(&front.in_memory).acquire_owned().await.map_err(|_| busy())?;
     let body = tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX))
         .await
         .map_err(|_| unreadable(StatusCode::REQUEST_TIMEOUT, "The body took too long"))?
@@ -262,10 +233,7 @@ async fn handle(front: &Front, request: Request) -> Result<(String, Vec<u8>), Pr
     let url_query = parts.uri.query().unwrap_or_default();
     let work = request::read(&parts.method, url_query, &parts.headers, body).map_err(refused)?;
     let format = work.format.clone();
-    let running = Arc::clone(&front.running)
-        .acquire_owned()
-        .await
-        .map_err(|_| busy())?;
+    let running = Arc::clone(&front.running).acquire_owned().await.map_err(|_| busy())?;
     drop(waiting);
     let pool = Arc::clone(&front.pool);
     // The permits go along: a statement whose client has left still holds its connection.
@@ -276,29 +244,17 @@ async fn handle(front: &Front, request: Request) -> Result<(String, Vec<u8>), Pr
     });
     match done.await {
         Ok(outcome) => outcome.map(|body| (format, body)).map_err(failed),
-        Err(fault) => Err(Problem(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            0,
-            fault.to_string(),
-        )),
+        Err(fault) => Err(Problem(StatusCode::INTERNAL_SERVER_ERROR, 0, fault.to_string())),
     }
 }
 
 fn unreadable(status: StatusCode, message: &str) -> Problem {
-    Problem(
-        status,
-        BAD_REQUEST,
-        format!("Code: {BAD_REQUEST}. DB::Exception: {message}"),
-    )
+    Problem(status, BAD_REQUEST, format!("Code: {BAD_REQUEST}. DB::Exception: {message}"))
 }
 
 fn refused(refusal: Refusal) -> Problem {
     let Refusal { code, message } = refusal;
-    Problem(
-        status_of(code),
-        code,
-        format!("Code: {code}. DB::Exception: {message}"),
-    )
+    Problem(status_of(code), code, format!("Code: {code}. DB::Exception: {message}"))
 }
 
 fn failed(failure: Failure) -> Problem {

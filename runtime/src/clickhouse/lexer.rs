@@ -72,9 +72,7 @@ fn is_word(byte: u8) -> bool {
 }
 
 fn run(rest: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
-    rest.iter()
-        .position(|byte| !belongs(*byte))
-        .unwrap_or(rest.len())
+    rest.iter().position(|byte| !belongs(*byte)).unwrap_or(rest.len())
 }
 
 fn until_line_end(rest: &[u8]) -> usize {
@@ -145,17 +143,7 @@ mod tests {
 
     #[test]
     fn every_byte_belongs_to_one_token() {
-        for text in [
-            "'open",
-            "a\\",
-            "'\\",
-            "/* open",
-            "$$",
-            "$a",
-            "",
-            "--",
-            "{a:String}",
-        ] {
+        for text in ["'open", "a\\", "'\\", "/* open", "$$", "$a", "", "--", "{a:String}"] {
             let total: usize = tokens(text.as_bytes()).map(|token| token.place.len()).sum();
             assert_eq!(total, text.len(), "{text}");
         }

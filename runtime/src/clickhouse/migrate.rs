@@ -24,10 +24,7 @@ pub struct Templating<'a> {
 
 impl Default for Templating<'_> {
     fn default() -> Self {
-        Self {
-            engine: "MergeTree",
-            on_cluster: "",
-        }
+        Self { engine: "MergeTree", on_cluster: "" }
     }
 }
 
@@ -80,9 +77,7 @@ impl ClickHouse {
         templating: Templating<'_>,
     ) -> Result<Vec<u32>, MigrateError> {
         let table = failed(0, "schema_migrations");
-        self.execute(&fill(TABLE, templating))
-            .await
-            .map_err(&table)?;
+        self.execute(&fill(TABLE, templating)).await.map_err(&table)?;
         let applied = self.applied().await.map_err(&table)?;
         let mut done = Vec::new();
         for (number, name, script) in migrations {
@@ -91,10 +86,7 @@ impl ClickHouse {
                 Some((_, known)) if *known == hash => continue,
                 Some(_) => {
                     let name = (*name).to_owned();
-                    return Err(MigrateError::Changed {
-                        number: *number,
-                        name,
-                    });
+                    return Err(MigrateError::Changed { number: *number, name });
                 }
                 None => self.apply(*number, name, script, &hash, templating).await?,
             }
@@ -105,9 +97,7 @@ impl ClickHouse {
 
     /// Numbers and hashes of the scripts that were applied.
     async fn applied(&self) -> Result<Vec<(u32, String)>, ClickHouseError> {
-        let rows = self
-            .query_json_rows("SELECT number, hash FROM schema_migrations", &[])
-            .await?;
+        let rows = self.query_json_rows("SELECT number, hash FROM schema_migrations", &[]).await?;
         let read = |row: &serde_json::Value| {
             let number = u32::try_from(row.get("number")?.as_u64()?).ok()?;
             Some((number, row.get("hash")?.as_str()?.to_owned()))
@@ -124,34 +114,20 @@ impl ClickHouse {
         templating: Templating<'_>,
     ) -> Result<(), MigrateError> {
         for statement in split(&fill(script, templating)) {
-            self.execute(statement)
-                .await
-                .map_err(failed(number, name))?;
+            self.execute(statement).await.map_err(failed(number, name))?;
         }
         let record = "INSERT INTO schema_migrations (number, name, hash)
             SELECT {number:UInt32}, {name:String}, {hash:String}";
         let number_text = number.to_string();
-        let values = [
-            ("number", number_text.as_str()),
-            ("name", name),
-            ("hash", hash),
-        ];
-        self.execute_with(record, &values)
-            .await
-            .map_err(failed(number, name))
+        let values = [("number", number_text.as_str()), ("name", name), ("hash", hash)];
+        self.execute_with(record, &values).await.map_err(failed(number, name))
     }
 }
 
 fn fill(script: &str, templating: Templating<'_>) -> String {
-    script
-        .replace("{engine}", templating.engine)
-        .replace("{on_cluster}", templating.on_cluster)
+    script.replace("{engine}", templating.engine).replace("{on_cluster}", templating.on_cluster)
 }
 
 fn failed(number: u32, name: &str) -> impl Fn(ClickHouseError) -> MigrateError {
-    move |source| MigrateError::Statement {
-        number,
-        name: name.to_owned(),
-        source,
-    }
+    move |source| MigrateError::Statement { number, name: name.to_owned(), source }
 }

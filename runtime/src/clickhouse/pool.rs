@@ -92,11 +92,7 @@ impl Pool {
 
     /// Runs one request on a free connection. Blocks until it is done.
     pub(super) fn run(&self, work: &Work) -> Result<Vec<u8>, Failure> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match idle {
             Some(session) => session,
             None => self.session()?,
@@ -114,29 +110,17 @@ impl Pool {
 
     /// Closes everything; the engine ends with the last connection.
     pub(super) fn close(&self) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        self.keeper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn session(&self) -> Result<Session, ChdbError> {
         let connection = self.library.connect(&self.arguments)?;
-        Ok(Session {
-            connection,
-            database: DEFAULT_DATABASE.to_owned(),
-        })
+        Ok(Session { connection, database: DEFAULT_DATABASE.to_owned() })
     }
 
     fn put_back(&self, session: Session) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(session);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
     }
 }
 
@@ -156,10 +140,9 @@ impl Session {
         self.prepare(work).map_err(Failure::Exception)?;
         match &work.statement {
             Statement::Plain(sql) => self.connection.query(sql, &work.format),
-            Statement::Insert { sql, format, data } => self
-                .connection
-                .insert(sql, format, data)
-                .map(|()| Vec::new()),
+            Statement::Insert { sql, format, data } => {
+                self.connection.insert(sql, format, data).map(|()| Vec::new())
+            }
         }
         .map_err(Failure::Exception)
     }
@@ -169,10 +152,7 @@ impl Session {
             self.query(&format!("USE {}", quoted_name(&work.database)))?;
             self.database.clone_from(&work.database);
         }
-        let settings = work
-            .settings
-            .iter()
-            .map(|(name, value)| (name, literal(value)));
+        let settings = work.settings.iter().map(|(name, value)| (name, literal(value)));
         self.set(settings)
     }
 
@@ -180,10 +160,7 @@ impl Session {
     fn restore(&mut self, work: &Work) -> Result<(), String> {
         let settings = work.settings.keys().map(|name| {
             let usual = SETTINGS.iter().find(|(usual, _)| usual == name);
-            (
-                name,
-                usual.map_or("DEFAULT".to_owned(), |(_, value)| literal(value)),
-            )
+            (name, usual.map_or("DEFAULT".to_owned(), |(_, value)| literal(value)))
         });
         self.set(settings)
     }
@@ -192,9 +169,8 @@ impl Session {
         &mut self,
         settings: impl Iterator<Item = (&'a String, String)>,
     ) -> Result<(), String> {
-        let assignments: Vec<String> = settings
-            .map(|(name, value)| format!("{name} = {value}"))
-            .collect();
+        let assignments: Vec<String> =
+            settings.map(|(name, value)| format!("{name} = {value}")).collect();
         if assignments.is_empty() {
             return Ok(());
         }
@@ -202,9 +178,7 @@ impl Session {
     }
 
     fn query(&mut self, sql: &str) -> Result<(), String> {
-        self.connection
-            .query(sql.as_bytes(), "TabSeparated")
-            .map(|_| ())
+        self.connection.query(sql.as_bytes(), "TabSeparated").map(|_| ())
     }
 }
 
@@ -217,18 +191,10 @@ impl Work {
 /// Refuses what is not the name of a setting, as it becomes part of a statement.
 pub(super) fn check_setting(name: &str) -> Result<(), Refusal> {
     const UNKNOWN_SETTING: u32 = 115;
-    let well_formed = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && name
-            .bytes()
-            .next()
-            .is_some_and(|byte| !byte.is_ascii_digit());
+    let well_formed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
     if well_formed {
         return Ok(());
     }
-    Err(Refusal::new(
-        UNKNOWN_SETTING,
-        format!("Unknown setting {}", literal(name)),
-    ))
+    Err(Refusal::new(UNKNOWN_SETTING, format!("Unknown setting {}", literal(name))))
 }

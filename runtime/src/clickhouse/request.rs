@@ -34,10 +34,7 @@ const IGNORED: [&str; 12] = [
 /// URL parameters that a client means and that this front cannot do.
 const REFUSED: [(&str, &str); 2] = [
     ("session_id", "sessions are not kept"),
-    (
-        "compress",
-        "answers in compressed native blocks are not made; ask without compress",
-    ),
+    ("compress", "answers in compressed native blocks are not made; ask without compress"),
 ];
 
 /// Reads one request.
@@ -52,10 +49,7 @@ pub(super) fn read(
         fields.take(&name, value)?;
     }
     if headers.contains_key(header::CONTENT_ENCODING) {
-        return Err(Refusal::new(
-            SUPPORT_IS_DISABLED,
-            "send the body without Content-Encoding",
-        ));
+        return Err(Refusal::new(SUPPORT_IS_DISABLED, "send the body without Content-Encoding"));
     }
     let body = match multipart_boundary(headers) {
         Some(boundary) => {
@@ -83,20 +77,13 @@ pub(super) fn read(
 }
 
 fn or_else(field: String, header: Option<&str>, usual: &str) -> String {
-    if field.is_empty() {
-        header.unwrap_or(usual).to_owned()
-    } else {
-        field
-    }
+    if field.is_empty() { header.unwrap_or(usual).to_owned() } else { field }
 }
 
 fn refuse_writing(statement: &Statement) -> Result<(), Refusal> {
     match statement {
         Statement::Plain(sql) if only_reads(sql) => Ok(()),
-        _ => Err(Refusal::new(
-            READONLY,
-            "Cannot execute query in readonly mode: use POST",
-        )),
+        _ => Err(Refusal::new(READONLY, "Cannot execute query in readonly mode: use POST")),
     }
 }
 
@@ -115,10 +102,7 @@ impl Fields {
         if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| *refused == name)
             && value != "0"
         {
-            return Err(Refusal::new(
-                SUPPORT_IS_DISABLED,
-                format!("{name}: {reason}"),
-            ));
+            return Err(Refusal::new(SUPPORT_IS_DISABLED, format!("{name}: {reason}")));
         }
         match name {
             "query" => self.query.push_str(&value),
@@ -143,13 +127,10 @@ impl Fields {
 
 /// The pairs of a URL's query.
 fn form_pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (form_decode(name), form_decode(value))
-        })
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (form_decode(name), form_decode(value))
+    })
 }
 
 fn form_decode(text: &str) -> String {
@@ -171,9 +152,7 @@ fn form_decode(text: &str) -> String {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 fn multipart_boundary(headers: &HeaderMap) -> Option<String> {
@@ -212,17 +191,10 @@ mod tests {
         headers: &[(&'static str, &'static str)],
         body: &'static str,
     ) -> Result<Work, u32> {
-        let headers = headers
-            .iter()
-            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
-            .collect();
-        read(
-            &Method::POST,
-            url,
-            &headers,
-            Bytes::from_static(body.as_bytes()),
-        )
-        .map_err(|refusal| refusal.code)
+        let headers =
+            headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
+        read(&Method::POST, url, &headers, Bytes::from_static(body.as_bytes()))
+            .map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -233,18 +205,9 @@ mod tests {
             "",
         )
         .unwrap();
-        assert_eq!(
-            work.statement,
-            Statement::Plain(b"SELECT _CAST('1', 'UInt8') %".to_vec())
-        );
-        assert_eq!(
-            (work.database.as_str(), work.format.as_str()),
-            ("d", "TabSeparated")
-        );
-        assert_eq!(
-            work.settings,
-            BTreeMap::from([("max_threads".to_owned(), "2".to_owned())])
-        );
+        assert_eq!(work.statement, Statement::Plain(b"SELECT _CAST('1', 'UInt8') %".to_vec()));
+        assert_eq!((work.database.as_str(), work.format.as_str()), ("d", "TabSeparated"));
+        assert_eq!(work.settings, BTreeMap::from([("max_threads".to_owned(), "2".to_owned())]));
     }
 
     #[test]
@@ -257,41 +220,23 @@ mod tests {
             body,
         )
         .unwrap();
-        assert_eq!(
-            work.statement,
-            Statement::Plain(b"SELECT _CAST('x\r\ny', 'String')".to_vec())
-        );
+        assert_eq!(work.statement, Statement::Plain(b"SELECT _CAST('x\r\ny', 'String')".to_vec()));
         assert_eq!(work.format, "JSON");
     }
 
     #[test]
     fn what_cannot_be_done_is_refused() {
-        assert_eq!(
-            post("session_id=1", &[], "SELECT 1").err(),
-            Some(SUPPORT_IS_DISABLED)
-        );
-        assert_eq!(
-            post("compress=1", &[], "SELECT 1").err(),
-            Some(SUPPORT_IS_DISABLED)
-        );
+        assert_eq!(post("session_id=1", &[], "SELECT 1").err(), Some(SUPPORT_IS_DISABLED));
+        assert_eq!(post("compress=1", &[], "SELECT 1").err(), Some(SUPPORT_IS_DISABLED));
         assert_eq!(
             post("", &[("content-encoding", "gzip")], "SELECT 1").err(),
             Some(SUPPORT_IS_DISABLED)
         );
         assert_eq!(post("a%3D1%3Bb=1", &[], "SELECT 1").err(), Some(115));
         let get = |sql: &str| {
-            read(
-                &Method::GET,
-                &format!("query={sql}"),
-                &HeaderMap::new(),
-                Bytes::new(),
-            )
-            .err()
+            read(&Method::GET, &format!("query={sql}"), &HeaderMap::new(), Bytes::new()).err()
         };
-        assert_eq!(
-            get("DROP+TABLE+t").map(|refusal| refusal.code),
-            Some(READONLY)
-        );
+        assert_eq!(get("DROP+TABLE+t").map(|refusal| refusal.code), Some(READONLY));
         assert_eq!(get("SELECT+1"), None);
     }
 }

@@ -15,10 +15,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(code: u32, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 }
 
@@ -70,10 +67,7 @@ pub(super) fn prepare(
                 }
                 _ if body.is_empty() => Bytes::copy_from_slice(inline),
                 _ => {
-                    return Err(Refusal::new(
-                        SYNTAX_ERROR,
-                        "data both in the URL and in the body",
-                    ));
+                    return Err(Refusal::new(SYNTAX_ERROR, "data both in the URL and in the body"));
                 }
             };
             insert.with(query.as_bytes(), data, parameters)
@@ -85,18 +79,14 @@ pub(super) fn prepare(
 
 /// Whether a statement only reads, so that a GET may carry it.
 pub(super) fn only_reads(text: &[u8]) -> bool {
-    const READING: [&str; 7] = [
-        "SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS",
-    ];
+    const READING: [&str; 7] = ["SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS"];
     starts_with_any(text, &READING)
 }
 
 /// Whether a statement changes the connection it runs on, which is then not used again.
 pub(super) fn changes_session(text: &[u8]) -> bool {
     starts_with_any(text, &["SET", "USE"])
-        || tokens(text)
-            .take(16)
-            .any(|token| token.is_word(text, "TEMPORARY"))
+        || tokens(text).take(16).any(|token| token.is_word(text, "TEMPORARY"))
 }
 
 fn starts_with_any(text: &[u8], keywords: &[&str]) -> bool {
@@ -157,10 +147,7 @@ fn plain(text: &[u8], parameters: &Parameters) -> Result<Statement, Refusal> {
             Kind::Sign(b';') => ended = true,
             Kind::Blank => {}
             _ if ended => {
-                return Err(Refusal::new(
-                    SYNTAX_ERROR,
-                    "several statements in one request",
-                ));
+                return Err(Refusal::new(SYNTAX_ERROR, "several statements in one request"));
             }
             // What follows is data, and may look like anything.
             _ if token.is_word(text, "VALUES") => break,
@@ -182,11 +169,7 @@ struct DataPlace {
 impl DataPlace {
     fn with(self, text: &[u8], data: Bytes, parameters: &Parameters) -> Result<Statement, Refusal> {
         let head = text.get(..self.format_clause).unwrap_or_default();
-        Ok(Statement::Insert {
-            sql: substitute(head, parameters)?,
-            format: self.format,
-            data,
-        })
+        Ok(Statement::Insert { sql: substitute(head, parameters)?, format: self.format, data })
     }
 }
 
@@ -222,17 +205,12 @@ fn find_data(text: &[u8]) -> Option<DataPlace> {
 
 /// Words after which an INSERT's data is not ours to split off.
 fn ends_search(text: &[u8], token: &Token) -> bool {
-    ["SELECT", "WITH", "VALUES", "INFILE"]
-        .iter()
-        .any(|word| token.is_word(text, word))
+    ["SELECT", "WITH", "VALUES", "INFILE"].iter().any(|word| token.is_word(text, word))
 }
 
 /// Length of what separates a format's name from the data: blanks, then at most one line end.
 fn separator(rest: &[u8]) -> usize {
-    let blanks = rest
-        .iter()
-        .take_while(|byte| matches!(byte, b' ' | b'\t'))
-        .count();
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     match rest.get(blanks..) {
         Some([b'\r', b'\n', ..]) => blanks + 2,
         Some([b'\n', ..]) => blanks + 1,
@@ -298,14 +276,8 @@ fn expression(kind: &str, value: &str) -> String {
     if nullable && value == "\\N" {
         return format!("_CAST(NULL, {})", literal(kind));
     }
-    let is_text = ["String", "FixedString", "Enum"]
-        .iter()
-        .any(|text| base.starts_with(text));
-    let value = if is_text {
-        literal(&unescape(value))
-    } else {
-        literal(value)
-    };
+    let is_text = ["String", "FixedString", "Enum"].iter().any(|text| base.starts_with(text));
+    let value = if is_text { literal(&unescape(value)) } else { literal(value) };
     format!("_CAST({value}, {})", literal(kind))
 }
 

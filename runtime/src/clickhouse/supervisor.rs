@@ -43,7 +43,7 @@ pub struct Engine {
     address: SocketAddr,
     status: Arc<Status>,
     /// Closed or sent to: the supervisor ends the process and itself.
-    stop: Option<mpsc::Sender<()>>,
+    stop: Option<mpsc::SyncSender<()>>,
     supervisor: Option<thread::JoinHandle<()>>,
 }
 
@@ -66,7 +66,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 impl Engine {
     /// Starts the process and waits until it listens. The first start is tried once.
     pub async fn start(launch: EngineLaunch) -> Result<Self, EngineError> {
-        let (stop, stop_asked) = mpsc::channel();
+        let (stop, stop_asked) = mpsc::sync_channel(1);
         let (started, ready) = oneshot::channel();
         let status = Arc::new(Status::default());
         let shared = Arc::clone(&status);
@@ -79,12 +79,7 @@ impl Engine {
         let address = ready
             .await
             .unwrap_or_else(|_| Err(EngineError::Library("the supervisor panicked".into())))?;
-        Ok(Self {
-            address,
-            status,
-            stop: Some(stop),
-            supervisor: Some(supervisor),
-        })
+        Ok(Self { address, status, stop: Some(stop), supervisor: Some(supervisor) })
     }
 
     /// Where it answers; stays the same across restarts.
@@ -165,10 +160,7 @@ fn supervise(
 
 /// Waits `time` for a word to stop; a sender that is gone has asked.
 fn asked_to_stop(stop: &mpsc::Receiver<()>, time: Duration) -> bool {
-    !matches!(
-        stop.recv_timeout(time),
-        Err(mpsc::RecvTimeoutError::Timeout)
-    )
+    !matches!(stop.recv_timeout(time), Err(mpsc::RecvTimeoutError::Timeout))
 }
 
 /// Waits until the process has ended, or `None` when it is to be ended.
@@ -200,10 +192,7 @@ fn end(child: &mut Child) {
 }
 
 fn system(what: &str, source: std::io::Error) -> EngineError {
-    EngineError::System {
-        what: what.to_owned(),
-        source,
-    }
+    EngineError::System { what: what.to_owned(), source }
 }
 
 /// Starts the process and waits for its address.
@@ -236,10 +225,7 @@ fn launch_once(
         }
         _ => {
             let _ = child.kill();
-            let exit = child
-                .wait()
-                .map(|exit| exit.to_string())
-                .unwrap_or_default();
+            let exit = child.wait().map(|exit| exit.to_string()).unwrap_or_default();
             let message = format!("the ClickHouse engine did not start: {exit}");
             Err(EngineError::Library(message))
         }
@@ -248,19 +234,15 @@ fn launch_once(
 
 /// Reads `listening ADDRESS`, then drains the output so that the process never waits for us.
 fn first_line(output: ChildStdout) -> mpsc::Receiver<Option<SocketAddr>> {
-    let (found, address) = mpsc::channel();
-    let reader = thread::Builder::new()
-        .name("clickhouse-output".into())
-        .spawn(move || {
-            let mut output = BufReader::new(output);
-            let mut line = String::new();
-            let _ = output.by_ref().take(256).read_line(&mut line);
-            let said = line
-                .strip_prefix("listening ")
-                .and_then(|said| said.trim().parse().ok());
-            let _ = found.send(said);
-            let _ = std::io::copy(&mut output, &mut std::io::sink());
-        });
+    let (found, address) = mpsc::sync_channel(1);
+    let reader = thread::Builder::new().name("clickhouse-output".into()).spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = String::new();
+        let _ = output.by_ref().take(256).read_line(&mut line);
+        let said = line.strip_prefix("listening ").and_then(|said| said.trim().parse().ok());
+        let _ = found.send(said);
+        let _ = std::io::copy(&mut output, &mut std::io::sink());
+    });
     drop(reader);
     address
 }

@@ -1,10 +1,7 @@
 use super::*;
 
 fn parameters(pairs: &[(&str, &str)]) -> Parameters {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn substituted(text: &str, pairs: &[(&str, &str)]) -> Result<String, u32> {
@@ -19,49 +16,26 @@ fn values_become_inert_literals() {
         assert_eq!(substituted(text, &[("p", value)]).unwrap(), expected);
     };
     check("SELECT {p:UInt64}", "5", "SELECT _CAST('5', 'UInt64')");
-    check(
-        "{ p : String }",
-        "a' OR '1'='1",
-        r"_CAST('a\' OR \'1\'=\'1', 'String')",
-    );
+    check("{ p : String }", "a' OR '1'='1", r"_CAST('a\' OR \'1\'=\'1', 'String')");
     // One escaped backslash of the TSV form, then a quote.
     check("{p:String}", r"\\'", r"_CAST('\\\'', 'String')");
-    check(
-        "{p:Nullable(String)}",
-        r"\N",
-        "_CAST(NULL, 'Nullable(String)')",
-    );
+    check("{p:Nullable(String)}", r"\N", "_CAST(NULL, 'Nullable(String)')");
     check("{p:String}", r"\N", "_CAST('N', 'String')");
     check(
         "{p:LowCardinality(Nullable(String))}",
         r"a\nb",
         "_CAST('a\nb', 'LowCardinality(Nullable(String))')",
     );
-    check(
-        "{p:Array(String)}",
-        r"['a\'b']",
-        r"_CAST('[\'a\\\'b\']', 'Array(String)')",
-    );
+    check("{p:Array(String)}", r"['a\'b']", r"_CAST('[\'a\\\'b\']', 'Array(String)')");
     check("{p:Enum8('a' = 1)}", "a", r"_CAST('a', 'Enum8(\'a\' = 1)')");
-    check(
-        "SELECT * FROM {p:Identifier}",
-        "a`b",
-        r"SELECT * FROM `a\`b`",
-    );
-    check(
-        "'{p:String}' -- {p:String}",
-        "x",
-        "'{p:String}' -- {p:String}",
-    );
+    check("SELECT * FROM {p:Identifier}", "a`b", r"SELECT * FROM `a\`b`");
+    check("'{p:String}' -- {p:String}", "x", "'{p:String}' -- {p:String}");
     check("{'a': 1}", "x", "{'a': 1}");
 }
 
 #[test]
 fn a_missing_value_is_refused() {
-    assert_eq!(
-        substituted("SELECT {q:String}", &[("p", "1")]),
-        Err(UNKNOWN_QUERY_PARAMETER)
-    );
+    assert_eq!(substituted("SELECT {q:String}", &[("p", "1")]), Err(UNKNOWN_QUERY_PARAMETER));
 }
 
 fn insert(query: &str, body: &[u8]) -> Option<(String, String, Vec<u8>)> {
@@ -78,10 +52,7 @@ fn data_is_split_off_and_untouched() {
     let expect =
         |sql: &str, data: &[u8]| Some((sql.to_owned(), "RowBinary".to_owned(), data.to_vec()));
     assert_eq!(
-        insert(
-            "INSERT INTO t (a, `FORMAT x`) FORMAT RowBinary",
-            b"\n\r;'\0"
-        ),
+        insert("INSERT INTO t (a, `FORMAT x`) FORMAT RowBinary", b"\n\r;'\0"),
         expect("INSERT INTO t (a, `FORMAT x`) ", b"\n\r;'\0")
     );
     assert_eq!(
@@ -89,10 +60,7 @@ fn data_is_split_off_and_untouched() {
         expect("insert into t ", b"\n\0")
     );
     assert_eq!(
-        insert(
-            "INSERT INTO t(format) SETTINGS a = 'FORMAT z' FORMAT RowBinary ",
-            b"x"
-        ),
+        insert("INSERT INTO t(format) SETTINGS a = 'FORMAT z' FORMAT RowBinary ", b"x"),
         expect("INSERT INTO t(format) SETTINGS a = 'FORMAT z' ", b"x")
     );
     assert_eq!(insert("INSERT INTO t VALUES", b"(';')"), None);
@@ -102,20 +70,15 @@ fn data_is_split_off_and_untouched() {
 
 #[test]
 fn settings_after_the_format_are_refused() {
-    let refused = prepare(
-        "INSERT INTO t FORMAT RowBinary SETTINGS a = 1",
-        Bytes::new(),
-        &Parameters::new(),
-    );
+    let refused =
+        prepare("INSERT INTO t FORMAT RowBinary SETTINGS a = 1", Bytes::new(), &Parameters::new());
     assert_eq!(refused.unwrap_err().code, SYNTAX_ERROR);
 }
 
 #[test]
 fn one_statement_per_request() {
     let code = |sql: &str| {
-        prepare(sql, Bytes::new(), &Parameters::new())
-            .err()
-            .map(|refusal| refusal.code)
+        prepare(sql, Bytes::new(), &Parameters::new()).err().map(|refusal| refusal.code)
     };
     assert_eq!(code("SELECT 1; -- end"), None);
     assert_eq!(code("SELECT ';'"), None);
@@ -124,10 +87,7 @@ fn one_statement_per_request() {
 
 #[test]
 fn scripts_are_split_at_semicolons() {
-    assert_eq!(
-        split("a;\n-- c; d\n b ';' ;; /* x */ ;"),
-        ["a", "-- c; d\n b ';'"]
-    );
+    assert_eq!(split("a;\n-- c; d\n b ';' ;; /* x */ ;"), ["a", "-- c; d\n b ';'"]);
     assert_eq!(split("-- nothing\n"), Vec::<&str>::new());
 }
 
