@@ -1,0 +1,392 @@
+//! One partition: read `[rated]` from `R + 1` by the acceptance rule, post windows, and start over
+//! from Postgres whenever another writer was there. One thread owns all of it.
+
+use std::time::{Duration, Instant};
+
+use domain::chain::Place;
+use ledger::{
+    account::Book,
+    post::{self, PostError, Posted, Posting, Standing},
+    seal::AuditKey,
+};
+use runtime::{
+    http::{Readiness, State},
+    log::{LogError, Reader, SharedLog},
+    postgres::{Pool, PostgresError},
+    shutdown::Shutdown,
+    task,
+};
+use tokio::runtime::Handle;
+
+use crate::{
+    RATED,
+    config::Config,
+    is_passing,
+    metrics::Metrics,
+    window::{Window, WindowError},
+};
+
+/// A wait for the log is no longer than this, so that a stop is noticed.
+const WAIT_MAX: Duration = Duration::from_millis(100);
+/// Waiting for the log's bounds.
+const BOUNDS_WAIT: Duration = Duration::from_secs(5);
+/// A posting without an answer by then has an unknown outcome; the server stops it earlier.
+const POST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for the one attempt after a stop was asked for, within the drain.
+const LAST_POST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Back-off between attempts: doubles from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// What the partitions of a process share.
+pub(crate) struct Shared {
+    pub log: SharedLog,
+    pub pool: Pool,
+    pub key: AuditKey,
+    pub config: Config,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    pub handle: Handle,
+}
+
+/// Why a partition stops for good.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PartitionError {
+    #[error("partition {partition}: {error}")]
+    Log { partition: u32, error: LogError },
+    #[error("partition {partition}, position {position} of [rated]: {error}")]
+    Window { partition: u32, position: i64, error: WindowError },
+    #[error("partition {partition}: {error}")]
+    Post { partition: u32, error: PostError },
+    #[error(
+        "partition {partition}: the ledger stands at position {r} of [rated], but the log ends before {next}; \
+         this log does not belong to this database, or it lost what was acknowledged"
+    )]
+    LogTooShort { partition: u32, r: i64, next: i64 },
+}
+
+/// What ended one round of following the log.
+enum End {
+    /// A stop was asked for.
+    Stopped,
+    /// Begin again at what Postgres says.
+    Reload,
+}
+
+/// What became of a window.
+enum Fate {
+    Posted(Standing),
+    /// Another writer posted; the window has no effect.
+    Fenced,
+    /// A stop was asked for before it could be posted; the log still has it.
+    GivenUp,
+}
+
+/// Follows a partition until `stop`.
+pub(crate) fn run(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<(), PartitionError> {
+    let mut worker = Worker {
+        shared,
+        partition,
+        stop,
+        book: Book::default(),
+        label: partition.to_string(),
+        check: format!("ledger-writer.{partition}"),
+    };
+    worker.not_ready("starting");
+    let outcome = worker.work();
+    if outcome.is_ok() {
+        shared.readiness.remove(&worker.check);
+    }
+    outcome
+}
+
+struct Worker<'a> {
+    shared: &'a Shared,
+    partition: u32,
+    stop: &'a Shutdown,
+    book: Book,
+    label: String,
+    check: String,
+}
+
+impl Worker<'_> {
+    fn work(&mut self) -> Result<(), PartitionError> {
+        while let Some(standing) = self.load()? {
+            match self.follow(standing)? {
+                End::Stopped => break,
+                End::Reload => self.book.forget(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the ledger stands; waits while Postgres is away. `None` after a stop.
+    fn load(&self) -> Result<Option<Standing>, PartitionError> {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            match self.standing() {
+                Ok(standing) => return Ok(Some(standing)),
+                Err(PostError::Postgres(error)) if is_passing(&error) => {
+                    self.retry(&mut backoff, "postgres", &error);
+                }
+                Err(error) => return Err(self.post_error(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn standing(&self) -> Result<Standing, PostError> {
+        let read = async {
+            let mut connection = self.shared.pool.acquire().await.map_err(PostgresError::from)?;
+            post::standing(&mut connection, self.partition).await
+        };
+        self.block_on(POST_TIMEOUT, read)
+    }
+
+    /// Runs a future on this thread. What does not answer in time is unknown.
+    fn block_on<T>(
+        &self,
+        timeout: Duration,
+        future: impl Future<Output = Result<T, PostError>>,
+    ) -> Result<T, PostError> {
+        let limited = async { tokio::time::timeout(timeout, future).await };
+        self.shared.handle.block_on(limited).unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", timeout.as_secs());
+            Err(PostgresError::OutcomeUnknown(reason).into())
+        })
+    }
+
+    /// Reads and posts from where the ledger stands.
+    fn follow(&mut self, mut standing: Standing) -> Result<End, PartitionError> {
+        let Some(mut reader) = self.open(standing.place)? else { return Ok(End::Stopped) };
+        self.posted_position(standing.place);
+        let mut window = self.window(&standing);
+        let mut deadline = None;
+        let mut backoff = Backoff::default();
+        loop {
+            let stopped = self.stop.is_cancelled();
+            if stopped || self.is_due(&window, deadline) {
+                if !window.is_empty() {
+                    match self.post(&window, &standing)? {
+                        Fate::Posted(now) => standing = now,
+                        Fate::Fenced => return Ok(End::Reload),
+                        Fate::GivenUp => return Ok(End::Stopped),
+                    }
+                    window = self.window(&standing);
+                }
+                deadline = None;
+                if stopped {
+                    return Ok(End::Stopped);
+                }
+            }
+            match reader.next(wait(deadline)) {
+                Ok(None) => backoff = Backoff::default(),
+                Ok(Some(message)) => {
+                    backoff = Backoff::default();
+                    self.offer(&mut window, message.position, &message.payload)?;
+                    if !window.is_empty() {
+                        deadline
+                            .get_or_insert_with(|| Instant::now() + self.shared.config.window());
+                    }
+                }
+                Err(error @ LogError::Unavailable(_)) => {
+                    self.retry(&mut backoff, "the log", &error);
+                    let Some(again) = self.open(window.place())? else { return Ok(End::Stopped) };
+                    reader = again;
+                }
+                Err(error) => return Err(self.log_error(error)),
+            }
+        }
+    }
+
+    fn window(&self, standing: &Standing) -> Window {
+        Window::new(self.partition, standing.place, standing.catalog_version)
+    }
+
+    /// A reader at `R + 1`; waits while the log is away. `None` after a stop.
+    fn open(&self, place: Place) -> Result<Option<Box<dyn Reader>>, PartitionError> {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            match self.try_open(place) {
+                Ok(reader) => {
+                    self.shared.readiness.set(&self.check, State::Ready);
+                    return Ok(Some(reader));
+                }
+                Err(PartitionError::Log { error: error @ LogError::Unavailable(_), .. }) => {
+                    self.retry(&mut backoff, "the log", &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn try_open(&self, place: Place) -> Result<Box<dyn Reader>, PartitionError> {
+        let log = |error| self.log_error(error);
+        let (_, next) = self.shared.log.bounds(RATED, self.partition, BOUNDS_WAIT).map_err(log)?;
+        let from = place.r.saturating_add(1);
+        if next < from {
+            return Err(PartitionError::LogTooShort {
+                partition: self.partition,
+                r: place.r,
+                next,
+            });
+        }
+        self.shared.log.reader(RATED, self.partition, from).map_err(log)
+    }
+
+    fn offer(
+        &self,
+        window: &mut Window,
+        position: i64,
+        payload: &[u8],
+    ) -> Result<(), PartitionError> {
+        let accepted = window.offer(position, payload).map_err(|error| {
+            let partition = self.partition;
+            PartitionError::Window { partition, position, error }
+        })?;
+        let metrics = &self.shared.metrics;
+        let counter = if accepted { &metrics.accepted } else { &metrics.ignored };
+        counter.with_label_values(&[&self.label]).inc();
+        Ok(())
+    }
+
+    fn is_due(&self, window: &Window, deadline: Option<Instant>) -> bool {
+        let config = &self.shared.config;
+        window.batches() >= config.batches_max
+            || window.sums() >= config.sums_max
+            || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Posts one window, again and again while Postgres is away. The log keeps what comes
+    /// meanwhile, so memory is bounded by this window.
+    fn post(&mut self, window: &Window, standing: &Standing) -> Result<Fate, PartitionError> {
+        let posting = window.posting();
+        let mut backoff = Backoff::default();
+        loop {
+            match self.attempt(&posting, standing) {
+                Ok(posted) => return Ok(self.posted(window, posted)),
+                Err(PostError::Stale) => return Ok(self.fenced()),
+                Err(PostError::Postgres(error)) if is_passing(&error) => {
+                    if self.stop.is_cancelled() {
+                        return Ok(Fate::GivenUp);
+                    }
+                    self.retry(&mut backoff, "postgres", &error);
+                    if let Some(fate) = self.look(&posting, standing)? {
+                        return Ok(fate);
+                    }
+                }
+                Err(error) => return Err(self.post_error(error)),
+            }
+        }
+    }
+
+    fn attempt(&mut self, posting: &Posting, standing: &Standing) -> Result<Posted, PostError> {
+        let timeout = if self.stop.is_cancelled() { LAST_POST_TIMEOUT } else { POST_TIMEOUT };
+        let started = Instant::now();
+        let mut book = std::mem::take(&mut self.book);
+        let (shared, now) = (self.shared, task::now_us());
+        let posting = post::post(&shared.pool, &shared.key, &mut book, standing.head, posting, now);
+        let outcome = self.block_on(timeout, posting);
+        self.book = book;
+        if outcome.is_ok() {
+            shared.metrics.post_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        outcome
+    }
+
+    /// After a failed attempt: did it happen all the same? `None`: not, as far as can be seen; the
+    /// compare-and-set of the next attempt decides.
+    fn look(&self, posting: &Posting, before: &Standing) -> Result<Option<Fate>, PartitionError> {
+        match self.standing() {
+            Ok(now) if now.place == posting.to => {
+                tracing::info!(
+                    partition = self.partition,
+                    x = now.place.x,
+                    "the window was posted, its answer was lost"
+                );
+                self.posted_position(now.place);
+                Ok(Some(Fate::Posted(now)))
+            }
+            Ok(now) if now.place == before.place => Ok(None),
+            Ok(_) => Ok(Some(self.fenced())),
+            Err(PostError::Postgres(error)) if is_passing(&error) => Ok(None),
+            Err(error) => Err(self.post_error(error)),
+        }
+    }
+
+    fn posted(&self, window: &Window, posted: Posted) -> Fate {
+        let metrics = &self.shared.metrics;
+        let labels = [self.label.as_str()];
+        metrics.windows.with_label_values(&labels).inc();
+        metrics.transfers.inc_by(u64::try_from(posted.transfers).unwrap_or(0));
+        let append_time_ms = window.append_time_us() / 1000;
+        metrics.posted_append_time.with_label_values(&labels).set(append_time_ms);
+        self.posted_position(posted.standing.place);
+        Fate::Posted(posted.standing)
+    }
+
+    fn posted_position(&self, place: Place) {
+        self.shared.metrics.position.with_label_values(&[&self.label]).set(place.x);
+        self.shared.readiness.set(&self.check, State::Ready);
+    }
+
+    fn fenced(&self) -> Fate {
+        tracing::info!(
+            partition = self.partition,
+            "another writer posted; starting over from where the ledger stands"
+        );
+        self.shared.metrics.fenced.with_label_values(&[&self.label]).inc();
+        Fate::Fenced
+    }
+
+    /// Counts, tells, and waits before the next attempt.
+    fn retry(&self, backoff: &mut Backoff, what: &str, error: &dyn std::error::Error) {
+        tracing::warn!(partition = self.partition, %error, "{what} is not available; trying again");
+        self.shared.metrics.retries.with_label_values(&[&self.label]).inc();
+        self.not_ready(&error.to_string());
+        let pause = backoff.next();
+        let (stop, sleep) = (self.stop.cancelled(), async { tokio::time::sleep(pause).await });
+        self.shared.handle.block_on(async {
+            tokio::select! {
+                () = stop => {}
+                () = sleep => {}
+            }
+        });
+    }
+
+    fn not_ready(&self, reason: &str) {
+        self.shared.readiness.set(&self.check, State::NotReady(reason.to_owned()));
+    }
+
+    fn log_error(&self, error: LogError) -> PartitionError {
+        PartitionError::Log { partition: self.partition, error }
+    }
+
+    fn post_error(&self, error: PostError) -> PartitionError {
+        PartitionError::Post { partition: self.partition, error }
+    }
+}
+
+/// How long to wait for the log: until the window is due, and never long.
+fn wait(deadline: Option<Instant>) -> Duration {
+    let due =
+        deadline.map_or(WAIT_MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+    due.min(WAIT_MAX)
+}
+
+/// Waits that double.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff(BACKOFF.0)
+    }
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let now = self.0;
+        self.0 = now.saturating_mul(2).min(BACKOFF.1);
+        now
+    }
+}
