@@ -1,1 +1,236 @@
-//! ingest
+#![doc = include_str!("../README.md")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use runtime::{
+    context::{Context, DRAIN},
+    http::State as Ready,
+    log::SharedLog,
+    postgres::{self, Pool, PostgresError},
+    shutdown::{Failure, Shutdown},
+    task::{self, TaskError, Tasks},
+    telemetry::TelemetryError,
+};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{admit::Door, attempts::Attempts, block::Blocks, budget::Budget, metrics::Metrics, store::StoreError};
+
+pub mod accept;
+pub mod admit;
+pub mod answer;
+pub mod attempts;
+pub mod batch;
+pub mod block;
+pub mod body;
+pub mod budget;
+pub mod collect;
+pub mod config;
+pub mod document;
+pub mod forms;
+pub mod metrics;
+pub mod partition;
+mod routes;
+pub mod scan;
+pub mod store;
+
+pub use config::Config;
+
+/// Name of the check that `/ready` shows.
+const READINESS: &str = "ingest";
+/// Longest pause between attempts to reach Postgres at the start.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A load that takes longer is given up and tried again.
+const LOAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often open requests are counted while stopping.
+const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// What is left of the drain for the tasks after the last request has been answered.
+const TASKS_DRAIN: Duration = Duration::from_secs(1);
+
+/// Why ingest cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A metric is declared twice.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// What Postgres holds cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log and the installation do not belong together.
+    #[error("the log has {log} partitions and the installation {installation}; connect the log that belongs to this database")]
+    Partitions {
+        /// Of the log.
+        log: u32,
+        /// Of the installation.
+        installation: u32,
+    },
+    /// A stop was asked for before Postgres could be reached.
+    #[error("stopped before Postgres could be reached")]
+    Stopped,
+}
+
+/// Why ingest ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A task failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+/// What handlers share.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    door: Door,
+    budget: Budget,
+    blocks: Arc<Blocks>,
+    answer_timeout: Duration,
+    metrics: Metrics,
+    requests: AtomicUsize,
+}
+
+/// Counts as an open request until dropped.
+pub(crate) struct OpenRequest<'a>(&'a Ingest);
+
+impl Ingest {
+    pub(crate) fn open_request(&self) -> OpenRequest<'_> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        OpenRequest(self)
+    }
+}
+
+impl Drop for OpenRequest<'_> {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ingest, ready to answer. [`Service::run`] must run beside the server of [`Service::router`].
+pub struct Service {
+    ingest: Arc<Ingest>,
+    config: Config,
+    context: Context,
+    pool: Pool,
+}
+
+impl Service {
+    /// Loads what it needs, waiting for Postgres as long as it takes.
+    pub async fn open(config: Config, context: &Context) -> Result<Service, OpenError> {
+        let metrics = Metrics::new(&context.metrics)?;
+        context.readiness.set(READINESS, Ready::NotReady("API keys are not loaded yet".into()));
+        let (pool, known) = first_load(context).await?;
+        let partitions = context.log.partitions();
+        if known.partitions != partitions {
+            return Err(OpenError::Partitions { log: partitions, installation: known.partitions });
+        }
+        let attempts = Attempts::new(config.failed_attempts_max, Duration::from_millis(config.failed_attempt_regain_ms));
+        let ingest = Ingest {
+            door: Door::new(known, config.lease(), attempts, &metrics),
+            budget: Budget::new(config.memory_bytes, &metrics),
+            blocks: Arc::new(Blocks::new(partitions, config.block_bytes, config.in_flight, &metrics)),
+            answer_timeout: config.answer_timeout(),
+            metrics,
+            requests: AtomicUsize::new(0),
+        };
+        context.readiness.set(READINESS, Ready::Ready);
+        Ok(Service { ingest: Arc::new(ingest), config, context: context.clone(), pool })
+    }
+
+    /// The routes and their documentation.
+    pub fn router(&self) -> OpenApiRouter {
+        routes::router(&self.ingest)
+    }
+
+    /// Bytes of requests held in memory now.
+    #[must_use]
+    pub fn held_bytes(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let budget = self.ingest.budget.clone();
+        move || budget.used()
+    }
+
+    /// Refreshes what is known and sends blocks, until a stop is asked for and every open request
+    /// has been answered.
+    pub async fn run(self) -> Result<(), RunError> {
+        let shutdown = self.context.shutdown.clone();
+        let mut tasks = Tasks::new(&shutdown);
+        tasks.spawn("ingest-refresh", refresh(self.ingest.clone(), self.config, self.context.clone(), self.pool));
+        for partition in 0..self.context.log.partitions() {
+            let (blocks, log) = (Arc::clone(&self.ingest.blocks), SharedLog::clone(&self.context.log));
+            tasks.spawn(format!("ingest-{partition}"), block::run(blocks, partition, log));
+        }
+        shutdown.cancelled().await;
+        let answered = async {
+            while self.ingest.requests.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(DRAIN_PAUSE).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN.saturating_sub(TASKS_DRAIN), answered).await;
+        self.ingest.blocks.close();
+        Ok(tasks.drain(TASKS_DRAIN).await?)
+    }
+}
+
+/// Connects and loads, again and again while Postgres is away.
+async fn first_load(context: &Context) -> Result<(Pool, store::Snapshot), OpenError> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let attempt = async {
+            let pool = postgres::connect(&context.postgres, Some("weir_reader"), "weir-ingest").await?;
+            let known = store::load(&pool).await?;
+            Ok::<_, StoreError>((pool, known))
+        };
+        match attempt.await {
+            Ok(loaded) => return Ok(loaded),
+            Err(StoreError::Postgres(PostgresError::Unavailable(reason))) => {
+                tracing::warn!(reason, "postgres is away; ingest waits for it");
+                context.readiness.set(READINESS, Ready::NotReady("Postgres cannot be reached".into()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if sleep_or_stop(pause, &context.shutdown).await {
+            return Err(OpenError::Stopped);
+        }
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// Replaces what is known, again and again. A failure leaves it as it was, until its lease ends.
+async fn refresh(ingest: Arc<Ingest>, config: Config, context: Context, pool: Pool) -> Result<(), TaskError> {
+    let mut failing = false;
+    while !sleep_or_stop(config.refresh(), &context.shutdown).await {
+        let loaded = match tokio::time::timeout(LOAD_TIME_MAX, store::load(&pool)).await {
+            Ok(loaded) => loaded.map_err(|error| task::chain(&error)),
+            Err(_) => Err(format!("no answer within {} s", LOAD_TIME_MAX.as_secs())),
+        };
+        let outcome = if loaded.is_ok() { "ok" } else { "failed" };
+        ingest.metrics.refreshes.with_label_values(&[outcome]).inc();
+        match loaded {
+            Ok(known) => {
+                ingest.door.known.store(Arc::new(known));
+                context.readiness.set(READINESS, Ready::Ready);
+                failing = false;
+            }
+            Err(reason) => {
+                if !failing {
+                    tracing::warn!(reason, "API keys and aliases could not be loaded; the last ones are used for now");
+                }
+                failing = true;
+                if ingest.door.known.load().loaded_at.elapsed() > config.lease() {
+                    context.readiness.set(READINESS, Ready::NotReady("API keys are too old".into()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn sleep_or_stop(pause: Duration, shutdown: &Shutdown) -> bool {
+    tokio::select! {
+        () = shutdown.cancelled() => true,
+        () = tokio::time::sleep(pause) => false,
+    }
+}

@@ -1,0 +1,227 @@
+//! The accepted events of one request, packed: no allocation per event.
+//!
+//! Text that repeats is a number of [`Strings`]; everything else is a place in the body. A batch is
+//! shared by the chunks that wait in several partitions and lets go of its memory with the last.
+
+use std::{collections::HashMap, mem::size_of, sync::Arc};
+
+use bytes::Bytes;
+use domain::{
+    event::IdentityParts,
+    wire::{
+        block::BlockWriter,
+        record::{Attribute, Entry, EventRecord},
+    },
+};
+use uuid::Uuid;
+
+use crate::{admit::Caller, budget::Held};
+
+/// The different texts of a request, by number.
+#[derive(Debug, Default)]
+pub struct Strings {
+    numbers: HashMap<Arc<str>, u32>,
+    texts: Vec<Arc<str>>,
+    bytes: usize,
+}
+
+impl Strings {
+    /// The number of a text.
+    pub fn intern(&mut self, text: &str) -> u32 {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        let number = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
+        let text: Arc<str> = text.into();
+        // A text is held once; its number twice, with the table's overhead.
+        self.bytes += text.len() + 64;
+        self.texts.push(Arc::clone(&text));
+        self.numbers.insert(text, number);
+        number
+    }
+
+    /// The text of a number that [`Strings::intern`] gave.
+    #[must_use]
+    pub fn get(&self, number: u32) -> &str {
+        let place = usize::try_from(number).unwrap_or(usize::MAX);
+        self.texts.get(place).map_or("", |text| text)
+    }
+
+    /// Bytes of memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// One event that may go into a block. Numbers are of the batch's [`Strings`].
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Where its partition is.
+    pub partition: u32,
+    /// The billing account.
+    pub team: u32,
+    /// The subject as sent.
+    pub subject: u32,
+    /// The source as sent, or the app's.
+    pub source: u32,
+    /// The type.
+    pub event_type: u32,
+    /// The person.
+    pub user: Option<u32>,
+    /// The feature.
+    pub feature: Option<u32>,
+    /// The client's id.
+    pub id: u32,
+    /// Keyed hash of what identifies it.
+    pub identity: u128,
+    /// Hash of what it says.
+    pub content: u64,
+    /// The client's time.
+    pub time_us: Option<i64>,
+    /// The hold it belongs to.
+    pub hold: Option<Uuid>,
+    /// Whether it says to be the hold's last.
+    pub hold_end: bool,
+    /// First of its attributes in the batch.
+    pub attributes_at: usize,
+    /// Number of its attributes.
+    pub attributes: usize,
+    /// Bytes of its pointers and of its envelope's texts, as if it shared none of them.
+    pub string_bytes: usize,
+    /// Its first byte in the body.
+    pub raw_at: usize,
+    /// Its length in the body.
+    pub raw_length: usize,
+}
+
+impl Prepared {
+    /// Bytes that it takes in a block, without the strings it may share.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        // Flags, hashes, nine numbers, time, hold, id; an attribute is a kind and three numbers.
+        self.raw_length + 100 + self.attributes * 7
+    }
+}
+
+/// The accepted events of one request.
+#[derive(Debug)]
+pub struct Batch {
+    /// Who sent them.
+    pub caller: Caller,
+    /// The body, decompressed.
+    pub body: Bytes,
+    /// Texts by number.
+    pub strings: Strings,
+    /// The attributes of all events; pointers are numbers of `strings`, places are in the event.
+    pub attributes: Vec<Attribute>,
+    /// The events.
+    pub events: Vec<Prepared>,
+    held: Held,
+    held_for_events: usize,
+}
+
+impl Batch {
+    /// Without events. `held` is what the body takes of the budget.
+    #[must_use]
+    pub fn new(caller: Caller, body: Bytes, held: Held) -> Batch {
+        let strings = Strings::default();
+        Batch { caller, body, strings, attributes: Vec::new(), events: Vec::new(), held, held_for_events: 0 }
+    }
+
+    /// Takes what the events have come to need out of the budget.
+    pub fn hold(&mut self) -> Result<(), crate::budget::Full> {
+        let needed = self.strings.bytes()
+            + self.attributes.len() * size_of::<Attribute>()
+            + self.events.len() * (size_of::<Prepared>() + size_of::<u32>());
+        self.held.grow(needed.saturating_sub(self.held_for_events))?;
+        self.held_for_events = needed.max(self.held_for_events);
+        Ok(())
+    }
+
+    /// What identifies an event of this batch's tenant.
+    #[must_use]
+    pub fn identity_parts<'a>(&self, subject: &'a str, source: &'a str, id: &'a str) -> IdentityParts<'a> {
+        IdentityParts { tenant: self.caller.tenant.id, subject, source, id }
+    }
+}
+
+/// Writes events of batches into a block; keeps its memory from block to block.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    writer: BlockWriter,
+    /// Numbers of the block's dictionary plus one, by the batch's; zero is "not yet".
+    numbers: Vec<u32>,
+    attributes: Vec<Attribute>,
+}
+
+impl Encoder {
+    /// Appends events of a batch; the index of the first one in the block.
+    pub fn push(&mut self, batch: &Batch, events: &[u32]) -> u32 {
+        let first = self.writer.count();
+        let tenant = self.writer.tenant(batch.caller.tenant.id);
+        let key = Some(self.writer.dictionary.intern(&batch.caller.key));
+        let app = batch.caller.app.as_deref().map(|app| self.writer.dictionary.intern(app));
+        self.numbers.clear();
+        self.numbers.resize(batch.strings.texts.len(), 0);
+        for number in events {
+            let place = usize::try_from(*number).unwrap_or(usize::MAX);
+            if let Some(event) = batch.events.get(place) {
+                self.event(batch, event, (tenant, app, key));
+            }
+        }
+        first
+    }
+
+    fn event(&mut self, batch: &Batch, event: &Prepared, (tenant, app, key): (u32, Option<u32>, Option<u32>)) {
+        let mut attributes = std::mem::take(&mut self.attributes);
+        let of_event = batch.attributes.get(event.attributes_at..event.attributes_at + event.attributes);
+        for attribute in of_event.unwrap_or_default() {
+            let pointer = self.number(batch, attribute.pointer);
+            attributes.push(Attribute { pointer, ..*attribute });
+        }
+        let record = EventRecord {
+            tenant,
+            team: self.number(batch, event.team),
+            subject: self.number(batch, event.subject),
+            source: self.number(batch, event.source),
+            event_type: self.number(batch, event.event_type),
+            user: event.user.map(|user| self.number(batch, user)),
+            app,
+            key,
+            feature: event.feature.map(|feature| self.number(batch, feature)),
+            id: batch.strings.get(event.id),
+            identity: event.identity,
+            content: event.content,
+            time_us: event.time_us,
+            hold: event.hold,
+            hold_end: event.hold_end,
+            quote: None,
+            attributes,
+            raw: batch.body.get(event.raw_at..event.raw_at + event.raw_length).unwrap_or_default(),
+        };
+        let entry = Entry::Event(record);
+        self.writer.push(&entry);
+        if let Entry::Event(record) = entry {
+            self.attributes = record.attributes;
+            self.attributes.clear();
+        }
+    }
+
+    fn number(&mut self, batch: &Batch, of_batch: u32) -> u32 {
+        let place = usize::try_from(of_batch).unwrap_or(usize::MAX);
+        if let Some(known) = self.numbers.get(place).and_then(|known| known.checked_sub(1)) {
+            return known;
+        }
+        let number = self.writer.dictionary.intern(batch.strings.get(of_batch));
+        if let Some(known) = self.numbers.get_mut(place) {
+            *known = number + 1;
+        }
+        number
+    }
+
+    /// The finished block; the encoder is empty afterwards.
+    pub fn finish(&mut self) -> Bytes {
+        self.writer.finish().into()
+    }
+}

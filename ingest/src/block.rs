@@ -1,0 +1,294 @@
+//! Natural batching: what arrives while a partition's blocks are on their way goes into the next.
+//!
+//! Per partition there is a queue of chunks (events of one request) and a task. As soon as one of
+//! the places in flight is free, the task takes what waits, up to the size of a block, and sends
+//! it. So a lone event leaves at once, and a flood of requests shares blocks. Encoding, compression
+//! and hashing happen in the task, outside of the queue's lock.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
+
+use runtime::{
+    log::{AppendError, Appended, SharedLog, Topic},
+    task::TaskError,
+};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    batch::{Batch, Encoder, Prepared},
+    metrics::Metrics,
+};
+
+/// Accepted events.
+pub const USAGE: Topic = Topic("usage");
+
+/// Bytes of strings of a block, if none of them were shared: far below what a block may hold.
+const STRING_BYTES_MAX: usize = 1 << 20;
+
+/// Where a chunk's events stand: consecutive indexes from `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Partition of `[usage]`.
+    pub partition: u32,
+    /// Position of the block.
+    pub position: i64,
+    /// Index of the chunk's first event.
+    pub first: u32,
+}
+
+/// Events of one request that go into one block together.
+#[derive(Debug)]
+pub struct Chunk {
+    batch: Arc<Batch>,
+    events: Vec<u32>,
+    size: Size,
+    answer: oneshot::Sender<Result<Placed, AppendError>>,
+}
+
+/// The fate of a chunk.
+pub type Answer = oneshot::Receiver<Result<Placed, AppendError>>;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    events: usize,
+    strings: usize,
+}
+
+impl Size {
+    fn add(&mut self, other: Size) {
+        self.events += other.events;
+        self.strings += other.strings;
+    }
+
+    fn of(event: &Prepared) -> Size {
+        Size { events: event.block_bytes(), strings: event.string_bytes }
+    }
+
+    fn is_full(self, block_bytes: usize) -> bool {
+        self.events >= block_bytes || self.strings >= STRING_BYTES_MAX
+    }
+}
+
+/// The queues of all partitions.
+#[derive(Debug)]
+pub struct Blocks {
+    queues: Vec<Queue>,
+    block_bytes: usize,
+    in_flight: usize,
+    metrics: Metrics,
+    closed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    chunks: Mutex<VecDeque<Chunk>>,
+    changed: Notify,
+}
+
+impl Blocks {
+    /// Empty queues.
+    #[must_use]
+    pub fn new(partitions: u32, block_bytes: usize, in_flight: usize, metrics: &Metrics) -> Blocks {
+        let queues = (0..partitions).map(|_| Queue::default()).collect();
+        Blocks { queues, block_bytes, in_flight, metrics: metrics.clone(), closed: AtomicBool::new(false) }
+    }
+
+    /// Queues events (numbers of the batch, in order) and answers their chunks with their fates.
+    pub fn push(&self, batch: &Arc<Batch>, events: &[u32]) -> Vec<(Vec<u32>, Answer)> {
+        let mut by_partition: Vec<Filling> = Vec::new();
+        by_partition.resize_with(self.queues.len(), Filling::default);
+        let mut answers = Vec::new();
+        for number in events {
+            let event = batch.events.get(usize::try_from(*number).unwrap_or(usize::MAX));
+            let Some(event) = event else { continue };
+            let place = usize::try_from(event.partition).unwrap_or(usize::MAX);
+            let Some(filling) = by_partition.get_mut(place) else { continue };
+            filling.events.push(*number);
+            filling.size.add(Size::of(event));
+            if filling.size.is_full(self.block_bytes) {
+                answers.push(self.enqueue(place, batch, std::mem::take(filling)));
+            }
+        }
+        for (place, filling) in by_partition.into_iter().enumerate() {
+            if !filling.events.is_empty() {
+                answers.push(self.enqueue(place, batch, filling));
+            }
+        }
+        answers
+    }
+
+    fn enqueue(&self, place: usize, batch: &Arc<Batch>, filling: Filling) -> (Vec<u32>, Answer) {
+        let (answer, receiver) = oneshot::channel();
+        let Some(queue) = self.queues.get(place) else { return (filling.events, receiver) };
+        let events = filling.events.clone();
+        let chunk = Chunk { batch: Arc::clone(batch), events: filling.events, size: filling.size, answer };
+        let mut chunks = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(Ordering::Relaxed) {
+            let _ = chunk.answer.send(Err(AppendError::Refused("the process is stopping".into())));
+            return (events, receiver);
+        }
+        // Nobody waits for these any more, and none of them was sent.
+        while chunks.front().is_some_and(|chunk| chunk.answer.is_closed()) {
+            chunks.pop_front();
+        }
+        chunks.push_back(chunk);
+        drop(chunks);
+        queue.changed.notify_one();
+        (events, receiver)
+    }
+
+    /// Refuses what comes from now on, and lets the tasks end when nothing waits any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        for queue in &self.queues {
+            // Whoever holds the lock has seen the queue open, so its chunk is in before this.
+            drop(queue.chunks.lock());
+            queue.changed.notify_one();
+        }
+    }
+
+    /// Number of partitions.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.queues.len()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Filling {
+    events: Vec<u32>,
+    size: Size,
+}
+
+/// The task of one partition; ends after [`Blocks::close`].
+pub async fn run(blocks: Arc<Blocks>, partition: u32, log: SharedLog) -> Result<(), TaskError> {
+    let Some(queue) = blocks.queues.get(usize::try_from(partition)?) else {
+        return Err(format!("there is no partition {partition}").into());
+    };
+    let mut sender = Sender { blocks: &blocks, partition, log, encoder: Encoder::default(), flying: Vec::new() };
+    loop {
+        while sender.flying.len() < blocks.in_flight {
+            let chunks = take(queue, blocks.block_bytes);
+            if chunks.is_empty() {
+                break;
+            }
+            sender.send(chunks);
+        }
+        if blocks.closed.load(Ordering::Relaxed) && sender.is_done(queue) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = sender.acknowledged(), if !sender.flying.is_empty() => {}
+            () = queue.changed.notified() => {}
+        }
+    }
+}
+
+/// Takes chunks up to the size of a block; those that nobody waits for are dropped.
+fn take(queue: &Queue, block_bytes: usize) -> Vec<Chunk> {
+    let mut size = Size::default();
+    let mut taken = Vec::new();
+    let mut chunks = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(chunk) = chunks.pop_front() {
+        if chunk.answer.is_closed() {
+            continue;
+        }
+        let mut with = size;
+        with.add(chunk.size);
+        let fits = with.events <= block_bytes && with.strings <= STRING_BYTES_MAX;
+        if !taken.is_empty() && !fits {
+            chunks.push_front(chunk);
+            break;
+        }
+        size = with;
+        taken.push(chunk);
+    }
+    taken
+}
+
+struct Sender<'a> {
+    blocks: &'a Blocks,
+    partition: u32,
+    log: SharedLog,
+    encoder: Encoder,
+    flying: Vec<Flying>,
+}
+
+/// A block on its way.
+struct Flying {
+    pending: runtime::log::Pending,
+    sent_at: Instant,
+    /// With the index of the first event of each. They keep their batches, so that the budget
+    /// counts what is on its way.
+    chunks: Vec<(u32, Chunk)>,
+}
+
+impl Sender<'_> {
+    fn send(&mut self, chunks: Vec<Chunk>) {
+        let encoder = &mut self.encoder;
+        let chunks = chunks.into_iter().map(|chunk| (encoder.push(&chunk.batch, &chunk.events), chunk)).collect();
+        let payload = encoder.finish();
+        let metrics = &self.blocks.metrics;
+        metrics.blocks_sent.inc();
+        metrics.block_bytes.inc_by(payload.len() as u64);
+        let sent_at = Instant::now();
+        let pending = self.log.append(USAGE, self.partition, payload);
+        self.flying.push(Flying { pending, sent_at, chunks });
+    }
+
+    /// Waits for the fate of any block, and tells it to those who wait for it.
+    async fn acknowledged(&mut self) {
+        let (place, outcome) = poll_fn(|context| {
+            for (place, flying) in self.flying.iter_mut().enumerate() {
+                if let Poll::Ready(outcome) = Pin::new(&mut flying.pending.0).poll(context) {
+                    let closed = || Err(AppendError::Unknown("the log was closed".into()));
+                    return Poll::Ready((place, outcome.unwrap_or_else(|_| closed())));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        let flying = self.flying.swap_remove(place);
+        self.answer(flying, &outcome);
+    }
+
+    fn answer(&self, flying: Flying, outcome: &Result<Appended, AppendError>) {
+        let metrics = &self.blocks.metrics;
+        metrics.acknowledgement.observe(flying.sent_at.elapsed().as_secs_f64());
+        let label = match outcome {
+            Ok(_) => "acknowledged",
+            Err(AppendError::Refused(_)) => "refused",
+            Err(AppendError::Unknown(_)) => "unknown",
+        };
+        metrics.blocks_answered.with_label_values(&[label]).inc();
+        if let Err(error) = outcome {
+            tracing::warn!(partition = self.partition, %error, "a block was not acknowledged");
+        }
+        for (first, chunk) in flying.chunks {
+            let placed = |appended: &Appended| Placed { partition: self.partition, position: appended.position, first };
+            if outcome.is_ok() {
+                metrics.accepted.inc_by(chunk.events.len() as u64);
+            }
+            // Whoever waited may have gone.
+            let _ = chunk.answer.send(outcome.as_ref().map(placed).map_err(Clone::clone));
+        }
+    }
+
+    /// Whether nothing waits, and nobody waits for what is on its way.
+    fn is_done(&self, queue: &Queue) -> bool {
+        let empty = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let abandoned = |flying: &Flying| flying.chunks.iter().all(|(_, chunk)| chunk.answer.is_closed());
+        empty && self.flying.iter().all(abandoned)
+    }
+}

@@ -1,0 +1,392 @@
+//! From the tokens of one event to its envelope and the attributes of its `data`.
+//!
+//! Members may come in any order, so everything that could turn out to be data is collected: what
+//! stands in `data`, and the rest of the top level, which is the data of clients that have none.
+
+use std::{
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use domain::{
+    event::{ATTRIBUTES_MAX, EVENT_BYTES_MAX, NESTING_MAX, POINTER_BYTES_MAX, unescape},
+    wire::record::{Attribute, AttributeKind},
+};
+
+use crate::{
+    batch::Strings,
+    scan::{Leaf, Token},
+};
+
+/// What a member of the top level is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Field(Field),
+    Data,
+    Rest,
+}
+
+/// The members of the envelope, each under all its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `id`
+    Id,
+    /// `type`
+    Type,
+    /// `subject`
+    Subject,
+    /// `source`
+    Source,
+    /// `time`
+    Time,
+    /// `user`
+    User,
+    /// `feature`
+    Feature,
+    /// `customer_id` of OM0's bodies
+    Customer,
+    /// `holdid`
+    Hold,
+    /// `holdend`
+    HoldEnd,
+    /// `specversion`
+    SpecVersion,
+    /// `data_base64`
+    DataBase64,
+}
+
+const FIELDS: usize = 12;
+
+fn member(name: &[u8]) -> Member {
+    Member::Field(match name {
+        b"id" | b"event_id" | b"idempotencyKey" => Field::Id,
+        b"type" | b"event_type" | b"eventType" => Field::Type,
+        b"subject" | b"teamId" => Field::Subject,
+        b"source" => Field::Source,
+        b"time" | b"timestamp" => Field::Time,
+        b"user" | b"user_id" | b"userId" => Field::User,
+        b"feature" | b"feature_id" => Field::Feature,
+        b"customer_id" => Field::Customer,
+        b"holdid" => Field::Hold,
+        b"holdend" => Field::HoldEnd,
+        b"specversion" => Field::SpecVersion,
+        b"data_base64" => Field::DataBase64,
+        b"data" | b"payload" => return Member::Data,
+        _ => return Member::Rest,
+    })
+}
+
+/// Why an event cannot be accepted, as far as its shape tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Longer than an event may be.
+    TooLarge,
+    /// Two members of one object have the same name.
+    Duplicate,
+    /// A field and an alias of it say different things.
+    Ambiguous(&'static str),
+    /// Nested too deeply.
+    Nesting,
+    /// Too many scalars.
+    Attributes,
+    /// Pointers too long together.
+    Pointers,
+}
+
+/// Attributes found in one place, with what is wrong with them if they are the data.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Pointers are numbers of the strings; places are in the text.
+    pub attributes: Vec<Attribute>,
+    /// Bytes of the pointers.
+    pub pointer_bytes: usize,
+    /// The first thing that is wrong.
+    pub fault: Option<Fault>,
+}
+
+impl Found {
+    /// Adds an attribute within the limits.
+    pub fn add(&mut self, path: &str, leaf: Leaf, strings: &mut Strings) {
+        if self.fault.is_some() {
+            return;
+        }
+        if self.attributes.len() >= ATTRIBUTES_MAX {
+            self.fault = Some(Fault::Attributes);
+            return;
+        }
+        self.pointer_bytes += path.len();
+        if self.pointer_bytes > POINTER_BYTES_MAX {
+            self.fault = Some(Fault::Pointers);
+            return;
+        }
+        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        let pointer = strings.intern(path);
+        let (offset, length) = (place(leaf.offset), place(leaf.length));
+        self.attributes.push(Attribute { pointer, kind: leaf.kind, offset, length });
+    }
+
+    fn clear(&mut self) {
+        self.attributes.clear();
+        self.pointer_bytes = 0;
+        self.fault = None;
+    }
+}
+
+#[derive(Debug)]
+struct Frame {
+    /// Names of an object are compared within it; arrays count their elements.
+    number: u32,
+    object: bool,
+    elements: u32,
+    path_length: usize,
+}
+
+/// Collects one event after the other; keeps its memory.
+#[derive(Debug, Default)]
+pub struct Collector {
+    fields: [Option<Leaf>; FIELDS],
+    /// What stands in `data`.
+    pub data: Found,
+    /// The rest of the top level.
+    pub rest: Found,
+    /// Whether there is a `data`.
+    pub has_data: bool,
+    /// The first fault that does not depend on what is the data.
+    pub fault: Option<Fault>,
+    begin: usize,
+    end: usize,
+    data_text: Option<(usize, usize)>,
+    member: Option<Member>,
+    member_begin: usize,
+    frames: Vec<Frame>,
+    path: String,
+    objects: u32,
+    names: Vec<(u32, u64)>,
+}
+
+impl Collector {
+    /// Forgets the event before; the next begins at byte `at` of the text.
+    pub fn start(&mut self, at: usize) {
+        self.fields = [None; FIELDS];
+        self.data.clear();
+        self.rest.clear();
+        self.has_data = false;
+        self.fault = None;
+        (self.begin, self.end) = (at, at);
+        self.data_text = None;
+        self.member = None;
+        self.frames.clear();
+        self.path.clear();
+        self.objects = 0;
+        self.names.clear();
+    }
+
+    /// The value of a field.
+    #[must_use]
+    pub fn field(&self, field: Field) -> Option<Leaf> {
+        self.fields.get(field as usize).copied().flatten()
+    }
+
+    /// Ends the event at byte `end` and looks for names that come twice.
+    pub fn finish(&mut self, end: usize) {
+        self.end = end;
+        if end - self.begin > EVENT_BYTES_MAX {
+            self.fault = Some(Fault::TooLarge);
+            return;
+        }
+        self.names.sort_unstable();
+        if self.names.array_windows().any(|[first, second]| first == second) {
+            self.fault = Some(Fault::Duplicate);
+        }
+    }
+
+    /// Takes the next token of the event's text.
+    pub fn token(&mut self, token: Token, text: &[u8], strings: &mut Strings) {
+        let at = match token {
+            Token::Begin { offset, .. } => offset,
+            Token::End(at) => at,
+            Token::Key(leaf) | Token::Leaf(leaf) => leaf.offset + leaf.length,
+        };
+        // Nothing more is kept of an event that is too large: its size bounds our memory.
+        if self.fault == Some(Fault::TooLarge) || at - self.begin > EVENT_BYTES_MAX {
+            self.fault = Some(Fault::TooLarge);
+            return;
+        }
+        match token {
+            Token::Key(leaf) => self.key(leaf, text),
+            Token::Begin { object, offset } => self.open(object, offset, text),
+            Token::Leaf(leaf) => self.leaf(leaf, text, strings),
+            Token::End(at) => {
+                self.frames.pop();
+                if self.frames.len() == 1 {
+                    self.member_ends(at, text);
+                }
+            }
+        }
+    }
+
+    fn key(&mut self, leaf: Leaf, text: &[u8]) {
+        let bytes = leaf.bytes(text);
+        let unescaped;
+        let name = if leaf.kind == AttributeKind::EscapedText {
+            unescaped = unescape(bytes);
+            unescaped.as_bytes()
+        } else {
+            bytes
+        };
+        let Some(frame) = self.frames.last() else { return };
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        self.names.push((frame.number, hasher.finish()));
+        let top = self.frames.len() == 1;
+        if top {
+            self.member = Some(member(name));
+        }
+        if self.collects() {
+            self.path.truncate(frame.path_length);
+            // The pointer of `data` itself is empty; pointers of the rest begin at the event.
+            if !(top && self.member == Some(Member::Data)) {
+                push_name(&mut self.path, name);
+            }
+        }
+    }
+
+    /// Whether what comes now may be data.
+    fn collects(&self) -> bool {
+        match self.member {
+            Some(Member::Data) => !self.has_data,
+            Some(Member::Rest) => true,
+            Some(Member::Field(_)) | None => false,
+        }
+    }
+
+    fn open(&mut self, object: bool, offset: usize, text: &[u8]) {
+        self.element();
+        self.value_begins(offset, Leaf { kind: AttributeKind::EmptyObject, offset, length: 1 }, text);
+        self.nests(self.frames.len());
+        let path_length = self.path.len();
+        self.frames.push(Frame { number: self.objects, object, elements: 0, path_length });
+        self.objects += 1;
+    }
+
+    fn leaf(&mut self, leaf: Leaf, text: &[u8], strings: &mut Strings) {
+        self.element();
+        let collects = self.collects();
+        self.value_begins(leaf.offset, leaf, text);
+        if let AttributeKind::EmptyObject | AttributeKind::EmptyArray = leaf.kind {
+            self.nests(self.frames.len());
+        }
+        if collects {
+            let found = if self.member == Some(Member::Data) { &mut self.data } else { &mut self.rest };
+            found.add(&self.path, leaf, strings);
+        }
+        if self.frames.len() == 1 {
+            let quoted = matches!(leaf.kind, AttributeKind::Text | AttributeKind::EscapedText);
+            self.member_ends(leaf.offset + leaf.length + usize::from(quoted), text);
+        }
+    }
+
+    /// Gives a value in an array its pointer.
+    fn element(&mut self) {
+        let collects = self.collects();
+        if let Some(frame) = self.frames.last_mut().filter(|frame| !frame.object)
+            && collects
+        {
+            self.path.truncate(frame.path_length);
+            // Writing to a `String` cannot fail.
+            let _ = write!(self.path, "/{}", frame.elements);
+            frame.elements += 1;
+        }
+    }
+
+    /// Records where the value of a member of the top level begins, and what it is.
+    fn value_begins(&mut self, offset: usize, leaf: Leaf, text: &[u8]) {
+        if self.frames.len() != 1 {
+            return;
+        }
+        self.member_begin = offset;
+        if let Some(Member::Field(field)) = self.member {
+            self.set(field, leaf, text);
+        }
+    }
+
+    fn set(&mut self, field: Field, leaf: Leaf, text: &[u8]) {
+        let Some(slot) = self.fields.get_mut(field as usize) else { return };
+        // `null` says nothing.
+        if leaf.kind == AttributeKind::Null {
+            return;
+        }
+        match slot {
+            Some(known) if !same(known, &leaf, text) => self.fault = Some(Fault::Ambiguous(name_of(field))),
+            _ => *slot = Some(leaf),
+        }
+    }
+
+    /// A value of the top level has ended: `data` and `payload` must say the same.
+    fn member_ends(&mut self, end: usize, text: &[u8]) {
+        if self.member != Some(Member::Data) {
+            return;
+        }
+        let span = (self.member_begin, end);
+        match self.data_text {
+            Some((begin, end)) if text.get(begin..end) != text.get(span.0..span.1) => {
+                self.fault = Some(Fault::Ambiguous("data"));
+            }
+            _ => self.data_text = Some(span),
+        }
+        self.has_data = true;
+    }
+
+    /// `open` containers are around one that begins, the event itself among them. The event is a
+    /// level of the rest, and not of `data`.
+    fn nests(&mut self, open: usize) {
+        let (found, level) = match self.member {
+            Some(Member::Data) => (&mut self.data, open),
+            Some(Member::Rest) => (&mut self.rest, open + 1),
+            _ => return,
+        };
+        if level > NESTING_MAX && found.fault.is_none() {
+            found.fault = Some(Fault::Nesting);
+        }
+    }
+}
+
+/// Whether two scalars say the same.
+fn same(first: &Leaf, second: &Leaf, text: &[u8]) -> bool {
+    let plain = |leaf: &Leaf| match leaf.kind {
+        AttributeKind::EscapedText => (AttributeKind::Text, unescape(leaf.bytes(text)).into_bytes()),
+        kind => (kind, leaf.bytes(text).to_vec()),
+    };
+    plain(first) == plain(second)
+}
+
+/// Appends `/name` as RFC 6901 writes it.
+fn push_name(path: &mut String, name: &[u8]) {
+    path.push('/');
+    for part in String::from_utf8_lossy(name).chars() {
+        match part {
+            '~' => path.push_str("~0"),
+            '/' => path.push_str("~1"),
+            part => path.push(part),
+        }
+    }
+}
+
+/// What we call a field when we complain.
+#[must_use]
+pub fn name_of(field: Field) -> &'static str {
+    match field {
+        Field::Id => "id",
+        Field::Type => "type",
+        Field::Subject => "subject",
+        Field::Source => "source",
+        Field::Time => "time",
+        Field::User => "user",
+        Field::Feature => "feature",
+        Field::Customer => "customer_id",
+        Field::Hold => "holdid",
+        Field::HoldEnd => "holdend",
+        Field::SpecVersion => "specversion",
+        Field::DataBase64 => "data_base64",
+    }
+}

@@ -1,0 +1,73 @@
+//! Settings of ingest: the section `[ingest]`.
+
+use std::time::Duration;
+
+use runtime::config::Faults;
+use serde::Deserialize;
+
+/// The section with its defaults, commented: a part of the compiled-in configuration.
+pub const DEFAULT_TOML: &str = include_str!("../config.toml");
+
+/// The settings. Defaults are in `config.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Blocks of one partition that may be on their way to the log at a time.
+    pub in_flight: usize,
+    /// A block is closed when its events have this many bytes; one event may exceed it.
+    pub block_bytes: usize,
+    /// Bytes of bodies and events that may wait in this process.
+    pub memory_bytes: usize,
+    /// Time that the log has to acknowledge before a request is answered with 503.
+    pub answer_timeout_ms: u64,
+    /// How often keys, tenants and aliases are loaded from Postgres.
+    pub refresh_ms: u64,
+    /// Age of what was loaded at which requests are answered with 503.
+    pub lease_ms: u64,
+    /// Refused credentials that one address may send in a row before it is answered with 429.
+    pub failed_attempts_max: u32,
+    /// Time after which an address gets one of its attempts back.
+    pub failed_attempt_regain_ms: u64,
+}
+
+/// The api lets an alias take effect this long after it was written.
+const ALIAS_DELAY_MS: u64 = 60_000;
+
+impl Config {
+    /// Records what cannot work.
+    pub fn check(&self, faults: &mut Faults) {
+        let bytes = |value: usize, least: usize, most: usize| (least..=most).contains(&value);
+        faults.check((1..=64).contains(&self.in_flight), "ingest.in_flight", "give 1 to 64");
+        faults.check(bytes(self.block_bytes, 1 << 10, 1 << 20), "ingest.block_bytes", "give 1 KiB to 1 MiB");
+        faults.check(
+            bytes(self.memory_bytes, 8 << 20, 64 << 30),
+            "ingest.memory_bytes",
+            "give at least 8 MiB: one body needs 4 MiB and its events as much",
+        );
+        faults.check(
+            (100..=4_500).contains(&self.answer_timeout_ms),
+            "ingest.answer_timeout_ms",
+            "give 100 to 4500: the answer is promised within 5 s",
+        );
+        faults.check((50..=10_000).contains(&self.refresh_ms), "ingest.refresh_ms", "give 50 to 10000");
+        faults.check(
+            self.lease_ms >= self.refresh_ms.saturating_mul(2) && self.lease_ms < ALIAS_DELAY_MS,
+            "ingest.lease_ms",
+            "give at least twice refresh_ms and less than 60000, the time after which an alias takes effect",
+        );
+        faults.check(self.failed_attempts_max > 0, "ingest.failed_attempts_max", "give at least 1");
+        faults.check(self.failed_attempt_regain_ms > 0, "ingest.failed_attempt_regain_ms", "give at least 1");
+    }
+
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        Duration::from_millis(self.answer_timeout_ms)
+    }
+
+    pub(crate) fn refresh(&self) -> Duration {
+        Duration::from_millis(self.refresh_ms)
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+}

@@ -1,0 +1,218 @@
+//! The table of contents: what ingest answers.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use runtime::{http::Problem, log::AppendError, task};
+use tokio::time::{Instant, timeout_at};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    Ingest,
+    answer::{self, Answer, Fates},
+    block::Placed,
+    body,
+    document::{EventDocument, ProblemDocument},
+    forms::{self, Parsed},
+};
+
+/// The routes with their documentation.
+pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(post_events)).routes(routes!(post_events_ingest)).with_state(Arc::clone(ingest))
+}
+
+/// Report usage
+///
+/// Takes one event, an array, or one event per line, plain or as CloudEvents, optionally compressed
+/// with gzip or zstd. Each event gets an answer of its own: a receipt once the log has it durably,
+/// or what is wrong with it. Sending an event again with the same id, source and subject is
+/// harmless: it counts once.
+///
+/// Other names are understood: `event_id` and `idempotencyKey` for `id`; `event_type` and
+/// `eventType` for `type`; `teamId` for `subject`; `timestamp` for `time`; `payload` for `data`;
+/// `user_id` and `userId` for `user`; `feature_id` for `feature`. In a body without `data`, all
+/// that is not named here is the data. Without `subject`, `customer_id` is the team, unless it is
+/// the tenant itself: then `user_id` is.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    operation_id = "postEvents",
+    tag = "events",
+    request_body(
+        description = "At most 4 MiB when decompressed, and 10,000 events of 256 KiB each.",
+        content(
+            (EventDocument = "application/json", examples(
+                ("one" = (summary = "One event", value = json!({
+                    "id": "req-8f41", "type": "llm.tokens.v1", "subject": "team-7", "source": "chat/1.4.0",
+                    "time": "2026-05-04T03:02:01.5Z", "user": "ada",
+                    "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 1200, "outputTokens": 310}}))),
+                ("array" = (summary = "Several events", value = json!([
+                    {"id": "1", "type": "api.call", "subject": "team-7", "data": {"route": "/search"}},
+                    {"id": "2", "type": "api.call", "subject": "team-8", "data": {"route": "/search"}}]))),
+                ("aliases" = (summary = "Other names", value = json!([{
+                    "idempotencyKey": "9b1d", "eventType": "llm.tokens.v1", "timestamp": "2026-05-04T03:02:01Z", "teamId": "team-7",
+                    "payload": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 1200, "outputTokens": 310},
+                    "source": "my-tool/1.0.0"}]))),
+                ("flat" = (summary = "Without data", value = json!({
+                    "event_id": "e-1", "customer_id": "acme", "user_id": "team-7", "event_type": "TOKEN_USAGE", "feature_id": "chat",
+                    "provider": "OPENAI", "model": "gpt-4-turbo", "input_tokens": 1200, "output_tokens": 310,
+                    "timestamp": "2026-05-04T03:02:01Z"}))),
+            )),
+            (String = "application/x-ndjson", example = json!("{\"id\":\"1\",\"type\":\"api.call\",\"subject\":\"team-7\"}\n{\"id\":\"2\",\"type\":\"api.call\",\"subject\":\"team-8\"}\n")),
+            (EventDocument = "application/cloudevents+json", example = json!({
+                "specversion": "1.0", "id": "req-8f41", "type": "llm.tokens.v1", "source": "chat/1.4.0", "subject": "team-7",
+                "time": "2026-05-04T03:02:01.5Z", "data": {"inputTokens": 1200}})),
+            (Vec<EventDocument> = "application/cloudevents-batch+json", example = json!([{
+                "specversion": "1.0", "id": "req-8f41", "type": "llm.tokens.v1", "source": "chat/1.4.0", "subject": "team-7",
+                "data": {"inputTokens": 1200}}])),
+        )
+    ),
+    params(
+        ("Authorization" = Option<String>, Header, description = "`Bearer weir_live_…`, a key with the scope `events:write`"),
+        ("X-Api-Key" = Option<String>, Header, description = "The key, instead of `Authorization`"),
+        ("Content-Encoding" = Option<String>, Header, description = "`gzip`, `zstd` or `identity`"),
+    ),
+    responses(
+        (status = 200, description = "All events are in the log", body = Answer, example = json!({
+            "accepted": 1, "rejected": 0,
+            "results": [{"index": 0, "id": "req-8f41", "status": "accepted", "receipt": "3:1042:17"}]})),
+        (status = 207, description = "Some events are in the log, the others are rejected", body = Answer, example = json!({
+            "accepted": 1, "rejected": 1,
+            "results": [
+                {"index": 0, "id": "1", "status": "accepted", "receipt": "3:1042:17"},
+                {"index": 1, "id": "2", "status": "rejected", "code": "subject_missing", "detail": "the event has no `subject`",
+                 "action": "send the team that pays as `subject`"}]})),
+        (status = 400, description = "No event was accepted; `results` says why where the body could be read", body = ProblemDocument,
+            content_type = "application/problem+json", example = json!({
+            "type": "urn:weir:problem:json_invalid", "title": "Bad Request", "status": 400, "code": "json_invalid",
+            "detail": "the body is not JSON at byte 17: expected a value",
+            "action": "correct it and send all of it again: no event was accepted", "request_id": "0190-7a"})),
+        (status = 401, description = "No key, or one that is malformed, unknown, expired or revoked", body = ProblemDocument,
+            content_type = "application/problem+json", example = json!({
+            "type": "urn:weir:problem:key_expired", "title": "Unauthorized", "status": 401, "code": "key_expired",
+            "detail": "the API key has expired", "action": "send another key"})),
+        (status = 403, description = "A key that may not report usage", body = ProblemDocument,
+            content_type = "application/problem+json", example = json!({
+            "type": "urn:weir:problem:scope_missing", "title": "Forbidden", "status": 403, "code": "scope_missing",
+            "detail": "the API key has not the scope `events:write`", "action": "make a key with this scope"})),
+        (status = 413, description = "Too many bytes or events", body = ProblemDocument,
+            content_type = "application/problem+json", example = json!({
+            "type": "urn:weir:problem:too_many_events", "title": "Payload Too Large", "status": 413, "code": "too_many_events",
+            "detail": "the body holds more than 10000 events", "action": "send fewer events in one request"})),
+        (status = 415, description = "A content type or encoding that holds no events", body = ProblemDocument,
+            content_type = "application/problem+json", example = json!({
+            "type": "urn:weir:problem:encoding_unsupported", "title": "Unsupported Media Type", "status": 415,
+            "code": "encoding_unsupported", "detail": "the content encoding is not supported",
+            "action": "send the body as it is, or with gzip or zstd"})),
+        (status = 429, description = "Too many refused credentials from this address", body = ProblemDocument,
+            content_type = "application/problem+json",
+            headers(("Retry-After" = u64, description = "Seconds to wait")), example = json!({
+            "type": "urn:weir:problem:too_many_attempts", "title": "Too Many Requests", "status": 429, "code": "too_many_attempts",
+            "detail": "too many credentials from this address were refused",
+            "action": "correct the key, then wait for the time in Retry-After"})),
+        (status = 503, description = "Not all events are known to be in the log; send the same request again, with the same ids",
+            body = ProblemDocument, content_type = "application/problem+json",
+            headers(("Retry-After" = u64, description = "Seconds to wait")), example = json!({
+            "type": "urn:weir:problem:outcome_unknown", "title": "Service Unavailable", "status": 503, "code": "outcome_unknown",
+            "detail": "it is not known whether the log has all events",
+            "action": "send the request again after the time in Retry-After, with the same ids: what is in the log counts once",
+            "accepted": 0, "rejected": 0,
+            "results": [{"index": 0, "id": "req-8f41", "status": "unknown", "code": "outcome_unknown",
+                "detail": "the log has not said in time whether it has the event", "action": "send it again, with the same id"}]})),
+    )
+)]
+async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    counted(&ingest, request).await
+}
+
+/// Report usage (another path)
+///
+/// The same as `POST /v1/events`, for clients that send there.
+#[utoipa::path(
+    post,
+    path = "/v1/events/ingest",
+    operation_id = "postEventsIngest",
+    tag = "events",
+    request_body(content((EventDocument = "application/json"), (String = "application/x-ndjson"))),
+    responses(
+        (status = 200, description = "All events are in the log", body = Answer),
+        (status = 207, description = "Some events are in the log, the others are rejected", body = Answer),
+        (status = 400, description = "No event was accepted", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No key that is good", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "A key that may not", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Too many bytes or events", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not a form of events", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many refused credentials", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Send it again, with the same ids", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn post_events_ingest(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    counted(&ingest, request).await
+}
+
+async fn counted(ingest: &Arc<Ingest>, request: Request) -> Response {
+    let _open = ingest.open_request();
+    let response = respond(ingest, request).await.unwrap_or_else(IntoResponse::into_response);
+    ingest.metrics.requests.with_label_values(&[status_label(response.status())]).inc();
+    response
+}
+
+/// Authenticate, read, accept, log, answer.
+async fn respond(ingest: &Ingest, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+    let caller = ingest.door.admit(&parts.headers, address)?;
+    let form = body::form(&parts.headers)?;
+    let (body, held) = body::read(&parts.headers, body, &ingest.budget).await?;
+    let deadline = Instant::now() + ingest.answer_timeout;
+    let parsed = forms::parse(form, body, caller, held, task::now_us())?;
+    Ok(log(ingest, parsed, deadline).await)
+}
+
+/// Hands the accepted events to the log and waits for their fates.
+async fn log(ingest: &Ingest, parsed: Parsed, deadline: Instant) -> Response {
+    let Parsed { batch, items } = parsed;
+    for item in &items {
+        if let Err(reject) = &item.event {
+            ingest.metrics.rejected.with_label_values(&[reject.code]).inc();
+        }
+    }
+    let numbers: Vec<u32> = items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
+    let mut fates: Fates = vec![None; batch.events.len()];
+    for (events, answer) in ingest.blocks.push(&Arc::new(batch), &numbers) {
+        let outcome = match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(AppendError::Unknown("the task ended".into())),
+            Err(_) => Err(AppendError::Unknown("no answer in time".into())),
+        };
+        for (event, nth) in events.iter().zip(0..) {
+            let placed = outcome.clone().map(|placed| Placed { first: placed.first + nth, ..placed });
+            if let Some(fate) = usize::try_from(*event).ok().and_then(|place| fates.get_mut(place)) {
+                *fate = Some(placed);
+            }
+        }
+    }
+    answer::answer(items, &fates)
+}
+
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        207 => "207",
+        400 => "400",
+        401 => "401",
+        403 => "403",
+        413 => "413",
+        415 => "415",
+        429 => "429",
+        503 => "503",
+        _ => "other",
+    }
+}

@@ -1,0 +1,172 @@
+//! One load of everything, and its age by the database's clock.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use domain::event::IdentityKey;
+use runtime::postgres::{Pool, PostgresError};
+use uuid::Uuid;
+
+/// What was known at one moment.
+pub struct Snapshot {
+    /// When it was asked for.
+    pub loaded_at: Instant,
+    /// The database's time then.
+    pub database_us: i64,
+    /// The installation's key of identities.
+    pub identity_key: IdentityKey,
+    /// Partitions of every topic.
+    pub partitions: u32,
+    /// API keys by public id, which two tenants could share.
+    pub keys: HashMap<Box<str>, Vec<Key>>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Snapshot").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+/// An API key.
+#[derive(Clone)]
+pub struct Key {
+    /// Its public id.
+    pub id: Arc<str>,
+    /// SHA-256 of its secret.
+    pub secret_hash: Vec<u8>,
+    /// Whose it is.
+    pub tenant: Arc<Tenant>,
+    /// The app that it belongs to.
+    pub app: Option<Arc<str>>,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// From when on it is none.
+    pub expires_us: Option<i64>,
+    /// When it was revoked.
+    pub revoked_us: Option<i64>,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Who sells.
+#[derive(Debug, Default)]
+pub struct Tenant {
+    /// Its id.
+    pub id: Uuid,
+    /// Its key.
+    pub key: String,
+    /// What its own systems call it.
+    pub external_key: Option<String>,
+    /// Subjects that stand for a team of another name.
+    pub aliases: HashMap<Box<str>, Alias>,
+}
+
+impl Tenant {
+    /// Whether a name is the tenant's own.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        name == self.key
+            || self.external_key.as_deref() == Some(name)
+            || Uuid::try_parse(name).is_ok_and(|id| id == self.id)
+    }
+}
+
+/// Another name of a team.
+#[derive(Clone, Debug)]
+pub struct Alias {
+    /// The team.
+    pub team: Arc<str>,
+    /// From when on.
+    pub effective_us: i64,
+}
+
+/// Why nothing was loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Postgres did not answer, or refused.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// The database holds no installation.
+    #[error("the database has no installation; run `weir migrate`")]
+    NoInstallation,
+    /// The installation's row holds what it cannot hold.
+    #[error("the installation's {0} is not one; restore the database")]
+    Installation(&'static str),
+}
+
+impl Snapshot {
+    /// The database's time now. It counts from before the question, so it is never behind.
+    #[must_use]
+    pub fn database_now_us(&self) -> i64 {
+        let since_us = i64::try_from(self.loaded_at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        self.database_us.saturating_add(since_us)
+    }
+}
+
+/// Loads everything. Keys come before tenants, so that no key is without its tenant.
+pub async fn load(pool: &Pool) -> Result<Snapshot, StoreError> {
+    let loaded_at = Instant::now();
+    let (identity_key, partitions, database_us) = installation(pool).await?.ok_or(StoreError::NoInstallation)?;
+    let keys = api_keys(pool).await?;
+    let mut aliases = aliases_by_tenant(pool).await?;
+    let tenants: HashMap<Uuid, Arc<Tenant>> = tenants(pool)
+        .await?
+        .into_iter()
+        .map(|(id, key, external_key)| {
+            let aliases = aliases.remove(&id).unwrap_or_default();
+            (id, Arc::new(Tenant { id, key, external_key, aliases }))
+        })
+        .collect();
+    let mut by_id: HashMap<Box<str>, Vec<Key>> = HashMap::with_capacity(keys.len());
+    for (tenant, id, secret_hash, app, scopes, expires_us, revoked_us) in keys {
+        let Some(tenant) = tenants.get(&tenant) else { continue };
+        let (id, tenant, app): (Arc<str>, _, _) = (id.into(), Arc::clone(tenant), app.map(Arc::from));
+        let key = Key { id: Arc::clone(&id), secret_hash, tenant, app, scopes, expires_us, revoked_us };
+        by_id.entry(Box::from(&*id)).or_default().push(key);
+    }
+    Ok(Snapshot {
+        loaded_at,
+        database_us,
+        identity_key: IdentityKey(identity_key.try_into().map_err(|_| StoreError::Installation("identity key"))?),
+        partitions: u32::try_from(partitions).map_err(|_| StoreError::Installation("number of partitions"))?,
+        keys: by_id,
+    })
+}
+
+async fn installation(pool: &Pool) -> Result<Option<(Vec<u8>, i32, i64)>, PostgresError> {
+    let sql = "SELECT identity_key, partitions, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM installation";
+    Ok(sqlx::query_as(sql).fetch_optional(pool).await?)
+}
+
+type KeyRow = (Uuid, String, Vec<u8>, Option<String>, Vec<String>, Option<i64>, Option<i64>);
+
+/// Infinite times become the ends of what we count with.
+async fn api_keys(pool: &Pool) -> Result<Vec<KeyRow>, PostgresError> {
+    let sql = "SELECT tenant_id, key_id, secret_hash, app, scopes,
+            (extract(epoch FROM greatest('1970-01-01', least('2999-01-01', expires_at))) * 1000000)::bigint
+                + CASE WHEN expires_at IS NULL THEN NULL ELSE 0 END,
+            (extract(epoch FROM greatest('1970-01-01', least('2999-01-01', revoked_at))) * 1000000)::bigint
+                + CASE WHEN revoked_at IS NULL THEN NULL ELSE 0 END
+        FROM api_keys";
+    Ok(sqlx::query_as(sql).fetch_all(pool).await?)
+}
+
+async fn tenants(pool: &Pool) -> Result<Vec<(Uuid, String, Option<String>)>, PostgresError> {
+    Ok(sqlx::query_as("SELECT tenant_id, key, external_key FROM tenants").fetch_all(pool).await?)
+}
+
+async fn aliases_by_tenant(pool: &Pool) -> Result<HashMap<Uuid, HashMap<Box<str>, Alias>>, PostgresError> {
+    let sql = "SELECT tenant_id, alias, team,
+            (extract(epoch FROM greatest('1970-01-01', least('2999-01-01', effective_at))) * 1000000)::bigint
+        FROM team_aliases";
+    let rows: Vec<(Uuid, String, String, i64)> = sqlx::query_as(sql).fetch_all(pool).await?;
+    let mut aliases: HashMap<Uuid, HashMap<Box<str>, Alias>> = HashMap::new();
+    for (tenant, alias, team, effective_us) in rows {
+        let alias_of = Alias { team: team.into(), effective_us };
+        aliases.entry(tenant).or_default().insert(alias.into(), alias_of);
+    }
+    Ok(aliases)
+}
