@@ -21,8 +21,13 @@ pub(crate) struct Borders {
 
 /// Fixes the borders of the group from `wanted.from_x`, unless they are fixed already. Answers
 /// what holds.
-pub(crate) async fn fix(pool: &Pool, partition: u32, wanted: &Borders) -> Result<Borders, PostgresError> {
-    let number = i32::try_from(partition).map_err(|_| PostgresError::Broken(format!("partition {partition}")))?;
+pub(crate) async fn fix(
+    pool: &Pool,
+    partition: u32,
+    wanted: &Borders,
+) -> Result<Borders, PostgresError> {
+    let number = i32::try_from(partition)
+        .map_err(|_| PostgresError::Broken(format!("partition {partition}")))?;
     sqlx::query(
         "INSERT INTO archive_groups (partition, from_x, to_x, from_r, to_r, c)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (partition, from_x) DO NOTHING",
@@ -47,6 +52,7 @@ async fn read(pool: &Pool, partition: i32, from_x: i64) -> Result<Borders, Postg
     .fetch_one(pool)
     .await?;
     let (to_x, from_r, to_r, c) = row;
-    let c = Hash::try_from(c).map_err(|_| PostgresError::Broken("archive_groups.c is no hash".to_owned()))?;
+    let c = Hash::try_from(c)
+        .map_err(|_| PostgresError::Broken("archive_groups.c is no hash".to_owned()))?;
     Ok(Borders { from_x, to_x, from_r, to_r, c })
 }

@@ -63,7 +63,10 @@ impl ArchiveError {
         match self {
             Self::ClickHouse(_) | Self::Postgres(_) | Self::Overtaken | Self::Stopped => true,
             Self::Log(error) => matches!(error, LogError::Unavailable(_)),
-            Self::Message { .. } | Self::Batch { .. } | Self::Borders { .. } | Self::Archived(_) => false,
+            Self::Message { .. }
+            | Self::Batch { .. }
+            | Self::Borders { .. }
+            | Self::Archived(_) => false,
         }
     }
 

@@ -77,7 +77,12 @@ pub(crate) struct Collector {
 
 impl Collector {
     /// Begins right after `place`.
-    pub fn open(log: &SharedLog, partition: u32, place: Place, metrics: &ArchiverMetrics) -> Result<Collector, ArchiveError> {
+    pub fn open(
+        log: &SharedLog,
+        partition: u32,
+        place: Place,
+        metrics: &ArchiverMetrics,
+    ) -> Result<Collector, ArchiveError> {
         let reader = log.reader(RATED, partition, place.r.saturating_add(1))?;
         let counter = metrics.ignored.clone();
         let ignored = Arc::new(move || counter.inc());
@@ -85,20 +90,32 @@ impl Collector {
     }
 
     /// The next group; `None` where nothing came for a moment, or when `stopped`.
-    pub fn collect(&mut self, end: End, config: &Config, stopped: &dyn Fn() -> bool) -> Result<Option<Group>, ArchiveError> {
+    pub fn collect(
+        &mut self,
+        end: End,
+        config: &Config,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Option<Group>, ArchiveError> {
         let mut group: Option<Group> = None;
         let mut deadline = None;
         while !stopped() {
-            let left = deadline.map_or(LOOK, |deadline: Instant| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(LOOK, |deadline: Instant| {
+                deadline.saturating_duration_since(Instant::now())
+            });
             let batch = self.next(left.min(LOOK))?;
             match (batch, &mut group) {
                 (None, None) => return Ok(None),
                 (None, Some(_)) => {}
                 (Some(batch), None) => {
                     group = Some(begin(&batch)?);
-                    deadline = matches!(end, End::Full).then(|| Instant::now() + config.group_wait());
+                    deadline =
+                        matches!(end, End::Full).then(|| Instant::now() + config.group_wait());
                 }
-                (Some(batch), Some(group)) if matches!(end, End::At(_)) || same_month(group, &batch) => add(group, &batch)?,
+                (Some(batch), Some(group))
+                    if matches!(end, End::At(_)) || same_month(group, &batch) =>
+                {
+                    add(group, &batch)?
+                }
                 (Some(batch), Some(_)) => {
                     self.carried = Some(batch);
                     return Ok(group);
@@ -107,7 +124,11 @@ impl Collector {
             let waited = deadline.is_some_and(|deadline| deadline <= Instant::now());
             let ended = group.as_ref().is_some_and(|group| match end {
                 End::At(to_x) => group.place.x >= to_x,
-                End::Full => waited || group.row_count >= config.group_rows || group.bytes() >= config.group_bytes,
+                End::Full => {
+                    waited
+                        || group.row_count >= config.group_rows
+                        || group.bytes() >= config.group_bytes
+                }
             });
             if ended {
                 return Ok(group);
@@ -123,7 +144,9 @@ impl Collector {
         }
         while let Some(message) = self.reader.next(wait)? {
             let offer = self.place.offer(self.partition, message.position, &message.payload);
-            match offer.map_err(|source| ArchiveError::Message { position: message.position, source })? {
+            match offer
+                .map_err(|source| ArchiveError::Message { position: message.position, source })?
+            {
                 Offer::Ignored(_) => (self.ignored)(),
                 Offer::Accepted(outer, after) => {
                     self.place = after;
@@ -140,7 +163,13 @@ fn batch(message: Message, outer: Outer, after: Place) -> Result<Batch, ArchiveE
     let header = Sections::split(&message.payload)
         .and_then(|sections| sections.header())
         .map_err(|source| ArchiveError::Batch { position, source })?;
-    Ok(Batch { position, outer, after, append_time_us: header.append_time_us, payload: message.payload })
+    Ok(Batch {
+        position,
+        outer,
+        after,
+        append_time_us: header.append_time_us,
+        payload: message.payload,
+    })
 }
 
 fn begin(batch: &Batch) -> Result<Group, ArchiveError> {

@@ -20,7 +20,10 @@ struct Archived {
 }
 
 /// `A` with its `R` and `C`: the newest row of `archived`. No other store says how far the archive is.
-pub(crate) async fn position(clickhouse: &ClickHouse, partition: u32) -> Result<Place, ArchiveError> {
+pub(crate) async fn position(
+    clickhouse: &ClickHouse,
+    partition: u32,
+) -> Result<Place, ArchiveError> {
     let sql = "SELECT toString(to_x) AS to_x, toString(r) AS r, hex(c) AS c FROM archived AS a
         WHERE a.partition = {partition:UInt32} ORDER BY a.to_x DESC LIMIT 1";
     let rows = clickhouse.query_json_rows(sql, &[("partition", &partition.to_string())]).await?;
@@ -56,12 +59,18 @@ pub(crate) async fn insert(
     let borders = format!("{partition}:{}:{}", group.from_x, group.place.x);
     let marker = archived(partition, &group);
     if group.other_count > 0 {
-        let (token, rows) = (format!("rejected:{borders}"), Bytes::from(std::mem::take(&mut group.others)));
-        clickhouse.insert_row_binary("rejected_events", REJECTED_EVENTS_COLUMNS, &token, &[], rows).await?;
+        let (token, rows) =
+            (format!("rejected:{borders}"), Bytes::from(std::mem::take(&mut group.others)));
+        clickhouse
+            .insert_row_binary("rejected_events", REJECTED_EVENTS_COLUMNS, &token, &[], rows)
+            .await?;
     }
     if group.row_count > 0 {
-        let (token, rows) = (format!("usage:{borders}"), Bytes::from(std::mem::take(&mut group.rows)));
-        clickhouse.insert_row_binary("usage_events", USAGE_EVENTS_COLUMNS, &token, &[], rows).await?;
+        let (token, rows) =
+            (format!("usage:{borders}"), Bytes::from(std::mem::take(&mut group.rows)));
+        clickhouse
+            .insert_row_binary("usage_events", USAGE_EVENTS_COLUMNS, &token, &[], rows)
+            .await?;
     }
     let token = format!("archived:{borders}");
     clickhouse.insert_row_binary("archived", ARCHIVED_COLUMNS, &token, &[], marker.into()).await?;

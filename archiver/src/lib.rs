@@ -90,7 +90,8 @@ async fn follow(
     running: &mut HashMap<u32, Running>,
     wanted: &[u32],
 ) -> Result<(), RunError> {
-    let leaving: Vec<(u32, Running)> = running.extract_if(|partition, _| !wanted.contains(partition)).collect();
+    let leaving: Vec<(u32, Running)> =
+        running.extract_if(|partition, _| !wanted.contains(partition)).collect();
     for (_, one) in &leaving {
         one.stop.trigger();
     }
@@ -114,7 +115,9 @@ fn start(shared: &Shared, shutdown: &Shutdown, partition: u32) -> Result<Running
     let stop = shutdown.child();
     let (shared, watched) = (shared.clone(), stop.clone());
     shared.readiness.set(check_name(partition), State::NotReady("starting".to_owned()));
-    let task = spawn_thread(format!("archive-{partition}"), shutdown, move || own(&shared, partition, &watched))?;
+    let task = spawn_thread(format!("archive-{partition}"), shutdown, move || {
+        own(&shared, partition, &watched)
+    })?;
     Ok(Running { stop, task })
 }
 
@@ -136,7 +139,9 @@ async fn joined(context: &Context) -> Result<Option<Box<dyn Membership>>, RunErr
     loop {
         match context.log.join(RATED, GROUP) {
             Ok(membership) => return Ok(Some(membership)),
-            Err(LogError::Unavailable(reason)) => context.readiness.set("archiver", State::NotReady(reason)),
+            Err(LogError::Unavailable(reason)) => {
+                context.readiness.set("archiver", State::NotReady(reason))
+            }
             Err(error) => return Err(error.into()),
         }
         if stopped_within(&context.shutdown, RETRY).await {

@@ -29,10 +29,7 @@ impl ArchiverMetrics {
     /// Registers them.
     pub fn new(metrics: &Metrics) -> Result<ArchiverMetrics, TelemetryError> {
         Ok(ArchiverMetrics {
-            groups: metrics.counter(
-                "weir_archiver_groups_total",
-                "Groups inserted completely",
-            )?,
+            groups: metrics.counter("weir_archiver_groups_total", "Groups inserted completely")?,
             rows: metrics.counters(
                 "weir_archiver_rows_total",
                 "Rows inserted, by table",

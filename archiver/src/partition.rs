@@ -93,7 +93,9 @@ impl Owner<'_> {
         let mut known_at = Instant::now();
         let mut collector = self.collector(place)?;
         while !self.stop.is_cancelled() {
-            let Some(group) = collector.collect(End::Full, &self.shared.config, &|| self.stop.is_cancelled())? else {
+            let Some(group) =
+                collector.collect(End::Full, &self.shared.config, &|| self.stop.is_cancelled())?
+            else {
                 self.works();
                 continue;
             };
@@ -129,7 +131,11 @@ impl Owner<'_> {
                 None => {}
                 Some(group) if borders(&group) == *fixed => return Ok(group),
                 Some(_) => {
-                    return Err(ArchiveError::Borders { from_x: fixed.from_x, to_x: fixed.to_x, to_r: fixed.to_r });
+                    return Err(ArchiveError::Borders {
+                        from_x: fixed.from_x,
+                        to_x: fixed.to_x,
+                        to_r: fixed.to_r,
+                    });
                 }
             }
         }
@@ -144,7 +150,10 @@ impl Owner<'_> {
         metrics.groups.inc();
         let label = self.partition.to_string();
         metrics.position.with_label_values(&[label.as_str()]).set(place.x);
-        metrics.append_time_s.with_label_values(&[label.as_str()]).set(append_time_us.div_euclid(1_000_000));
+        metrics
+            .append_time_s
+            .with_label_values(&[label.as_str()])
+            .set(append_time_us.div_euclid(1_000_000));
         Ok(place)
     }
 
@@ -169,7 +178,10 @@ impl Owner<'_> {
     }
 
     /// Waits for a statement, a while longer after a stop was asked for.
-    fn wait<T, E: Into<ArchiveError>>(&self, statement: impl Future<Output = Result<T, E>>) -> Result<T, ArchiveError> {
+    fn wait<T, E: Into<ArchiveError>>(
+        &self,
+        statement: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, ArchiveError> {
         let given_up = async {
             self.stop.cancelled().await;
             tokio::time::sleep(GRACE).await;
@@ -184,5 +196,11 @@ impl Owner<'_> {
 }
 
 fn borders(group: &Group) -> Borders {
-    Borders { from_x: group.from_x, to_x: group.place.x, from_r: group.from_r, to_r: group.place.r, c: group.place.c }
+    Borders {
+        from_x: group.from_x,
+        to_x: group.place.x,
+        from_r: group.from_r,
+        to_r: group.place.r,
+        c: group.place.c,
+    }
 }

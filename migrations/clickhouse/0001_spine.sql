@@ -4,6 +4,7 @@
 -- every view multiplies by sign. Partitions are months of append time, never of event time.
 -- An insert is repeated with its token when its answer was lost; the tables remember the newest
 -- 10,000 tokens, and the views take each row once even where a repeat came later than that.
+-- Inserts are on disk before they are answered: `archived` must not outlive the rows it speaks of.
 
 CREATE TABLE IF NOT EXISTS usage_events {on_cluster} (
     position Int64, `index` UInt32, identity UInt128, content_hash UInt64, partition UInt32,
@@ -27,7 +28,7 @@ CREATE TABLE IF NOT EXISTS usage_events {on_cluster} (
 ) ENGINE = {engine}
 PARTITION BY toYYYYMM(append_time)
 ORDER BY (tenant_id, team, time, partition, position, `index`, rating_run, sign)
-SETTINGS non_replicated_deduplication_window = 10000;
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 CREATE TABLE IF NOT EXISTS rejected_events {on_cluster} (
     position Int64, `index` UInt32, identity UInt128, content_hash UInt64, partition UInt32,
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS rejected_events {on_cluster} (
 ) ENGINE = {engine}
 PARTITION BY toYYYYMM(append_time)
 ORDER BY (tenant_id, team, append_time, partition, position, `index`)
-SETTINGS non_replicated_deduplication_window = 10000;
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- How far the archive has come: one row per insert group, written after its rows.
 CREATE TABLE IF NOT EXISTS archived {on_cluster} (
@@ -52,7 +53,7 @@ CREATE TABLE IF NOT EXISTS archived {on_cluster} (
     archived_at DateTime64(6, 'UTC') DEFAULT now64(6)
 ) ENGINE = {engine}
 ORDER BY (partition, to_x)
-SETTINGS non_replicated_deduplication_window = 10000;
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One row per line of an event; an event without lines has none here. Each event is taken once.
 -- Both column lists are the table's order: parts are merged as they stand, in constant memory, and

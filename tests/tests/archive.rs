@@ -1,0 +1,388 @@
+//! The archiver on the real engine, a real Postgres and the local log: what arrives, what the views
+//! say of it, and what faults at every step do to it (nothing).
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use domain::wire::row::{REJECTED_EVENTS_COLUMNS, RowHead, USAGE_EVENTS_COLUMNS};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use runtime::clickhouse::ClickHouseError;
+
+use crate::{
+    proxy::{Fault, Proxy},
+    world::{Believers, FEBRUARY_US, JANUARY_US, TestEvent, Wanted, World, config, eventually},
+};
+
+#[path = "archive/proxy.rs"]
+mod proxy;
+#[path = "archive/world.rs"]
+mod world;
+
+/// Events with every kind of line and outcome, told by their number.
+fn events(numbers: std::ops::Range<u32>, append_time_us: i64) -> Vec<TestEvent> {
+    let event = |number: u32| TestEvent {
+        number,
+        team: ["alpha", "beta", "gamma"][number as usize % 3],
+        model: ["gpt", "own", "new"][number as usize / 3 % 3],
+        tokens: u64::from(number) * 7 + 1,
+        time_us: append_time_us - i64::from(number) * 61_000_000,
+        outcome: match number % 10 {
+            4 => Wanted::Duplicate,
+            9 => Wanted::Rejected,
+            _ => Wanted::Rated,
+        },
+    };
+    numbers.map(event).collect()
+}
+
+/// A raw value at scale 12 as ClickHouse writes decimals.
+fn decimal(raw: i128) -> String {
+    let (whole, part) = (raw / 1_000_000_000_000, raw % 1_000_000_000_000);
+    let text = format!("{whole}.{part:012}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Charge of tokens, plainly: 0.01 for 3 tokens of `gpt`, 10^-12 for one of `own`; `new` has none.
+fn charge(event: &TestEvent) -> Option<i128> {
+    let tokens = i128::from(event.tokens);
+    match event.model {
+        // A third is never a tie: the nearest is half up.
+        "gpt" => Some((tokens * 10_000_000_000 * 2 + 3) / 6),
+        "own" => Some(tokens),
+        _ => None,
+    }
+}
+
+/// Cost of tokens, plainly: 0.002 of `gpt`, 0.5 of `new`; `own` has none.
+fn cost(event: &TestEvent) -> Option<i128> {
+    let tokens = i128::from(event.tokens);
+    match event.model {
+        "gpt" => Some(tokens * 2_000_000_000),
+        "new" => Some(tokens * 500_000_000_000),
+        _ => None,
+    }
+}
+
+/// What `margin_by_team` must say of the tokens (calls are free and cost nothing).
+fn margins(all: &[TestEvent]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for team in ["alpha", "beta", "gamma"] {
+        let of = |model: &'static str| {
+            all.iter().filter(move |event| {
+                event.team == team && event.model == model && event.outcome == Wanted::Rated
+            })
+        };
+        let calls =
+            all.iter().filter(|event| event.team == team && event.outcome == Wanted::Rated).count();
+        let charged = |model| of(model).filter_map(charge).sum::<i128>();
+        let cost_of = |model| of(model).filter_map(cost).sum::<i128>();
+        let (new, own, gpt) = (of("new").count(), of("own").count(), of("gpt").count());
+        lines.push(format!("{team}||USD|\\N|{}|{new}|{new}|0|\\N", decimal(cost_of("new"))));
+        lines.push(format!("{team}|USD||{}|\\N|{own}|0|{own}|\\N", decimal(charged("own"))));
+        let margin = decimal_signed(charged("gpt") - cost_of("gpt"));
+        let (charge, cost) = (decimal(charged("gpt")), decimal(cost_of("gpt")));
+        lines.push(format!("{team}|USD|USD|{charge}|{cost}|{}|0|0|{margin}", gpt + calls));
+    }
+    lines
+}
+
+fn decimal_signed(raw: i128) -> String {
+    if raw < 0 { format!("-{}", decimal(-raw)) } else { decimal(raw) }
+}
+
+const MARGINS: &str = "SELECT team, currency, cost_currency, charge, cost, events, unpriced_lines, uncosted_lines, margin
+    FROM margin_by_team ORDER BY team, currency, cost_currency";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_arrive_exactly_and_views_add_them_up() -> Result<()> {
+    let mut world = World::new(2).await?;
+    let all = events(0..900, JANUARY_US);
+    for (number, part) in all.chunks(30).enumerate() {
+        world.rater.batch(0, JANUARY_US + i64::try_from(number)? * 1_000_000, part).await?;
+        if number % 7 == 0 {
+            world.rater.stale(0, i64::try_from(number)? - 1).await?;
+        }
+    }
+    world.rater.batch(1, JANUARY_US, &[]).await?;
+    let archiver = world.archiver(config(100, 50), &world.engine.url(), world.log.clone());
+    world.complete().await?;
+    eventually("it is ready", async || Ok(archiver.context.readiness.is_ready())).await?;
+
+    // Byte for byte what the rater wrote.
+    for (columns, table, want) in [
+        (USAGE_EVENTS_COLUMNS, "usage_events", &world.rater.chains[0].bytes),
+        (REJECTED_EVENTS_COLUMNS, "rejected_events", &world.rater.chains[0].other_bytes),
+    ] {
+        let sql = format!(
+            "SELECT {columns} FROM {table} ORDER BY partition, position, `index` FORMAT RowBinary"
+        );
+        assert!(world.raw(&sql).await? == *want, "{table}");
+    }
+    heads(&world, &all).await?;
+
+    let rated = || all.iter().filter(|event| event.outcome == Wanted::Rated);
+    let by_day = world.lines("SELECT meter, sum(quantity), sum(events) FROM usage_by_day GROUP BY meter ORDER BY meter").await?;
+    let tokens: u64 = rated().map(|event| event.tokens).sum();
+    assert_eq!(
+        by_day,
+        [format!("calls|{0}|{0}", rated().count()), format!("tokens|{tokens}|{}", rated().count())]
+    );
+    assert_eq!(world.lines(MARGINS).await?, margins(&all));
+    views_agree(&world).await?;
+    twice_and_corrected(&world, &all).await?;
+
+    let text = archiver.context.metrics.render();
+    assert!(text.contains("weir_archiver_ignored_total 5"), "{text}");
+    archiver.stop().await?;
+    Ok(())
+}
+
+/// The head of each stored row is what a duplicates table reads from a batch.
+async fn heads(world: &World, all: &[TestEvent]) -> Result<()> {
+    let columns = "position, `index`, identity, content_hash, event_id, lines.meter";
+    let stored = world
+        .lines(&format!("SELECT {columns} FROM usage_events ORDER BY position, `index`"))
+        .await?;
+    let chain = &world.rater.chains[0];
+    let mut rest = chain.bytes.as_slice();
+    let mut want = Vec::new();
+    for (length, event) in
+        chain.lengths.iter().zip(all.iter().filter(|event| event.outcome == Wanted::Rated))
+    {
+        let RowHead { position, index, identity, content } = RowHead::decode(rest)?;
+        want.push(format!(
+            "{position}|{index}|{identity}|{content}|event-{}-é|['tokens','calls']",
+            event.number
+        ));
+        rest = &rest[*length..];
+    }
+    assert!(rest.is_empty());
+    assert_eq!(stored, want);
+    Ok(())
+}
+
+/// All views are sums of the same lines.
+async fn views_agree(world: &World) -> Result<()> {
+    let sums = |view: &str, columns: &str| {
+        format!("SELECT sum(charge), sum(cost), sum({columns}) FROM {view}")
+    };
+    let want = world.lines("SELECT sum(charge), sum(cost), count() FROM usage_lines").await?;
+    for view in
+        ["usage_by_hour", "usage_by_day", "margin_by_team", "margin_by_model", "margin_by_day"]
+    {
+        assert_eq!(world.lines(&sums(view, "events")).await?, want, "{view}");
+    }
+    let models = "SELECT provider, model, margin IS NULL FROM margin_by_model WHERE model != '' ORDER BY model";
+    assert_eq!(world.lines(models).await?, ["openai|gpt|0", "openai|new|1", "openai|own|1"]);
+    Ok(())
+}
+
+/// A row that is there twice counts once; one that was taken back counts not at all.
+async fn twice_and_corrected(world: &World, all: &[TestEvent]) -> Result<()> {
+    world
+        .clickhouse
+        .execute("INSERT INTO usage_events SELECT * FROM usage_events WHERE position < 5")
+        .await?;
+    let twice = world.number("SELECT toInt64(count()) AS n FROM usage_events").await?;
+    assert!(twice > world.rater.chains[0].rows);
+    assert_eq!(world.lines(MARGINS).await?, margins(all));
+    world
+        .clickhouse
+        .execute(
+            "INSERT INTO usage_events SELECT * REPLACE (toInt8(-1) AS sign, 1 AS rating_run) FROM usage_events
+             WHERE event_id = 'event-8-é' OR event_id = 'event-0-é'",
+        )
+        .await?;
+    let left: Vec<TestEvent> =
+        all.iter().filter(|event| ![0, 8].contains(&event.number)).copied().collect();
+    assert_eq!(world.lines(MARGINS).await?, margins(&left));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_was_cut_anywhere_is_repeated_and_nothing_doubles() -> Result<()> {
+    let mut world = World::new(1).await?;
+    let faults = [
+        Fault::Before("rejected_events"),
+        Fault::After("rejected_events"),
+        Fault::Before("usage_events"),
+        Fault::After("usage_events"),
+        Fault::Before("archived"),
+        Fault::After("archived"),
+    ];
+    let (mut number, mut inserts) = (0, 0);
+    for (round, fault) in faults.into_iter().enumerate() {
+        let proxy = Proxy::start(&world.engine.url()).await?;
+        for _ in 0..3 {
+            world.rater.batch(0, JANUARY_US, &events(number..number + 40, JANUARY_US)).await?;
+            number += 40;
+        }
+        proxy.set(fault);
+        let archiver = world.archiver(config(1_000, 30), proxy.url(), world.log.clone());
+        proxy.struck().await;
+        // As good as killed: nothing of it reaches ClickHouse any more.
+        archiver.stop().await?;
+        inserts += proxy.inserts().len();
+        // What comes next must not change the borders of the group that was begun.
+        world.rater.batch(0, JANUARY_US, &events(number..number + 10, JANUARY_US)).await?;
+        number += 10;
+        let successor =
+            world.archiver(config(70 + round, 5), &world.engine.url(), world.log.clone());
+        world.complete().await?;
+        successor.stop().await?;
+    }
+    assert_eq!(inserts, 1 + 1 + 2 + 2 + 3, "the faults struck where they should");
+    assert_eq!(world.lines(MARGINS).await?, margins(&events(0..number, JANUARY_US)));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_archivers_of_one_partition_double_nothing() -> Result<()> {
+    let mut world = World::new(2).await?;
+    let believers = Arc::new(Believers(world.log.clone()));
+    let proxy = Proxy::start(&world.engine.url()).await?;
+    let first = world.archiver(config(25, 10), &world.engine.url(), believers.clone());
+    let second = world.archiver(config(60, 25), proxy.url(), believers.clone());
+    for round in 0..30 {
+        // The second is paused in the middle of an insert, and goes on when the first is far ahead.
+        match round {
+            10 => proxy.set(Fault::Held("usage_events")),
+            25 => proxy.set(Fault::None),
+            _ => {}
+        }
+        for partition in 0..2 {
+            world
+                .rater
+                .batch(partition, JANUARY_US, &events(round * 20..round * 20 + 20, JANUARY_US))
+                .await?;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.complete().await?;
+    eventually("both are ready", async || {
+        Ok(first.context.readiness.is_ready() && second.context.readiness.is_ready())
+    })
+    .await?;
+    let repeats = |text: String| -> u64 {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("weir_archiver_repeats_total"))
+            .unwrap()
+            .to_owned();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    let seen = repeats(first.context.metrics.render()) + repeats(second.context.metrics.render());
+    assert!(seen > 0, "they met");
+    first.stop().await?;
+    second.stop().await?;
+    world.complete().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_were_away_are_caught_up_with() -> Result<()> {
+    let mut world = World::new(1).await?;
+    let proxy = Proxy::start(&world.engine.url()).await?;
+    proxy.set(Fault::Down);
+    let archiver = world.archiver(config(200, 20), proxy.url(), world.log.clone());
+    for round in 0..20 {
+        world.rater.batch(0, JANUARY_US, &events(round * 30..round * 30 + 30, JANUARY_US)).await?;
+    }
+    eventually("it says that ClickHouse is away", async || {
+        let reasons = archiver.context.readiness.not_ready();
+        Ok(reasons
+            .get("archiver.0")
+            .is_some_and(|reason| reason.contains("ClickHouse is unavailable")))
+    })
+    .await?;
+    assert!(!archiver.context.shutdown.is_cancelled(), "the others go on");
+    proxy.set(Fault::None);
+    world.complete().await?;
+
+    // The engine dies in the middle; the supervisor starts it again.
+    kill(Pid::from_raw(i32::try_from(world.engine.process_id())?), Signal::SIGKILL)?;
+    for round in 20..40 {
+        world.rater.batch(0, JANUARY_US, &events(round * 30..round * 30 + 30, JANUARY_US)).await?;
+    }
+    world.complete().await?;
+
+    world.postgres.kill_and_restart().await?;
+    world.rater.batch(0, JANUARY_US, &events(1_200..1_230, JANUARY_US)).await?;
+    world.complete().await?;
+    assert_eq!(world.lines(MARGINS).await?, margins(&events(0..1_230, JANUARY_US)));
+    eventually("it is ready again", async || Ok(archiver.context.readiness.is_ready())).await?;
+    archiver.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_ends_where_the_month_of_append_time_does() -> Result<()> {
+    let mut world = World::new(1).await?;
+    for (time_us, numbers) in [
+        (JANUARY_US, 0..20),
+        (FEBRUARY_US - 1, 20..40),
+        (FEBRUARY_US, 40..60),
+        (FEBRUARY_US + 1, 60..80),
+    ] {
+        world.rater.batch(0, time_us, &events(numbers, JANUARY_US)).await?;
+    }
+    let archiver = world.archiver(config(10_000, 200), &world.engine.url(), world.log.clone());
+    world.complete().await?;
+    archiver.stop().await?;
+    let groups = world.lines("SELECT from_x, to_x FROM archived AS a ORDER BY a.from_x").await?;
+    assert_eq!(groups, ["0|1", "2|3"]);
+    let months = "SELECT partition, sum(rows) FROM system.parts WHERE database = 'weir' AND table = 'usage_events' AND active
+        GROUP BY partition ORDER BY partition";
+    assert_eq!(world.lines(months).await?, ["202601|32", "202602|32"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_stops_loudly() -> Result<()> {
+    // A damaged message that might continue the chain.
+    let mut world = World::new(1).await?;
+    world.rater.batch(0, JANUARY_US, &events(0..20, JANUARY_US)).await?;
+    let damaged = bytes::Bytes::from_static(b"WRRB and then something else");
+    world.log.append(archiver::RATED, 0, damaged).outcome().await?;
+    let archiver = world.archiver(config(10, 10), &world.engine.url(), world.log.clone());
+    let context = archiver.context.clone();
+    let error = archiver.ended().await.unwrap_err();
+    assert!(error.to_string().contains("position 1 of [rated]"), "{error}");
+    assert!(context.readiness.not_ready().contains_key("archiver.0"));
+
+    // Borders that belong to another log.
+    let mut world = World::new(1).await?;
+    world.rater.batch(0, JANUARY_US, &events(0..20, JANUARY_US)).await?;
+    sqlx::query("INSERT INTO archive_groups (partition, from_x, to_x, from_r, to_r, c) VALUES (0, 0, 0, 0, 0, $1)")
+        .bind([7_u8; 32].as_slice())
+        .execute(&world.pool)
+        .await?;
+    let archiver = world.archiver(config(10, 10), &world.engine.url(), world.log.clone());
+    let error = archiver.ended().await.unwrap_err();
+    assert!(error.to_string().contains("do not belong together"), "{error}");
+    assert_eq!(world.number("SELECT toInt64(count()) AS n FROM usage_events").await?, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_columns_of_rows_are_those_of_the_tables() -> Result<()> {
+    let world = World::new(1).await?;
+    for (columns, table) in
+        [(USAGE_EVENTS_COLUMNS, "usage_events"), (REJECTED_EVENTS_COLUMNS, "rejected_events")]
+    {
+        let sql = format!(
+            "SELECT name FROM system.columns WHERE database = 'weir' AND table = '{table}' ORDER BY position"
+        );
+        let want: Vec<&str> = columns.split(',').map(str::trim).collect();
+        assert_eq!(world.lines(&sql).await?, want, "{table}");
+    }
+    // A row cut short is refused, not stored in part.
+    let refused = world
+        .clickhouse
+        .insert_row_binary("usage_events", USAGE_EVENTS_COLUMNS, "cut", &[], vec![1; 50].into())
+        .await;
+    assert!(matches!(refused, Err(ClickHouseError::Refused { .. })), "{refused:?}");
+    Ok(())
+}
