@@ -5,3 +5,9 @@ pub mod postgres;
 pub mod engine;
 
 pub mod broker;
+
+pub mod oracle;
+
+pub mod process;
+
+pub mod system;

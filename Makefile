@@ -1,0 +1,30 @@
+# Two commands matter: `make up` tries Weir, `make test` tests it. Everything runs as often as wanted.
+
+DATA ?= .weir
+# The development build: it is the one that `make test` has built, and is fast enough to try.
+PROFILE ?= dev
+KILLS ?= 30
+
+.PHONY: help up down status test test-kills
+
+help:
+	@echo "make up          start Weir with a demo on this machine, and print what to try"
+	@echo "make status      what was accepted and what became of it"
+	@echo "make down        stop it; data stay in $(DATA)"
+	@echo "make test        format, lints, all tests"
+	@echo "make test-kills  the kill tests, $(KILLS) kills each"
+
+up:
+	@PROFILE=$(PROFILE) deploy/up.sh "$(DATA)"
+
+down:
+	@deploy/down.sh "$(DATA)"
+
+status:
+	@./target/debug/weir status --data "$(DATA)"
+
+test:
+	@deploy/test.sh
+
+test-kills:
+	@WEIR_KILLS=$(KILLS) deploy/test.sh kills

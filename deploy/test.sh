@@ -1,0 +1,43 @@
+#!/bin/sh
+# All checks, with the seconds that each phase took. `make test` calls it; continuous integration too.
+#
+#   deploy/test.sh          # everything
+#   deploy/test.sh kills    # the kill tests alone, WEIR_KILLS kills each
+set -eu
+
+cd "$(dirname "$0")/.."
+only=${1:-all}
+summary=
+
+phase() { # name, then the command
+    name=$1
+    shift
+    echo "== $name"
+    began=$(date +%s)
+    if ! "$@"; then
+        echo "== $name failed after $(($(date +%s) - began)) s" >&2
+        printf '%b' "$summary" >&2
+        exit 1
+    fi
+    summary="$summary$(printf '%5d s  %s' $(($(date +%s) - began)) "$name")\n"
+}
+
+phase "setup" deploy/setup/all.sh
+if [ "$only" = all ]; then
+    phase "format" cargo fmt --all --check
+    phase "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+fi
+phase "build" cargo test --locked --workspace --no-run
+phase "build weir" cargo build --locked --bin weir
+if [ "$only" = kills ]; then
+    phase "kills" cargo test --locked -p tests --test chaos -- --nocapture --test-threads 1
+else
+    phase "unit tests" cargo test --locked --workspace --exclude tests
+    for file in tests/tests/*.rs; do
+        test=$(basename "$file" .rs)
+        # Each scenario starts processes of its own: one at a time measures them, not each other.
+        phase "tests: $test" cargo test --locked -p tests --test "$test" -- --test-threads "${TEST_THREADS:-2}"
+    done
+fi
+echo
+printf '%b' "$summary"

@@ -1,0 +1,475 @@
+//! A whole Weir: embedded (`weir up` on a folder of its own), or a process per role on Kafka.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use runtime::{
+    clickhouse::{ClickHouse, Engine, EngineLaunch},
+    config::Secret,
+    postgres::connect_options,
+};
+use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
+
+use crate::{
+    broker::Broker,
+    engine,
+    oracle::{Books, Sums, parse},
+    postgres::{TestFolder, TestPostgres},
+    process::{Http, Process, program},
+};
+
+/// What the books may need after the last event was accepted, on a busy machine.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(120);
+/// The demo's catalog, which the tests publish.
+const CATALOG: &str = include_str!("../../cli/demo/catalog.json");
+/// The archive's database.
+const ARCHIVE: &str = "weir";
+
+/// The roles, as the commands are called.
+pub const ROLES: [&str; 5] = ["ingest", "rater", "ledger-writer", "archiver", "api"];
+
+/// A running Weir with the demo's catalog.
+pub struct System {
+    // Processes end before the servers they use, and those before their folder goes.
+    processes: BTreeMap<String, Process>,
+    settings: Vec<(String, String)>,
+    ports: BTreeMap<String, String>,
+    key: String,
+    postgres_url: String,
+    clickhouse: ClickHouse,
+    servers: Option<Servers>,
+    folder: TestFolder,
+}
+
+/// What the roles on Kafka share.
+struct Servers {
+    _engine: Engine,
+    _postgres: TestPostgres,
+}
+
+impl System {
+    /// `weir up`, with the catalog published.
+    pub async fn embedded() -> Result<Self> {
+        let folder = TestFolder::new("system")?;
+        let mut system = Self {
+            processes: BTreeMap::new(),
+            settings: Vec::new(),
+            ports: BTreeMap::new(),
+            key: String::new(),
+            postgres_url: String::new(),
+            clickhouse: engine::client("http://127.0.0.1:9", ARCHIVE),
+            servers: None,
+            folder,
+        };
+        system.start("up").await?;
+        system.publish_catalog().await?;
+        Ok(system)
+    }
+
+    /// A process per role on `broker`, in topics of its own, with the catalog published.
+    pub async fn kafka(broker: &Broker, partitions: u32) -> Result<Self> {
+        let folder = TestFolder::new("system")?;
+        let postgres = TestPostgres::start().await?;
+        let postgres_url = postgres.database("weir").await?.expose().to_owned();
+        let engine = Engine::start(EngineLaunch {
+            program: program()?,
+            arguments: vec!["clickhouse-engine".to_owned()],
+            library: engine::library()?,
+            data: folder.path().join("clickhouse"),
+            connections: 4,
+        })
+        .await?;
+        let settings = [
+            ("DATABASE_URL", postgres_url.clone()),
+            ("CLICKHOUSE_URL", engine.url()),
+            ("WEIR_KAFKA_BROKERS", broker.bootstrap()),
+            ("WEIR_LOG__KAFKA__PREFIX", format!("weir-{}", uuid::Uuid::now_v7().simple())),
+            ("WEIR_LOG__PARTITIONS", partitions.to_string()),
+            ("WEIR_POSTGRES__CONNECTIONS", "8".to_owned()),
+            ("WEIR_LEDGER_WRITER__AUDIT_KEY", "5a".repeat(32)),
+        ];
+        let mut system = Self {
+            processes: BTreeMap::new(),
+            settings: settings.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            ports: BTreeMap::new(),
+            key: String::new(),
+            postgres_url,
+            clickhouse: engine::client(&engine.url(), ARCHIVE),
+            servers: Some(Servers { _engine: engine, _postgres: postgres }),
+            folder,
+        };
+        system.run("migrate", &["migrate", "--replication", "1"]).await?;
+        system.key = system.run("keys", &["keys", "create"]).await?.trim().to_owned();
+        for role in ROLES {
+            system.start(role).await?;
+        }
+        system.publish_catalog().await?;
+        Ok(system)
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Runs a command to its end; answers its output, and fails unless it exits with 0.
+    pub async fn run(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let mut process = Process::start(name, self.folder.path(), arguments, &self.settings)?;
+        let code = process.ended(Duration::from_secs(600)).await?;
+        let output = process.output();
+        ensure!(code == Some(0), "weir {name} exited with {code:?}: {output}\n{}", process.log_tail());
+        Ok(output)
+    }
+
+    /// Starts `up` or a role, again on the port that it had. A second one of a role has a name of
+    /// its own: `rater.2`.
+    pub async fn start(&mut self, name: &str) -> Result<()> {
+        let mut process = self.spawn(name)?;
+        if name == "up" {
+            let endpoints = self.data().join("endpoints.json");
+            let id = u64::from(process.id());
+            let endpoints: Value = process
+                .until("endpoints.json", || {
+                    let text = std::fs::read(&endpoints).ok()?;
+                    let found: Value = serde_json::from_slice(&text).ok()?;
+                    (found["pid"].as_u64() == Some(id)).then_some(found)
+                })
+                .await?;
+            let text = |name: &str| endpoints[name].as_str().unwrap_or_default().to_owned();
+            self.key = text("admin_key");
+            self.postgres_url = text("postgres");
+            self.clickhouse = engine::client(&text("clickhouse"), ARCHIVE);
+            self.ports.insert(name.to_owned(), text("http"));
+        } else {
+            let address = process.address().await?;
+            self.ports.insert(name.to_owned(), address);
+        }
+        self.processes.insert(name.to_owned(), process);
+        if let Some(base) = self.ports.get(name).cloned() {
+            self.wait_until_ready(name, &base).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a process without waiting for anything.
+    pub fn spawn(&self, name: &str) -> Result<Process> {
+        let role = name.split('.').next().unwrap_or(name);
+        let listen = self.ports.get(name).map_or("127.0.0.1:0", |base| base.trim_start_matches("http://"));
+        let data = self.data();
+        let mut settings = self.settings.clone();
+        if role == "up" {
+            let arguments = ["up", "--data", data.to_str().context("a path that is text")?, "--listen", listen];
+            return Process::start(name, self.folder.path(), &arguments, &settings);
+        }
+        settings.push(("WEIR_HTTP__LISTEN".to_owned(), listen.to_owned()));
+        Process::start(name, self.folder.path(), &[role], &settings)
+    }
+
+    async fn wait_until_ready(&mut self, name: &str, base: &str) -> Result<()> {
+        let http = Http::new(base, "")?;
+        let deadline = Instant::now() + SETTLE_TIME_MAX;
+        loop {
+            let error = match http.get("/ready").await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let process = self.processes.get_mut(name).context("a process that was started")?;
+            ensure!(process.is_running()?, "{name} ended; its log ends with\n{}", process.log_tail());
+            ensure!(Instant::now() < deadline, "{name} did not get ready: {error:#}\n{}", process.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A running process.
+    pub fn process(&mut self, name: &str) -> Result<&mut Process> {
+        self.processes.get_mut(name).with_context(|| format!("{name} does not run"))
+    }
+
+    /// Takes a process out, to end it.
+    pub fn take(&mut self, name: &str) -> Result<Process> {
+        self.processes.remove(name).with_context(|| format!("{name} does not run"))
+    }
+
+    /// Ends a process with SIGKILL.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        self.take(name)?.kill()
+    }
+
+    /// The address that takes events, or answers questions.
+    fn http(&self, role: &str) -> Result<Http> {
+        let base = self.ports.get("up").or_else(|| self.ports.get(role)).context("nothing listens")?;
+        Http::new(base, &self.key)
+    }
+
+    /// Where events are sent to.
+    pub fn ingest(&self) -> Result<Http> {
+        self.http("ingest")
+    }
+
+    /// Where questions are answered.
+    pub fn api(&self) -> Result<Http> {
+        self.http("api")
+    }
+
+    /// A connection to Postgres, past all row-level security but as whoever migrated.
+    pub async fn postgres(&self) -> Result<PgConnection> {
+        let url = Secret::new(self.postgres_url.clone());
+        Ok(PgConnection::connect_with(&connect_options(url.expose())?).await?)
+    }
+
+    /// The archive.
+    pub fn clickhouse(&self) -> &ClickHouse {
+        &self.clickhouse
+    }
+
+    /// Publishes the demo's catalog.
+    async fn publish_catalog(&self) -> Result<()> {
+        self.api()?.send("PUT", "/v1/catalog", &serde_json::from_str(CATALOG)?).await?;
+        Ok(())
+    }
+
+    /// Starts a replay of both traces as calls of `gpt-4-turbo`; `extra` goes first.
+    pub fn replay(&self, name: &str, extra: &[&str]) -> Result<Process> {
+        let data = self.data();
+        let http = self.ingest()?;
+        let traces = crate::oracle::traces();
+        let mut arguments = vec!["replay"];
+        for trace in &traces {
+            arguments.extend(["--csv", trace.to_str().context("a path that is text")?]);
+        }
+        arguments.extend([
+            "--map", "TIMESTAMP=time", "--map", "ContextTokens=data.inputTokens", "--map", "GeneratedTokens=data.outputTokens",
+            "--set", "type=llm.tokens.v1", "--set", "data.provider=openai", "--set", "data.model=gpt-4-turbo",
+        ]);
+        arguments.extend(extra);
+        if self.servers.is_some() {
+            arguments.extend(["--url", &http.base, "--key", &self.key]);
+        } else {
+            arguments.extend(["--data", data.to_str().context("a path that is text")?]);
+        }
+        Process::start(name, self.folder.path(), &arguments, &[])
+    }
+
+    /// Runs a replay to its end and answers what it said; fails unless every event was accepted.
+    pub async fn replay_all(&self, name: &str, extra: &[&str]) -> Result<String> {
+        let mut replay = self.replay(name, extra)?;
+        finished(&mut replay).await
+    }
+
+    /// The conservation statement, summed over partitions: a number per name.
+    pub async fn conservation(&self) -> Result<BTreeMap<String, i64>> {
+        let statement = self.api()?.get("/v1/conservation").await?;
+        let mut sums = BTreeMap::new();
+        for partition in statement["partitions"].as_array().context("conservation has no partitions")? {
+            for (name, value) in partition.as_object().context("a partition is no object")? {
+                if let Some(number) = value.as_i64() {
+                    *sums.entry(name.clone()).or_default() += number;
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Waits until `events` are accounted for, none is pending, and the archive has them all.
+    pub async fn settled(&self, events: i64) -> Result<BTreeMap<String, i64>> {
+        let deadline = Instant::now() + SETTLE_TIME_MAX;
+        loop {
+            let state = self.look(events).await;
+            match state {
+                Ok(Ok(counts)) => return Ok(counts),
+                Ok(Err(waiting)) if Instant::now() > deadline => bail!("{events} events did not settle: {waiting}"),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn look(&self, events: i64) -> Result<std::result::Result<BTreeMap<String, i64>, String>> {
+        let counts = self.conservation().await?;
+        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        if count("accepted") != events || count("pending") != 0 {
+            return Ok(Err(format!("{counts:?}")));
+        }
+        let sql = "SELECT (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM usage_events)) AS rows, \
+                   (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events)) AS others";
+        let rows = self.clickhouse.query_json_rows(sql, &[]).await?;
+        let archived = integer(&rows[0]["rows"])? + integer(&rows[0]["others"])?;
+        if archived != i128::from(events) {
+            return Ok(Err(format!("{archived} events in the archive")));
+        }
+        Ok(Ok(counts))
+    }
+}
+
+/// Waits until a replay has ended; fails unless every event was accepted.
+pub async fn finished(replay: &mut Process) -> Result<String> {
+    let code = replay.ended(Duration::from_secs(900)).await?;
+    let output = replay.output();
+    ensure!(code == Some(0), "the replay exited with {code:?}: {output}\n{}", replay.log_tail());
+    Ok(output)
+}
+
+/// An integer that may stand in quotes.
+pub fn integer(value: &Value) -> Result<i128> {
+    match value {
+        Value::String(text) => Ok(text.parse()?),
+        Value::Number(number) => Ok(number.to_string().parse()?),
+        other => bail!("{other} is no integer"),
+    }
+}
+
+/// An amount in quotes.
+pub fn amount(value: &Value) -> Result<i128> {
+    parse(value.as_str().with_context(|| format!("{value} is no amount"))?)
+}
+
+/// A team, a meter, and sums as Postgres writes them.
+type TotalsRow = (String, String, i64, String, String, String);
+
+impl System {
+    /// Sums in Postgres' running totals.
+    pub async fn totals_in_postgres(&self) -> Result<Books> {
+        let mut connection = self.postgres().await?;
+        let rows: Vec<TotalsRow> = sqlx::query_as(
+            "SELECT team, meter, sum(events)::bigint, sum(quantity)::text, sum(charge)::text, sum(cost)::text
+             FROM usage_totals GROUP BY team, meter",
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        rows.into_iter()
+            .map(|(team, meter, events, quantity, charge, cost)| {
+                let sums = Sums { events: events.into(), quantity: parse(&quantity)?, charge: parse(&charge)?, cost: parse(&cost)? };
+                Ok(((team, meter), sums))
+            })
+            .collect()
+    }
+
+    /// Sums of `column`s in ClickHouse's lines.
+    pub async fn lines_in_clickhouse(&self) -> Result<Books> {
+        let sql = "SELECT team, meter, toString(sum(sign)) AS events, toString(sum(quantity * sign)) AS quantity, \
+                   toString(sum(charge * sign)) AS charge, toString(sum(cost * sign)) AS cost \
+                   FROM usage_lines GROUP BY team, meter";
+        let rows = self.clickhouse.query_json_rows(sql, &[]).await?;
+        rows.iter()
+            .map(|row| {
+                let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+                let sums = Sums {
+                    events: integer(&row["events"])?,
+                    quantity: amount(&row["quantity"])?,
+                    charge: amount(&row["charge"])?,
+                    cost: amount(&row["cost"])?,
+                };
+                Ok(((text("team"), text("meter")), sums))
+            })
+            .collect()
+    }
+
+    /// Charge per team in the transfers, with the sum of all costs.
+    pub async fn transfers(&self) -> Result<(BTreeMap<String, i128>, i128)> {
+        let mut connection = self.postgres().await?;
+        let charges: Vec<(String, String)> = sqlx::query_as(
+            "SELECT a.team, sum(t.amount)::text FROM transfers t JOIN accounts a ON a.account_id = t.debit_account
+             WHERE a.kind = 'receivable' GROUP BY a.team",
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        let cost: Option<String> = sqlx::query_scalar(
+            "SELECT sum(t.amount)::text FROM transfers t JOIN accounts a ON a.account_id = t.debit_account
+             WHERE a.kind = 'cost_of_sales'",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        let charges: Result<BTreeMap<_, _>> = charges.into_iter().map(|(team, sum)| Ok((team, parse(&sum)?))).collect();
+        Ok((charges?, cost.map_or(Ok(0), |cost| parse(&cost))?))
+    }
+
+    /// What each team owes.
+    pub async fn receivables(&self) -> Result<BTreeMap<String, i128>> {
+        let mut connection = self.postgres().await?;
+        let rows: Vec<(String, String)> = sqlx::query_as("SELECT team, sum(balance)::text FROM receivables GROUP BY team")
+            .fetch_all(&mut connection)
+            .await?;
+        rows.into_iter().map(|(team, balance)| Ok((team, parse(&balance)?))).collect()
+    }
+
+    /// Debits minus credits of all accounts together, account by account.
+    pub async fn trial_balance(&self) -> Result<i128> {
+        let mut connection = self.postgres().await?;
+        let sum: Option<String> = sqlx::query_scalar(
+            "SELECT sum(balance)::text FROM (
+                 SELECT debit_account AS account, amount AS balance FROM transfers
+                 UNION ALL SELECT credit_account, -amount FROM transfers) AS entries",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        sum.map_or(Ok(0), |sum| parse(&sum))
+    }
+
+    /// Sums of `GET /v1/usage` by team and meter.
+    pub async fn usage_in_api(&self) -> Result<Books> {
+        let mut books = Books::new();
+        let mut path = "/v1/usage?group_by=team,meter&window=total&limit=1000".to_owned();
+        loop {
+            let page = self.api()?.get(&path).await?;
+            for row in page["items"].as_array().context("usage has no items")? {
+                let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+                let sums = Sums {
+                    events: integer(&row["events"])?,
+                    quantity: amount(&row["quantity"])?,
+                    charge: amount(&row["charge"])?,
+                    cost: amount(&row["cost"])?,
+                };
+                books.entry((text("team"), text("meter"))).or_default().add(sums);
+            }
+            match page["next_cursor"].as_str() {
+                Some(cursor) => path = format!("/v1/usage?group_by=team,meter&window=total&limit=1000&cursor={cursor}"),
+                None => return Ok(books),
+            }
+        }
+    }
+
+    /// Compares every book with what it must say, to the last decimal.
+    pub async fn check_books(&self, expected: &Books) -> Result<()> {
+        compare("usage_totals in Postgres", &self.totals_in_postgres().await?, expected)?;
+        compare("usage_lines in ClickHouse", &self.lines_in_clickhouse().await?, expected)?;
+        compare("GET /v1/usage", &self.usage_in_api().await?, expected)?;
+        let (mut charges, mut cost) = (BTreeMap::new(), 0);
+        for ((team, _), sums) in expected {
+            *charges.entry(team.clone()).or_default() += sums.charge;
+            cost += sums.cost;
+        }
+        let (transferred, cost_transferred) = self.transfers().await?;
+        compare("charges in transfers", &transferred, &charges)?;
+        ensure!(cost_transferred == cost, "cost in transfers is {cost_transferred}, not {cost}");
+        compare("receivables", &self.receivables().await?, &charges)?;
+        let trial = self.trial_balance().await?;
+        ensure!(trial == 0, "the trial balance is {trial}, not 0");
+        Ok(())
+    }
+}
+
+/// Fails with the first ten differences.
+fn compare<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &BTreeMap<K, V>,
+    expected: &BTreeMap<K, V>,
+) -> Result<()> {
+    let keys: std::collections::BTreeSet<&K> = found.keys().chain(expected.keys()).collect();
+    let differences: Vec<String> = keys
+        .into_iter()
+        .filter(|key| found.get(*key) != expected.get(*key))
+        .take(10)
+        .map(|key| format!("{key:?}: {:?}, expected {:?}", found.get(key), expected.get(key)))
+        .collect();
+    ensure!(differences.is_empty(), "{what} differ:\n{}", differences.join("\n"));
+    Ok(())
+}
