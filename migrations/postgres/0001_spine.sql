@@ -259,7 +259,7 @@ GRANT UPDATE (name) ON teams, apps TO weir_api;
 GRANT UPDATE (appended_at) ON catalog_outbox TO weir_api;
 
 GRANT SELECT ON installation, tenants, partitions, partition_counts, accounts, receivables, journals, transfers, usage_totals, audit, teams TO weir_writer;
-GRANT INSERT ON partitions, partition_counts, accounts, receivables, journals, transfers, usage_totals, audit, teams TO weir_writer;
+GRANT INSERT ON partition_counts, accounts, receivables, journals, transfers, usage_totals, audit, teams TO weir_writer;
 GRANT UPDATE ON partitions, partition_counts, receivables, usage_totals TO weir_writer;
 
 GRANT SELECT, INSERT ON archive_groups TO weir_archiver;

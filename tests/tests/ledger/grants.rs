@@ -1,0 +1,175 @@
+//! Who may do what, from the catalog and by trying.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use runtime::postgres::PostgresError;
+use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
+
+use crate::world::World;
+
+const ROLES: [&str; 4] = ["weir_api", "weir_writer", "weir_archiver", "weir_reader"];
+const VERBS: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
+
+/// Everything that is allowed: role, table, verbs (S select, I insert, U update, u update of the
+/// named columns). What is not here is refused; nobody deletes and nobody truncates.
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("weir_api", "accounts", "S"),
+    ("weir_api", "api_keys", "SI u(expires_at,revoked_at)"),
+    ("weir_api", "apps", "SI u(name)"),
+    ("weir_api", "catalog_outbox", "SI u(appended_at)"),
+    ("weir_api", "catalog_versions", "SI"),
+    ("weir_api", "idempotency", "SI"),
+    ("weir_api", "installation", "S u(catalog_version)"),
+    ("weir_api", "journals", "S"),
+    ("weir_api", "partition_counts", "S"),
+    ("weir_api", "partitions", "S"),
+    ("weir_api", "receivables", "S"),
+    ("weir_api", "team_aliases", "SI"),
+    ("weir_api", "teams", "SI u(name)"),
+    ("weir_api", "tenants", "S"),
+    ("weir_api", "transfers", "S"),
+    ("weir_api", "usage_totals", "S"),
+    ("weir_archiver", "archive_groups", "SI"),
+    ("weir_archiver", "installation", "S"),
+    ("weir_archiver", "partitions", "S"),
+    ("weir_reader", "_sqlx_migrations", "S"),
+    ("weir_reader", "accounts", "S"),
+    ("weir_reader", "api_keys", "S"),
+    ("weir_reader", "apps", "S"),
+    ("weir_reader", "archive_groups", "S"),
+    ("weir_reader", "audit", "S"),
+    ("weir_reader", "catalog_outbox", "S"),
+    ("weir_reader", "catalog_versions", "S"),
+    ("weir_reader", "installation", "S"),
+    ("weir_reader", "journals", "S"),
+    ("weir_reader", "partition_counts", "S"),
+    ("weir_reader", "partitions", "S"),
+    ("weir_reader", "receivables", "S"),
+    ("weir_reader", "team_aliases", "S"),
+    ("weir_reader", "teams", "S"),
+    ("weir_reader", "tenants", "S"),
+    ("weir_reader", "transfers", "S"),
+    ("weir_reader", "usage_totals", "S"),
+    ("weir_writer", "accounts", "SI"),
+    ("weir_writer", "audit", "SI"),
+    ("weir_writer", "installation", "S"),
+    ("weir_writer", "journals", "SI"),
+    ("weir_writer", "partition_counts", "SIU"),
+    ("weir_writer", "partitions", "SU"),
+    ("weir_writer", "receivables", "SIU"),
+    ("weir_writer", "teams", "SI"),
+    ("weir_writer", "tenants", "S"),
+    ("weir_writer", "transfers", "SI"),
+    ("weir_writer", "usage_totals", "SIU"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_role_may_do_more_than_is_written_here() -> Result<()> {
+    let world = World::start().await?;
+    let admin = world.admin().await?;
+    let rows: Vec<(String, String, Vec<bool>, Vec<String>)> = sqlx::query_as(
+        "SELECT role, c.relname::text,
+             ARRAY(SELECT has_table_privilege(role, c.oid, verb) FROM UNNEST($2::text[]) WITH ORDINALITY AS verbs (verb, n) ORDER BY n),
+             ARRAY(SELECT attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                 AND has_column_privilege(role, c.oid, attnum, 'UPDATE') AND NOT has_table_privilege(role, c.oid, 'UPDATE')
+                 ORDER BY attname)
+         FROM pg_class c CROSS JOIN UNNEST($1::text[]) AS roles (role)
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+    )
+    .bind(ROLES.as_slice())
+    .bind(VERBS.as_slice())
+    .fetch_all(&admin)
+    .await?;
+    let found: BTreeMap<(String, String), String> = rows
+        .into_iter()
+        .map(|(role, table, verbs, columns)| ((role, table), describe(&verbs, &columns)))
+        .filter(|(_, verbs)| !verbs.is_empty())
+        .collect();
+    let allowed: BTreeMap<(String, String), String> = ALLOWED
+        .iter()
+        .map(|(role, table, verbs)| (((*role).to_owned(), (*table).to_owned()), (*verbs).to_owned()))
+        .collect();
+    assert_eq!(allowed.len(), ALLOWED.len());
+    assert_eq!(found, allowed);
+    no_way_around(&world).await
+}
+
+fn describe(verbs: &[bool], columns: &[String]) -> String {
+    let short = ["S", "I", "U", "D", "T", "R", "G"];
+    let mut text: String = short.iter().zip(verbs).filter(|(_, held)| **held).map(|(name, _)| *name).collect();
+    if !columns.is_empty() {
+        text.push_str(&format!(" u({})", columns.join(",")));
+    }
+    text
+}
+
+/// Functions, sequences, schemas, attributes of the roles, and a login that is a member of one.
+async fn no_way_around(world: &World) -> Result<()> {
+    let admin = world.admin().await?;
+    let powers: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_roles WHERE rolname = ANY($1) AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls
+             OR rolreplication OR EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid)
+             OR EXISTS (SELECT FROM pg_class WHERE relowner = pg_roles.oid)
+             OR has_schema_privilege(rolname, 'public', 'CREATE') OR has_database_privilege(rolname, current_database(), 'CREATE'))",
+    )
+    .bind(ROLES.as_slice())
+    .fetch_one(&admin)
+    .await?;
+    assert_eq!(powers, 0);
+    for role in ROLES {
+        let login = format!("login_{role}");
+        admin
+            .execute(AssertSqlSafe(format!("CREATE ROLE {login} LOGIN PASSWORD 'p' IN ROLE {role}")))
+            .await?;
+        let url = world.postgres.server()?.url(&login, "p", "weir");
+        let pool = world.postgres.pool(&url, Some(role), 1).await?;
+        for statement in forbidden(role) {
+            let refused = pool.execute(raw_sql(AssertSqlSafe(statement.clone()))).await;
+            let Err(error) = refused else { panic!("{role} may: {statement}") };
+            let error = PostgresError::from(error);
+            let code = match &error {
+                PostgresError::Refused { code, .. } => code.as_str(),
+                other => panic!("{role}: {statement}: {other}"),
+            };
+            assert_eq!(code, "42501", "{role}: {statement}: {error}");
+        }
+        pool.close().await;
+    }
+    Ok(())
+}
+
+fn forbidden(role: &str) -> Vec<String> {
+    let tables = ["transfers", "journals", "audit", "accounts", "receivables", "usage_totals", "partitions", "partition_counts"];
+    let mut statements = Vec::new();
+    for table in tables {
+        statements.push(format!("DELETE FROM {table}"));
+        statements.push(format!("TRUNCATE {table} CASCADE"));
+        statements.push(format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"));
+        statements.push(format!("DROP TABLE {table} CASCADE"));
+    }
+    statements.push("UPDATE transfers SET amount = 1".to_owned());
+    statements.push("UPDATE journals SET reference = 'x'".to_owned());
+    statements.push("UPDATE audit SET counts = 'x'".to_owned());
+    statements.push("UPDATE accounts SET team = 'x'".to_owned());
+    statements.push("UPDATE installation SET identity_key = '\\x00'".to_owned());
+    statements.push("CREATE TABLE mine (id integer)".to_owned());
+    statements.push("CREATE SCHEMA mine".to_owned());
+    statements.push("SET session_replication_role = replica".to_owned());
+    statements.push("COPY transfers TO PROGRAM 'true'".to_owned());
+    statements.push("CREATE FUNCTION mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'".to_owned());
+    for other in ROLES.iter().filter(|other| **other != role) {
+        statements.push(format!("SET ROLE {other}"));
+    }
+    statements.push("SET ROLE weir_migrate".to_owned());
+    if role != "weir_writer" {
+        statements.push("INSERT INTO teams SELECT * FROM teams".to_owned());
+        statements.push("INSERT INTO transfers SELECT * FROM transfers".to_owned());
+        statements.push("UPDATE partitions SET x = x".to_owned());
+        statements.push("UPDATE receivables SET balance = 0".to_owned());
+    }
+    if role == "weir_api" {
+        statements.retain(|statement| !statement.starts_with("INSERT INTO teams"));
+    }
+    statements
+}
