@@ -16,6 +16,8 @@ pub const VERSION: u16 = 1;
 /// A body is at most this long when decompressed: one threshold and one largest event, with room.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FIXED_LENGTH: usize = 28;
+/// The shortest entry, a command without key and body, behind its length.
+const ENTRY_BYTES_MIN: usize = 6;
 
 /// A tenant in a block and how many of its events and copies the block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +163,10 @@ impl BlockHeader {
             return Err(DecodeError::Field("body length"));
         }
         let mut header = Input::new(input.take(header_length)?);
+        // LZ4 gains at most a factor of about 255.
+        if body_length > input.rest().len().saturating_mul(256) {
+            return Err(DecodeError::Field("body length"));
+        }
         let count = header.count(18)?;
         let mut tenants = Vec::with_capacity(count);
         for _ in 0..count {
@@ -201,7 +207,7 @@ impl<'a> Block<'a> {
         let mut input = Input::new(body);
         let dictionary = Dictionary::read(&mut input)?;
         let count = usize::try_from(header.entries).map_err(|_| DecodeError::Truncated)?;
-        if count > input.rest().len() {
+        if count > input.rest().len() / ENTRY_BYTES_MIN {
             return Err(DecodeError::Truncated);
         }
         let mut entries = Vec::with_capacity(count);
