@@ -1,3 +1,4 @@
 //! What the api does by itself, and work that several requests share.
 
 pub(crate) mod append_markers;
+pub(crate) mod count_pending;

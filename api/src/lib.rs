@@ -94,6 +94,7 @@ impl Service {
             clickhouse: context.clickhouse.clone(),
             keys: auth::KeyCache::default(),
             live: Live::new(context.log.partitions(), config.live_entries_max),
+            pending: jobs::count_pending::PendingCounts::new(context.log.partitions()),
             markers: jobs::append_markers::Markers::default(),
             readiness: context.readiness.clone(),
             shutdown: context.shutdown.clone(),

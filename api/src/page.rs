@@ -94,7 +94,8 @@ pub(crate) fn page<T>(
     Page { items, next_cursor }
 }
 
-fn cursor_invalid() -> Problem {
+/// The answer to a cursor that is none.
+pub(crate) fn cursor_invalid() -> Problem {
     Problem::bad_request(
         "cursor_invalid",
         "the cursor is not one of ours",

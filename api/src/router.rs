@@ -1,9 +1,13 @@
 //! The table of contents.
 
+use axum::routing::get;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    routes::{api_keys, apps, cards, catalog, meters, team_aliases, teams},
+    routes::{
+        api_keys, apps, balances, cards, catalog, conservation, events, meters, page, team_aliases,
+        teams, transfers, usage,
+    },
     state::Api,
 };
 
@@ -28,5 +32,16 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::read))
         .routes(routes!(team_aliases::list, team_aliases::create))
+        // What it came to.
+        .routes(routes!(balances::read))
+        .routes(routes!(transfers::list_transfers))
+        .routes(routes!(transfers::list_journals))
+        .routes(routes!(transfers::read_journal))
+        .routes(routes!(usage::read))
+        .routes(routes!(events::list))
+        .routes(routes!(events::read))
+        .routes(routes!(events::list_rejected))
+        .routes(routes!(conservation::read))
+        .route("/", get(page::show))
         .with_state(api)
 }

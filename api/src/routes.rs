@@ -2,11 +2,17 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod apps;
+pub(crate) mod balances;
 pub(crate) mod cards;
 pub(crate) mod catalog;
+pub(crate) mod conservation;
+pub(crate) mod events;
 pub(crate) mod meters;
+pub(crate) mod page;
 pub(crate) mod team_aliases;
 pub(crate) mod teams;
+pub(crate) mod transfers;
+pub(crate) mod usage;
 
 use domain::time;
 use runtime::http::Problem;

@@ -7,7 +7,8 @@ use runtime::{
 };
 
 use crate::{
-    Config, auth::KeyCache, jobs::append_markers::Markers, live::Live, metrics::ApiMetrics,
+    Config, auth::KeyCache, jobs::append_markers::Markers, jobs::count_pending::PendingCounts,
+    live::Live, metrics::ApiMetrics,
 };
 
 /// The state of the routes.
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     pub clickhouse: ClickHouse,
     pub keys: KeyCache,
     pub live: Live,
+    pub pending: PendingCounts,
     pub markers: Markers,
     pub readiness: Readiness,
     pub shutdown: Shutdown,

@@ -1,0 +1,236 @@
+//! Events in the archive, and where the ledger has them.
+
+use runtime::clickhouse::ClickHouse;
+use serde::{Deserialize, Deserializer};
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+use super::usage::Statement;
+use crate::{auth::TenantScope, error::ApiError};
+
+/// Which events.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EventQuestion {
+    pub team: Option<String>,
+    pub user: Option<String>,
+    pub event_type: Option<String>,
+    pub source: Option<String>,
+    pub id: Option<String>,
+    pub from_us: Option<i64>,
+    pub to_us: Option<i64>,
+    pub reason: Option<String>,
+    /// Only this place.
+    pub place: Option<EventPlace>,
+    /// Only what comes after this one, newest first.
+    pub after: Option<(i64, EventPlace)>,
+    pub limit: i64,
+}
+
+/// Where an event stands in `[usage]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EventPlace {
+    pub partition: u32,
+    pub position: i64,
+    pub index: u32,
+}
+
+/// An event of either table of the archive.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EventRow {
+    pub partition: u32,
+    #[serde(deserialize_with = "number")]
+    pub position: i64,
+    pub index: u32,
+    /// Event time, or append time where there is none: the order of lists.
+    #[serde(deserialize_with = "number")]
+    pub order_us: i64,
+    #[serde(deserialize_with = "number")]
+    pub append_us: i64,
+    pub event_id: String,
+    pub source: String,
+    #[serde(rename = "event_type")]
+    pub event_type: String,
+    pub subject: String,
+    pub team: String,
+    pub user: String,
+    pub app: String,
+    pub feature: String,
+    pub outcome: String,
+    #[serde(deserialize_with = "number")]
+    pub catalog_version: i64,
+    pub raw: String,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub detail: String,
+    #[serde(default, deserialize_with = "optional_number")]
+    pub twin_position: Option<i64>,
+    #[serde(default)]
+    pub twin_index: u32,
+    #[serde(default)]
+    pub lines: Vec<LineRow>,
+}
+
+/// A line of an event.
+#[derive(Debug, Deserialize)]
+pub(crate) struct LineRow {
+    pub meter: String,
+    pub unit: String,
+    pub quantity: String,
+    pub status: String,
+    pub card: String,
+    pub card_version: u32,
+    pub currency: String,
+    pub charge: Option<String>,
+    pub cost_card: String,
+    pub cost_card_version: u32,
+    pub cost_currency: String,
+    pub cost: Option<String>,
+    pub dimensions: BTreeMap<String, String>,
+}
+
+/// 64-bit integers arrive as text.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    number(deserializer).map(Some)
+}
+
+/// Columns that both tables have.
+const COLUMNS: &str = "partition, position, index, toUnixTimestamp64Micro(append_time) AS append_us, toValidUTF8(event_id) AS event_id,
+    toValidUTF8(source) AS source, toValidUTF8(type) AS event_type, toValidUTF8(subject) AS subject, toValidUTF8(team) AS team,
+    toValidUTF8(user) AS user, toString(app) AS app, toValidUTF8(feature) AS feature, toString(outcome) AS outcome,
+    toInt64(catalog_version) AS catalog_version, toValidUTF8(raw) AS raw";
+
+/// Of events that took their id.
+const EFFECTIVE: &str = "toUnixTimestamp64Micro(time) AS order_us,
+    arrayMap((a, b, c, d, e, f, g, h, i, j, k, l, m) -> CAST((a, b, c, d, e, f, g, h, i, j, k, l, m),
+        'Tuple(meter String, unit String, quantity Decimal(38, 12), status String, card String, card_version UInt32, currency String,
+         charge Nullable(Decimal(38, 12)), cost_card String, cost_card_version UInt32, cost_currency String,
+         cost Nullable(Decimal(38, 12)), dimensions Map(String, String))'),
+        lines.meter, lines.unit, lines.quantity, lines.status, lines.card, lines.card_version, lines.currency, lines.charge,
+        lines.cost_card, lines.cost_card_version, lines.cost_currency, lines.cost, lines.dimensions) AS lines";
+
+/// Of events that did not.
+const OTHER: &str = "toUnixTimestamp64Micro(coalesce(time, append_time)) AS order_us,
+    toString(reason) AS reason, toValidUTF8(detail) AS detail, twin_position, twin_index";
+
+/// Which of the archive's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// Events that took their id.
+    Effective,
+    /// Events that did not.
+    Other,
+}
+
+/// Events of a table, newest first. Each counts once, however often it was inserted.
+pub(crate) async fn list(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    table: Table,
+    question: &EventQuestion,
+) -> Result<Vec<EventRow>, ApiError> {
+    let rows = statement(tenant, table, question).rows(clickhouse).await?;
+    let rows = rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
+    rows.map_err(|error| {
+        ApiError::Internal(format!("the archive's answer cannot be read: {error}"))
+    })
+}
+
+fn statement(tenant: TenantScope, table: Table, question: &EventQuestion) -> Statement {
+    let mut statement = Statement::default();
+    let (name, own, time, newest) = match table {
+        Table::Effective => ("usage_events", EFFECTIVE, "e.time", ", e.rating_run DESC"),
+        Table::Other => ("rejected_events", OTHER, "coalesce(e.time, e.append_time)", ""),
+    };
+    let mut conditions =
+        vec![format!("e.tenant_id = {}", statement.bind("UUID", tenant.id().to_string()))];
+    if table == Table::Effective {
+        conditions.push("e.sign = 1".to_owned());
+    }
+    let equal = [
+        ("e.team", &question.team),
+        ("e.user", &question.user),
+        ("e.type", &question.event_type),
+        ("e.source", &question.source),
+        ("e.event_id", &question.id),
+        ("e.reason", &question.reason),
+    ];
+    for (column, value) in equal {
+        if let Some(value) = value {
+            conditions.push(format!("{column} = {}", statement.bind("String", value)));
+        }
+    }
+    for (comparison, time_us) in [(">=", question.from_us), ("<", question.to_us)] {
+        if let Some(time_us) = time_us {
+            let bound = statement.bind("Int64", time_us.to_string());
+            conditions
+                .push(format!("{time} {comparison} fromUnixTimestamp64Micro({bound}, 'UTC')"));
+        }
+    }
+    if let Some(place) = question.place {
+        let [partition, position, index] = bind_place(&mut statement, place);
+        conditions.push(format!(
+            "e.partition = {partition} AND e.position = {position} AND e.index = {index}"
+        ));
+    }
+    if let Some((order_us, place)) = question.after {
+        let order = statement.bind("Int64", order_us.to_string());
+        let [partition, position, index] = bind_place(&mut statement, place);
+        conditions.push(format!(
+            "{time} <= fromUnixTimestamp64Micro({order}, 'UTC')
+             AND (toUnixTimestamp64Micro({time}), e.partition, e.position, e.index) < ({order}, {partition}, {position}, {index})"
+        ));
+    }
+    let limit = statement.bind("UInt64", question.limit.to_string());
+    statement.sql = format!(
+        "SELECT {COLUMNS}, {own} FROM {name} AS e WHERE {}
+         ORDER BY {time} DESC, e.partition DESC, e.position DESC, e.index DESC{newest}
+         LIMIT 1 BY e.partition, e.position, e.index LIMIT {limit}
+         SETTINGS max_execution_time = 20, output_format_json_named_tuples_as_objects = 1, prefer_column_name_to_alias = 1",
+        conditions.join(" AND ")
+    );
+    statement
+}
+
+fn bind_place(statement: &mut Statement, place: EventPlace) -> [String; 3] {
+    [
+        statement.bind("UInt32", place.partition.to_string()),
+        statement.bind("Int64", place.position.to_string()),
+        statement.bind("UInt32", place.index.to_string()),
+    ]
+}
+
+/// Journals that posted positions of the tenant, by partition and position.
+pub(crate) async fn journals(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    places: &[EventPlace],
+) -> Result<BTreeMap<(u32, i64), Uuid>, ApiError> {
+    let partitions: Vec<i32> =
+        places.iter().map(|place| i32::try_from(place.partition).unwrap_or(i32::MAX)).collect();
+    let positions: Vec<i64> = places.iter().map(|place| place.position).collect();
+    let rows: Vec<(i32, i64, Uuid)> = sqlx::query_as(
+        "SELECT asked.partition, asked.position, j.journal_id
+         FROM (SELECT DISTINCT * FROM unnest($2::integer[], $3::bigint[]) AS places (partition, position)) asked
+         CROSS JOIN LATERAL (
+             SELECT journal_id, position_from FROM journals
+             WHERE tenant_id = $1 AND partition = asked.partition AND position_to >= asked.position
+             ORDER BY position_to LIMIT 1) j
+         WHERE j.position_from <= asked.position",
+    )
+    .bind(tenant.id())
+    .bind(partitions)
+    .bind(positions)
+    .fetch_all(connection)
+    .await?;
+    let row = |(partition, position, journal): (i32, i64, Uuid)| {
+        ((partition.unsigned_abs(), position), journal)
+    };
+    Ok(rows.into_iter().map(row).collect())
+}

@@ -1,0 +1,178 @@
+//! Usage, added up by the archive. Statements are put together from fixed pieces; every value and
+//! every name that a client chose is bound as a parameter.
+
+use std::fmt::Write as _;
+
+use runtime::clickhouse::ClickHouse;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{auth::TenantScope, error::ApiError};
+
+/// Length of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Window {
+    Minute,
+    Hour,
+    Day,
+    Month,
+    None,
+}
+
+/// What a row is about beside the meter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    Team,
+    User,
+    App,
+    Feature,
+    Dimension(String),
+}
+
+/// What to add up.
+#[derive(Clone, Debug)]
+pub(crate) struct UsageQuestion {
+    pub meter: Option<String>,
+    pub team: Option<String>,
+    pub from_us: Option<i64>,
+    pub to_us: Option<i64>,
+    pub window: Window,
+    pub time_zone: String,
+    pub groups: Vec<Group>,
+    pub filters: Vec<(String, String)>,
+    pub limit: i64,
+    pub offset: i64,
+}
+
+/// A row as the archive answers it; decimals are text.
+#[derive(Debug, Deserialize)]
+pub(crate) struct UsageRow {
+    /// Seconds since 1970, where there are windows.
+    pub window_s: Option<i64>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    pub meter: String,
+    pub unit: String,
+    pub quantity: String,
+    pub currency: String,
+    pub charge: Option<String>,
+    pub cost_currency: String,
+    pub cost: Option<String>,
+    pub events: String,
+    pub unpriced_events: String,
+    pub uncosted_events: String,
+}
+
+/// A statement with the values of its parameters.
+#[derive(Debug, Default)]
+pub(crate) struct Statement {
+    pub sql: String,
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Statement {
+    /// Binds a value and answers how the statement names it.
+    pub fn bind(&mut self, kind: &str, value: impl Into<String>) -> String {
+        let name = format!("p{}", self.parameters.len());
+        let place = format!("{{{name}:{kind}}}");
+        self.parameters.push((name, value.into()));
+        place
+    }
+
+    /// Runs it.
+    pub async fn rows(&self, clickhouse: &ClickHouse) -> Result<Vec<Value>, ApiError> {
+        let parameters: Vec<(&str, &str)> =
+            self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Ok(clickhouse.query_json_rows(&self.sql, &parameters).await?)
+    }
+}
+
+/// Adds usage up. Each row of the archive counts once, however often it was inserted, and is
+/// multiplied by its sign.
+pub(crate) async fn read(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    question: &UsageQuestion,
+) -> Result<Vec<UsageRow>, ApiError> {
+    let rows = statement(tenant, question).rows(clickhouse).await?;
+    let rows = rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
+    rows.map_err(|error| {
+        ApiError::Internal(format!("the archive's answer cannot be read: {error}"))
+    })
+}
+
+fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
+    let mut statement = Statement::default();
+    let mut filter = format!("tenant_id = {}", statement.bind("UUID", tenant.id().to_string()));
+    let mut and = |condition: String| {
+        let _ = write!(filter, " AND {condition}");
+    };
+    for (column, value) in [("meter", &question.meter), ("team", &question.team)] {
+        if let Some(value) = value {
+            and(format!("{column} = {}", statement.bind("String", value)));
+        }
+    }
+    for (comparison, time_us) in [(">=", question.from_us), ("<", question.to_us)] {
+        if let Some(time_us) = time_us {
+            and(format!(
+                "time {comparison} fromUnixTimestamp64Micro({}, 'UTC')",
+                statement.bind("Int64", time_us.to_string())
+            ));
+        }
+    }
+    for (name, value) in &question.filters {
+        let (name, value) = (statement.bind("String", name), statement.bind("String", value));
+        and(format!("dimensions[{name}] = {value}"));
+    }
+    let window = window(&mut statement, question);
+    let groups: Vec<String> =
+        question.groups.iter().map(|group| column(&mut statement, group)).collect();
+    let groups = if groups.is_empty() {
+        "emptyArrayString()".to_owned()
+    } else {
+        format!("[{}]", groups.join(", "))
+    };
+    let (limit, offset) = (
+        statement.bind("UInt64", question.limit.to_string()),
+        statement.bind("UInt64", question.offset.to_string()),
+    );
+    statement.sql = format!(
+        "SELECT {window} AS window_s, {groups} AS groups, toString(meter) AS meter, toString(any(unit)) AS unit,
+            sum(quantity * sign) AS quantity, toString(currency) AS currency, sum(charge * sign) AS charge,
+            toString(cost_currency) AS cost_currency, sum(cost * sign) AS cost, sum(toInt64(sign)) AS events,
+            sum(if(status = 'unpriced', toInt64(sign), 0)) AS unpriced_events,
+            sum(if(cost IS NULL, toInt64(sign), 0)) AS uncosted_events
+        FROM (
+            SELECT team, user, app, feature, time, meter, unit, quantity, status, currency, charge, cost_currency, cost, dimensions, sign
+            FROM usage_lines WHERE {filter}
+            LIMIT 1 BY partition, position, index, line_number, rating_run, sign
+        )
+        GROUP BY window_s, groups, meter, currency, cost_currency
+        ORDER BY window_s, groups, meter, currency, cost_currency LIMIT {limit} OFFSET {offset}
+        SETTINGS max_execution_time = 20, output_format_json_quote_64bit_integers = 1"
+    );
+    statement
+}
+
+/// Second in which the window of a line begins, as a number that JSON can hold.
+fn window(statement: &mut Statement, question: &UsageQuestion) -> String {
+    let function = match question.window {
+        Window::None => return "CAST(NULL AS Nullable(UInt32))".to_owned(),
+        Window::Minute => "toStartOfMinute",
+        Window::Hour => "toStartOfHour",
+        Window::Day => "toStartOfDay",
+        Window::Month => "toStartOfMonth",
+    };
+    let zone = statement.bind("String", &question.time_zone);
+    format!("toUInt32(toUnixTimestamp(toDateTime({function}(time, {zone}), {zone})))")
+}
+
+fn column(statement: &mut Statement, group: &Group) -> String {
+    match group {
+        Group::Team => "team".to_owned(),
+        Group::User => "user".to_owned(),
+        Group::App => "toString(app)".to_owned(),
+        Group::Feature => "toString(feature)".to_owned(),
+        Group::Dimension(name) => format!("dimensions[{}]", statement.bind("String", name)),
+    }
+}
