@@ -11,7 +11,7 @@ use ledger::{
     statement::{self, UsageFilter},
 };
 use ledger_writer::{RATED, window::Window};
-use runtime::log::SharedLog;
+use runtime::{log::SharedLog, postgres::PostgresError};
 
 use crate::{
     proxy::{Fault, Proxy},
@@ -207,6 +207,16 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     assert_eq!(post::standing(&mut *pool.acquire().await?, 0).await?, posted.standing);
     assert_eq!(world.check_books().await?, 2);
 
+    // Postgres itself refuses a transfer whose sides have another currency or no journal.
+    let insert = "INSERT INTO transfers (tenant_id, journal_id, ordinal, debit_account, credit_account, amount, currency, reason)
+        SELECT tenant_id, journal_id, 99, debit_account, credit_account, 1, 'USD', 'x' FROM transfers WHERE team = 'a'";
+    let refused = sqlx::query(insert).execute(&pool).await.map_err(PostgresError::from);
+    assert!(matches!(&refused, Err(PostgresError::Violation(name)) if name == "transfers_account"), "{refused:?}");
+    let insert = "INSERT INTO transfers (tenant_id, journal_id, ordinal, debit_account, credit_account, amount, currency, reason)
+        SELECT tenant_id, gen_random_uuid(), 99, debit_account, credit_account, 1, currency, 'x' FROM transfers WHERE team = 'a'";
+    let refused = sqlx::query(insert).execute(&pool).await.map_err(PostgresError::from);
+    assert!(matches!(&refused, Err(PostgresError::Violation(name)) if name == "transfers_journal"), "{refused:?}");
+
     // What would not add up is never committed.
     let mut wrong = window.posting();
     wrong.charges[0].figures.amount += 1;
@@ -257,7 +267,10 @@ async fn crashes_of_postgres_and_stops_lose_nothing() -> Result<()> {
     for round in 0..4 {
         for _ in 0..40 {
             for rater in &mut raters {
-                rater.append(&world.log, &[Line::new("a", "tokens", 3), Line::new("b", "calls", 5)], &Outcomes::default()).await?;
+                // A team is in one partition; anything else is a bug that ends the process.
+                let team = |name: &str| format!("{name}{}", rater.partition);
+                let lines = [Line::new(&team("a"), "tokens", 3), Line::new(&team("b"), "calls", 5)];
+                rater.append(&world.log, &lines, &Outcomes::default()).await?;
                 sent += 1;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

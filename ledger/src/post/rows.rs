@@ -64,9 +64,9 @@ pub(super) async fn upsert_receivables(
          SELECT tenant_id, account_id, team, currency, $6, amount::numeric, 1
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[])
              AS new (tenant_id, account_id, team, currency, amount)
-         ON CONFLICT (tenant_id, account_id) DO UPDATE
+         ON CONFLICT (tenant_id, team, currency) DO UPDATE
          SET balance = old.balance + excluded.balance, sequence = old.sequence + 1
-         WHERE old.partition = excluded.partition",
+         WHERE old.partition = excluded.partition AND old.account_id = excluded.account_id",
     )
     .bind(owed.keys().map(|name| name.tenant).collect::<Vec<_>>())
     .bind(accounts)
