@@ -10,6 +10,9 @@ use std::{
 /// Addresses remembered at a time: 64 bytes each. More share one bucket.
 const ADDRESSES_MAX: usize = 16_384;
 
+/// When all places are taken, those of full buckets are looked for at most this often.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
 /// A token bucket per address.
 #[derive(Debug)]
 pub struct Attempts {
@@ -23,6 +26,7 @@ struct Buckets {
     /// When the bucket of an address will be full again.
     full_at: HashMap<IpAddr, Instant>,
     others_full_at: Option<Instant>,
+    swept_at: Option<Instant>,
 }
 
 impl Attempts {
@@ -41,10 +45,13 @@ impl Attempts {
         let address = network(address);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let buckets = &mut *buckets;
-        if buckets.full_at.len() >= ADDRESSES_MAX && !buckets.full_at.contains_key(&address) {
+        let taken = |buckets: &Buckets| buckets.full_at.len() >= ADDRESSES_MAX && !buckets.full_at.contains_key(&address);
+        let swept = buckets.swept_at.is_some_and(|swept_at| now.saturating_duration_since(swept_at) < SWEEP_PAUSE);
+        if taken(buckets) && !swept {
             buckets.full_at.retain(|_, full_at| *full_at > now);
+            buckets.swept_at = Some(now);
         }
-        let full_at = if buckets.full_at.len() >= ADDRESSES_MAX && !buckets.full_at.contains_key(&address) {
+        let full_at = if taken(buckets) {
             buckets.others_full_at.get_or_insert(now)
         } else {
             buckets.full_at.entry(address).or_insert(now)

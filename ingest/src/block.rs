@@ -277,11 +277,14 @@ impl Sender<'_> {
         }
         for (first, chunk) in flying.chunks {
             let placed = |appended: &Appended| Placed { partition: self.partition, position: appended.position, first };
+            let Chunk { batch, events, answer, .. } = chunk;
             if outcome.is_ok() {
-                metrics.accepted.inc_by(chunk.events.len() as u64);
+                metrics.accepted.inc_by(events.len() as u64);
             }
+            // Before the answer, so that whoever has it finds the memory free.
+            drop(batch);
             // Whoever waited may have gone.
-            let _ = chunk.answer.send(outcome.as_ref().map(placed).map_err(Clone::clone));
+            let _ = answer.send(outcome.as_ref().map(placed).map_err(Clone::clone));
         }
     }
 

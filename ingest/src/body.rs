@@ -164,8 +164,8 @@ impl Decoder {
                     let written = output.pos();
                     sink.write_all(chunk.get(..written).unwrap_or_default()).map_err(|_| sink.problem())?;
                     *whole = hint == 0;
-                    // A full chunk may have more behind it; else all that was given is used up.
-                    if input.pos() >= data.len() && written < CHUNK_BYTES {
+                    // A full chunk in the middle of a frame may have more behind it.
+                    if input.pos() >= data.len() && (*whole || written < CHUNK_BYTES) {
                         return Ok(());
                     }
                 }

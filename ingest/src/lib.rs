@@ -145,11 +145,10 @@ impl Service {
         routes::router(&self.ingest)
     }
 
-    /// Bytes of requests held in memory now.
+    /// The bound on memory, for those who want to watch it.
     #[must_use]
-    pub fn held_bytes(&self) -> impl Fn() -> usize + Send + Sync + 'static {
-        let budget = self.ingest.budget.clone();
-        move || budget.used()
+    pub fn budget(&self) -> Budget {
+        self.ingest.budget.clone()
     }
 
     /// Refreshes what is known and sends blocks, until a stop is asked for and every open request

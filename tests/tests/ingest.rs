@@ -1,0 +1,13 @@
+//! Ingest: bodies in every form, limits, credentials, shared blocks and a log that hangs, on a real
+//! local log and a real Postgres.
+
+#[path = "ingest/answers.rs"]
+mod answers;
+#[path = "ingest/forms.rs"]
+mod forms;
+#[path = "ingest/keys.rs"]
+mod keys;
+#[path = "ingest/log.rs"]
+mod log;
+#[path = "ingest/world.rs"]
+mod world;

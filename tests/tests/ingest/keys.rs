@@ -1,0 +1,167 @@
+//! Credentials: which are taken, what the others are told, and what guessing costs.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use axum::{body::Body, extract::ConnectInfo, http::Request};
+use ingest::Config;
+use runtime::keys;
+use tower::ServiceExt as _;
+
+use crate::world::{TENANT, World, add_key, config};
+
+const EVENT: &str = r#"{"id":"1","type":"x","subject":"t"}"#;
+
+fn quick() -> Config {
+    Config { refresh_ms: 50, lease_ms: 600, failed_attempts_max: 1_000, ..config() }
+}
+
+async fn code(world: &World, headers: &[(&str, &str)]) -> (u16, String) {
+    let answer = world.send("/v1/events", headers, EVENT).await.unwrap();
+    (answer.status.as_u16(), answer.code().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_told_apart_and_follow_the_database() -> Result<()> {
+    let world = World::with(quick()).await?;
+    let expired = add_key(&world.pool, &["events:write"], "clock_timestamp() - interval '1 second'", "NULL").await?;
+    let ancient = add_key(&world.pool, &["events:write"], "'-infinity'", "NULL").await?;
+    let endless = add_key(&world.pool, &["*"], "'infinity'", "NULL").await?;
+    let revoked = add_key(&world.pool, &["events:write"], "NULL", "clock_timestamp()").await?;
+    let reader = add_key(&world.pool, &["usage:read"], "NULL", "NULL").await?;
+    let short = add_key(&world.pool, &["events:write"], "clock_timestamp() + interval '1500 milliseconds'", "NULL").await?;
+    world.until("a refresh", || world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}") > 1).await;
+    let refreshed = world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}");
+    world.until("another", || world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}") > refreshed + 1).await;
+
+    let foreign = keys::generate()?.text;
+    let forged = {
+        // The id of a good key with another secret, and a right checksum, as only a maker can.
+        let other = keys::generate()?;
+        assert!(keys::parse(&other.text).is_ok());
+        other.text
+    };
+    let mistyped = world.key.text.replace(|last: char| last == world.key.text.chars().last().unwrap(), "0");
+    for (key, want) in [
+        (world.key.text.as_str(), (200, "ok")),
+        (&endless.text, (200, "ok")),
+        (&short.text, (200, "ok")),
+        (&expired.text, (401, "key_expired")),
+        (&ancient.text, (401, "key_expired")),
+        (&revoked.text, (401, "key_revoked")),
+        (&reader.text, (403, "scope_missing")),
+        (&foreign, (401, "key_unknown")),
+        (&forged, (401, "key_unknown")),
+        (&mistyped, (401, "key_malformed")),
+        ("nonsense", (401, "key_malformed")),
+    ] {
+        let want = (want.0, want.1.to_owned());
+        assert_eq!(code(&world, &[("authorization", &format!("Bearer {key}"))]).await, want, "{want:?}");
+        assert_eq!(code(&world, &[("x-api-key", key)]).await, want);
+    }
+    assert_eq!(code(&world, &[]).await, (401, "key_missing".into()));
+    assert_eq!(code(&world, &[("authorization", "Basic YTpi")]).await, (401, "key_malformed".into()));
+    let unauthorized = world.send("/v1/events", &[], EVENT).await?;
+    assert_eq!(unauthorized.headers["www-authenticate"], "Bearer");
+
+    // A revocation counts from the next load on, an expiry by itself.
+    sqlx::query("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_id = $1").bind(&endless.id).execute(&world.pool).await?;
+    let started = Instant::now();
+    while code(&world, &[("x-api-key", &endless.text)]).await.0 == 200 {
+        assert!(started.elapsed() < Duration::from_secs(10), "a revoked key is still taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    while code(&world, &[("x-api-key", &short.text)]).await.0 == 200 {
+        assert!(started.elapsed() < Duration::from_secs(10), "an expired key is still taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(code(&world, &[("x-api-key", &short.text)]).await.1, "key_expired");
+    world.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alias_counts_from_its_time_on() -> Result<()> {
+    let world = World::with(quick()).await?;
+    sqlx::query("INSERT INTO teams (tenant_id, team, origin) VALUES ($1, 'main', 'registered')").bind(TENANT).execute(&world.pool).await?;
+    sqlx::query("INSERT INTO team_aliases (tenant_id, alias, team, effective_at) VALUES ($1, 't', 'main', clock_timestamp() + interval '1 second')")
+        .bind(TENANT)
+        .execute(&world.pool)
+        .await?;
+    let teams = |world: &World| world.logged().unwrap().0.into_iter().map(|event| event.team).collect::<Vec<_>>();
+    assert_eq!(world.post(&[], EVENT).await?.status, 200);
+    assert_eq!(teams(&world), ["t"]);
+    let started = Instant::now();
+    while !teams(&world).contains(&"main".to_owned()) {
+        assert!(started.elapsed() < Duration::from_secs(10), "the alias never took effect");
+        assert_eq!(world.post(&[], EVENT).await?.status, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_postgres_requests_are_answered_until_the_lease_ends() -> Result<()> {
+    let world = World::with(quick()).await?;
+    assert_eq!(world.post(&[], EVENT).await?.status, 200);
+    assert!(world.context.readiness.is_ready());
+    world.pool.close().await;
+    let stopped = Instant::now();
+    let operator = world.postgres.pool(&world.postgres.server()?.superuser_url(), None, 1).await?;
+    sqlx::query("ALTER DATABASE weir ALLOW_CONNECTIONS false").execute(&operator).await?;
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'weir'";
+    sqlx::query(terminate).execute(&operator).await?;
+    let answer = loop {
+        let answer = world.post(&[], EVENT).await?;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(stopped.elapsed() < Duration::from_secs(20), "stale keys are still taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!((answer.status.as_u16(), answer.code()), (503, "catalog_stale"));
+    assert!(answer.headers.contains_key("retry-after"));
+    world.until("not ready", || !world.context.readiness.is_ready()).await;
+    // Malformed keys are still told so.
+    assert_eq!(code(&world, &[("x-api-key", "nonsense")]).await, (401, "key_malformed".into()));
+    sqlx::query("ALTER DATABASE weir ALLOW_CONNECTIONS true").execute(&operator).await?;
+    let back = Instant::now();
+    while world.post(&[], EVENT).await?.status != 200 {
+        assert!(back.elapsed() < Duration::from_secs(30), "it does not recover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guesses_cost_no_look_up_and_are_limited() -> Result<()> {
+    let world = World::with(Config { failed_attempts_max: 30, ..quick() }).await?;
+    let guess = async |address: &str, key: &str| {
+        let peer: SocketAddr = address.parse().unwrap();
+        let request = Request::post("/v1/events").header("x-api-key", key).extension(ConnectInfo(peer));
+        let response = world.router.clone().oneshot(request.body(Body::from(EVENT)).unwrap()).await.unwrap();
+        (response.status().as_u16(), response.headers().get("retry-after").cloned())
+    };
+    let good = world.key.text.clone();
+    let mut limited = 0;
+    for number in 0..100_000_u32 {
+        // The shape is right, the checksum is not.
+        let key = format!("weir_live_{number:012}_{number:032}_000000");
+        let (status, retry_after) = guess("10.0.0.1:1", &key).await;
+        assert!(status == 401 || status == 429, "{status}");
+        assert_eq!(status == 429, retry_after.is_some());
+        limited += u32::from(status == 429);
+    }
+    assert_eq!(world.metric("weir_ingest_key_lookups_total"), 0);
+    assert_eq!(world.metric("weir_ingest_keys_refused_total{code=\"key_malformed\"}"), 100_000);
+    assert!(limited > 99_000, "{limited}");
+    assert_eq!(guess("10.0.0.2:1", "nonsense").await.0, 401, "another address has its own attempts");
+    assert_eq!(guess("10.0.0.1:1", &good).await.0, 200, "a good key is let through");
+    world.stop().await?;
+    Ok(())
+}
