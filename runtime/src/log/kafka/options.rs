@@ -43,7 +43,7 @@ pub struct KafkaOptions {
     /// The topics.
     pub topics: &'static [Topic],
     /// The partition count the topics were created with, where it is known: another is refused,
-    /// because it would send a team's events elsewhere.
+    /// because it would send a key's messages elsewhere.
     pub partitions: Option<u32>,
     /// Appends beyond this much that is not yet answered are refused.
     pub queue_bytes: usize,
