@@ -1,2 +1,94 @@
-//! cli
-fn main() {}
+//! `weir`: every role of Weir, all of them in one process, and the tools around them.
+//!
+//! Reading order: the commands below, [`commands::up`], [`process`] (what a role stands on),
+//! [`roles`].
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod client;
+mod commands;
+mod config;
+mod demo;
+mod endpoints;
+mod folder;
+mod output;
+mod process;
+mod replay;
+mod roles;
+mod store;
+mod web;
+
+/// Many small short-lived buffers on many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Usage metering, rating and a double-entry ledger.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine, with a database and an archive of its own where none is named
+    Up(commands::up::Arguments),
+    /// Run the role that accepts events
+    Ingest(commands::role::Arguments),
+    /// Run the role that prices events
+    Rater(commands::role::Arguments),
+    /// Run the role that posts to the ledger
+    LedgerWriter(commands::role::Arguments),
+    /// Run the role that fills the archive
+    Archiver(commands::role::Arguments),
+    /// Run the role that answers questions
+    Api(commands::role::Arguments),
+    /// Create or update roles, tables, topics and the archive's schema
+    Migrate(commands::migrate::Arguments),
+    /// Turn the rows of a CSV file into events and send them
+    Replay(commands::replay::Arguments),
+    /// Show what was accepted and what became of it, per partition
+    Status(commands::status::Arguments),
+    /// Print what to try with the `weir up` that runs
+    Hints(commands::hints::Arguments),
+    /// Make API keys, directly in the database
+    Keys(commands::keys::Arguments),
+    /// Print the commented default configuration
+    Config,
+    /// Run the ClickHouse engine (started by `weir up`)
+    #[command(hide = true)]
+    ClickhouseEngine(commands::clickhouse_engine::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Fails only where it was done before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let outcome = match arguments.command {
+        Command::Up(arguments) => commands::up::run(arguments),
+        Command::Ingest(arguments) => commands::role::run(roles::Role::Ingest, arguments),
+        Command::Rater(arguments) => commands::role::run(roles::Role::Rater, arguments),
+        Command::LedgerWriter(arguments) => {
+            commands::role::run(roles::Role::LedgerWriter, arguments)
+        }
+        Command::Archiver(arguments) => commands::role::run(roles::Role::Archiver, arguments),
+        Command::Api(arguments) => commands::role::run(roles::Role::Api, arguments),
+        Command::Migrate(arguments) => commands::migrate::run(arguments),
+        Command::Replay(arguments) => commands::replay::run(arguments),
+        Command::Status(arguments) => commands::status::run(arguments),
+        Command::Hints(arguments) => commands::hints::run(arguments),
+        Command::Keys(arguments) => commands::keys::run(arguments),
+        Command::Config => commands::config::run(),
+        Command::ClickhouseEngine(arguments) => commands::clickhouse_engine::run(arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            output::fault(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -31,7 +31,8 @@ pub struct Row {
 pub fn rows(spread: &Spread) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for path in traces() {
-        let name = path.file_stem().context("a file without a name")?.to_string_lossy().into_owned();
+        let name =
+            path.file_stem().context("a file without a name")?.to_string_lossy().into_owned();
         let mut reader = csv::Reader::from_reader(zstd::Decoder::new(File::open(&path)?)?);
         for (number, record) in reader.records().enumerate() {
             let record = record?;
@@ -124,7 +125,12 @@ pub fn books(rows: &[Row], charge: impl Fn(&Row) -> Prices) -> Books {
             ("llm_output_tokens", row.generated, charge.output, COST.output),
         ];
         for (meter, tokens, price, cost) in meters {
-            let sums = Sums { events: 1, quantity: tokens * ONE, charge: price.of(tokens), cost: cost.of(tokens) };
+            let sums = Sums {
+                events: 1,
+                quantity: tokens * ONE,
+                charge: price.of(tokens),
+                cost: cost.of(tokens),
+            };
             books.entry((row.team.clone(), meter.to_owned())).or_default().add(sums);
         }
     }
@@ -149,7 +155,8 @@ mod tests {
     #[test]
     fn the_traces_are_whole() {
         let rows = rows(&Spread::new(20, 1, 1.0)).unwrap();
-        let (prompt, generated) = rows.iter().fold((0, 0), |sum, row| (sum.0 + row.prompt, sum.1 + row.generated));
+        let (prompt, generated) =
+            rows.iter().fold((0, 0), |sum, row| (sum.0 + row.prompt, sum.1 + row.generated));
         assert_eq!((rows.len(), prompt, generated), (28_185, 40_421_844, 4_334_561));
     }
 

@@ -36,7 +36,9 @@ pub fn command() -> Result<Command> {
     command.args(["--pdeathsig", "KILL"]).arg(program()?);
     for (name, _) in env::vars_os() {
         let name_text = name.to_string_lossy();
-        let ours = name_text.starts_with("WEIR_") && name_text != "WEIR_TOOLS" && name_text != "WEIR_LIBCHDB";
+        let ours = name_text.starts_with("WEIR_")
+            && name_text != "WEIR_TOOLS"
+            && name_text != "WEIR_LIBCHDB";
         if ours || name_text == "DATABASE_URL" || name_text == "CLICKHOUSE_URL" {
             command.env_remove(&name);
         }
@@ -55,8 +57,14 @@ pub struct Process {
 
 impl Process {
     /// Starts `weir` with `arguments` and settings; output and log go to files in `folder`.
-    pub fn start(name: &str, folder: &Path, arguments: &[&str], settings: &[(String, String)]) -> Result<Self> {
-        let (log, output) = (folder.join(format!("{name}.log")), folder.join(format!("{name}.out")));
+    pub fn start(
+        name: &str,
+        folder: &Path,
+        arguments: &[&str],
+        settings: &[(String, String)],
+    ) -> Result<Self> {
+        let (log, output) =
+            (folder.join(format!("{name}.log")), folder.join(format!("{name}.out")));
         let log_file = File::options().create(true).append(true).open(&log)?;
         let child = command()?
             .args(arguments)
@@ -82,9 +90,18 @@ impl Process {
                 return Ok(found);
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended with {status} before {what}; its log ends with\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} ended with {status} before {what}; its log ends with\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
-            ensure!(Instant::now() < deadline, "no {what} of {} in time; its log ends with\n{}", self.name, self.log_tail());
+            ensure!(
+                Instant::now() < deadline,
+                "no {what} of {} in time; its log ends with\n{}",
+                self.name,
+                self.log_tail()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -132,7 +149,12 @@ impl Process {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status.code());
             }
-            ensure!(Instant::now() < deadline, "{} did not end in {within:?}; its log ends with\n{}", self.name, self.log_tail());
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not end in {within:?}; its log ends with\n{}",
+                self.name,
+                self.log_tail()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -172,7 +194,8 @@ impl Http {
     pub fn new(base: &str, key: &str) -> Result<Self> {
         // Fails only where it was done before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(40)).build()?;
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(40)).build()?;
         Ok(Self { client, base: base.to_owned(), key: key.to_owned() })
     }
 

@@ -126,7 +126,11 @@ impl System {
         let mut process = Process::start(name, self.folder.path(), arguments, &self.settings)?;
         let code = process.ended(Duration::from_secs(600)).await?;
         let output = process.output();
-        ensure!(code == Some(0), "weir {name} exited with {code:?}: {output}\n{}", process.log_tail());
+        ensure!(
+            code == Some(0),
+            "weir {name} exited with {code:?}: {output}\n{}",
+            process.log_tail()
+        );
         Ok(output)
     }
 
@@ -163,11 +167,13 @@ impl System {
     /// Starts a process without waiting for anything.
     pub fn spawn(&self, name: &str) -> Result<Process> {
         let role = name.split('.').next().unwrap_or(name);
-        let listen = self.ports.get(name).map_or("127.0.0.1:0", |base| base.trim_start_matches("http://"));
+        let listen =
+            self.ports.get(name).map_or("127.0.0.1:0", |base| base.trim_start_matches("http://"));
         let data = self.data();
         let mut settings = self.settings.clone();
         if role == "up" {
-            let arguments = ["up", "--data", data.to_str().context("a path that is text")?, "--listen", listen];
+            let arguments =
+                ["up", "--data", data.to_str().context("a path that is text")?, "--listen", listen];
             return Process::start(name, self.folder.path(), &arguments, &settings);
         }
         settings.push(("WEIR_HTTP__LISTEN".to_owned(), listen.to_owned()));
@@ -183,8 +189,16 @@ impl System {
                 Err(error) => error,
             };
             let process = self.processes.get_mut(name).context("a process that was started")?;
-            ensure!(process.is_running()?, "{name} ended; its log ends with\n{}", process.log_tail());
-            ensure!(Instant::now() < deadline, "{name} did not get ready: {error:#}\n{}", process.log_tail());
+            ensure!(
+                process.is_running()?,
+                "{name} ended; its log ends with\n{}",
+                process.log_tail()
+            );
+            ensure!(
+                Instant::now() < deadline,
+                "{name} did not get ready: {error:#}\n{}",
+                process.log_tail()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -206,7 +220,8 @@ impl System {
 
     /// The address that takes events, or answers questions.
     fn http(&self, role: &str) -> Result<Http> {
-        let base = self.ports.get("up").or_else(|| self.ports.get(role)).context("nothing listens")?;
+        let base =
+            self.ports.get("up").or_else(|| self.ports.get(role)).context("nothing listens")?;
         Http::new(base, &self.key)
     }
 
@@ -247,8 +262,18 @@ impl System {
             arguments.extend(["--csv", trace.to_str().context("a path that is text")?]);
         }
         arguments.extend([
-            "--map", "TIMESTAMP=time", "--map", "ContextTokens=data.inputTokens", "--map", "GeneratedTokens=data.outputTokens",
-            "--set", "type=llm.tokens.v1", "--set", "data.provider=openai", "--set", "data.model=gpt-4-turbo",
+            "--map",
+            "TIMESTAMP=time",
+            "--map",
+            "ContextTokens=data.inputTokens",
+            "--map",
+            "GeneratedTokens=data.outputTokens",
+            "--set",
+            "type=llm.tokens.v1",
+            "--set",
+            "data.provider=openai",
+            "--set",
+            "data.model=gpt-4-turbo",
         ]);
         arguments.extend(extra);
         if self.servers.is_some() {
@@ -265,48 +290,57 @@ impl System {
         finished(&mut replay).await
     }
 
-    /// The conservation statement, summed over partitions: a number per name.
+    /// The counts of the conservation statement over all partitions, with what is pending.
     pub async fn conservation(&self) -> Result<BTreeMap<String, i64>> {
         let statement = self.api()?.get("/v1/conservation").await?;
-        let mut sums = BTreeMap::new();
-        for partition in statement["partitions"].as_array().context("conservation has no partitions")? {
-            for (name, value) in partition.as_object().context("a partition is no object")? {
-                if let Some(number) = value.as_i64() {
-                    *sums.entry(name.clone()).or_default() += number;
-                }
-            }
-        }
-        Ok(sums)
+        let total = &statement["total"];
+        let counts = total["counts"].as_object().context("conservation has no counts")?;
+        let counts = counts.iter().map(|(name, count)| Some((name.clone(), count.as_i64()?)));
+        let mut counts: BTreeMap<_, _> =
+            counts.collect::<Option<_>>().context("a count is no number")?;
+        ensure!(
+            total["balanced"] == true,
+            "the conservation statement does not balance: {statement}"
+        );
+        let complete = total["pending_complete"] == true && statement["archive_available"] == true;
+        let pending = total["pending"].as_i64().filter(|_| complete);
+        counts.insert("pending".to_owned(), pending.context("what is pending is not known yet")?);
+        counts.insert(
+            "ignored_batches".to_owned(),
+            total["ignored_batches"].as_i64().unwrap_or_default(),
+        );
+        Ok(counts)
     }
 
-    /// Waits until `events` are accounted for, none is pending, and the archive has them all.
-    pub async fn settled(&self, events: i64) -> Result<BTreeMap<String, i64>> {
+    /// Waits until none of the accepted events is pending and the archive has them all; answers
+    /// their counts. With `events`, waits until so many were accepted.
+    pub async fn settled(&self, events: Option<i64>) -> Result<BTreeMap<String, i64>> {
         let deadline = Instant::now() + SETTLE_TIME_MAX;
         loop {
-            let state = self.look(events).await;
-            match state {
-                Ok(Ok(counts)) => return Ok(counts),
-                Ok(Err(waiting)) if Instant::now() > deadline => bail!("{events} events did not settle: {waiting}"),
-                Err(error) if Instant::now() > deadline => return Err(error),
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            match self.look(events).await {
+                Ok(counts) => return Ok(counts),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error.context("the books did not settle"));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     }
 
-    async fn look(&self, events: i64) -> Result<std::result::Result<BTreeMap<String, i64>, String>> {
+    async fn look(&self, events: Option<i64>) -> Result<BTreeMap<String, i64>> {
         let counts = self.conservation().await?;
-        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
-        if count("accepted") != events || count("pending") != 0 {
-            return Ok(Err(format!("{counts:?}")));
-        }
+        let accepted = counts.get("accepted").copied().unwrap_or_default();
+        ensure!(counts.get("pending") == Some(&0), "events are pending: {counts:?}");
+        ensure!(
+            events.is_none_or(|events| events == accepted),
+            "{events:?} events expected: {counts:?}"
+        );
         let sql = "SELECT (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM usage_events)) AS rows, \
                    (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events)) AS others";
         let rows = self.clickhouse.query_json_rows(sql, &[]).await?;
         let archived = integer(&rows[0]["rows"])? + integer(&rows[0]["others"])?;
-        if archived != i128::from(events) {
-            return Ok(Err(format!("{archived} events in the archive")));
-        }
-        Ok(Ok(counts))
+        ensure!(archived == i128::from(accepted), "{archived} events in the archive: {counts:?}");
+        Ok(counts)
     }
 }
 
@@ -347,7 +381,12 @@ impl System {
         .await?;
         rows.into_iter()
             .map(|(team, meter, events, quantity, charge, cost)| {
-                let sums = Sums { events: events.into(), quantity: parse(&quantity)?, charge: parse(&charge)?, cost: parse(&cost)? };
+                let sums = Sums {
+                    events: events.into(),
+                    quantity: parse(&quantity)?,
+                    charge: parse(&charge)?,
+                    cost: parse(&cost)?,
+                };
                 Ok(((team, meter), sums))
             })
             .collect()
@@ -388,16 +427,18 @@ impl System {
         )
         .fetch_one(&mut connection)
         .await?;
-        let charges: Result<BTreeMap<_, _>> = charges.into_iter().map(|(team, sum)| Ok((team, parse(&sum)?))).collect();
+        let charges: Result<BTreeMap<_, _>> =
+            charges.into_iter().map(|(team, sum)| Ok((team, parse(&sum)?))).collect();
         Ok((charges?, cost.map_or(Ok(0), |cost| parse(&cost))?))
     }
 
     /// What each team owes.
     pub async fn receivables(&self) -> Result<BTreeMap<String, i128>> {
         let mut connection = self.postgres().await?;
-        let rows: Vec<(String, String)> = sqlx::query_as("SELECT team, sum(balance)::text FROM receivables GROUP BY team")
-            .fetch_all(&mut connection)
-            .await?;
+        let rows: Vec<(String, String)> =
+            sqlx::query_as("SELECT team, sum(balance)::text FROM receivables GROUP BY team")
+                .fetch_all(&mut connection)
+                .await?;
         rows.into_iter().map(|(team, balance)| Ok((team, parse(&balance)?))).collect()
     }
 
@@ -417,21 +458,25 @@ impl System {
     /// Sums of `GET /v1/usage` by team and meter.
     pub async fn usage_in_api(&self) -> Result<Books> {
         let mut books = Books::new();
-        let mut path = "/v1/usage?group_by=team,meter&window=total&limit=1000".to_owned();
+        let question = "/v1/usage?group_by=team&limit=1000";
+        let mut path = question.to_owned();
         loop {
             let page = self.api()?.get(&path).await?;
             for row in page["items"].as_array().context("usage has no items")? {
-                let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 let sums = Sums {
                     events: integer(&row["events"])?,
                     quantity: amount(&row["quantity"])?,
                     charge: amount(&row["charge"])?,
                     cost: amount(&row["cost"])?,
                 };
-                books.entry((text("team"), text("meter"))).or_default().add(sums);
+                books
+                    .entry((text(&row["group"]["team"]), text(&row["meter"])))
+                    .or_default()
+                    .add(sums);
             }
             match page["next_cursor"].as_str() {
-                Some(cursor) => path = format!("/v1/usage?group_by=team,meter&window=total&limit=1000&cursor={cursor}"),
+                Some(cursor) => path = format!("{question}&cursor={cursor}"),
                 None => return Ok(books),
             }
         }

@@ -1,0 +1,11 @@
+//! One file per command.
+
+pub mod clickhouse_engine;
+pub mod config;
+pub mod hints;
+pub mod keys;
+pub mod migrate;
+pub mod replay;
+pub mod role;
+pub mod status;
+pub mod up;

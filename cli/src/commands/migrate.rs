@@ -1,0 +1,46 @@
+//! `weir migrate`: prepares Postgres, ClickHouse and Kafka for the roles. Safe to run again.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    config::Config,
+    output::sayln,
+    process::{self, ArchiveArguments},
+    roles::Role,
+};
+
+/// What `weir migrate` is started with.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Configuration; what it does not say is as in `weir config`
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Copies of every partition, for topics that do not exist yet
+    #[arg(long, default_value_t = 3)]
+    replication: u32,
+    #[command(flatten)]
+    archive: ArchiveArguments,
+}
+
+/// Prepares everything that is configured.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let config = Config::read(arguments.config.as_deref())?;
+    config.check(&[Role::LedgerWriter])?;
+    config.check_servers()?;
+    process::telemetry(&config.telemetry)?;
+    process::block_on("migrate", migrate(config, arguments))
+}
+
+async fn migrate(config: Config, arguments: Arguments) -> Result<ExitCode> {
+    process::make_topics(&config.log, arguments.replication).await.context("Kafka")?;
+    sayln!("Kafka: topics are there ({} partitions)", config.log.partitions);
+    process::prepare_postgres(&config, &process::kafka_name(&config.log))
+        .await
+        .context("Postgres")?;
+    sayln!("Postgres: tables are up to date");
+    process::prepare_clickhouse(&config, &arguments.archive).await.context("ClickHouse")?;
+    sayln!("ClickHouse: tables are up to date");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,277 @@
+//! `weir up`: everything on this machine, in one process and its children.
+
+use std::{future::pending, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use runtime::{
+    clickhouse::{Engine, EngineLaunch, find_library},
+    config::Secret,
+    context::{Context, DRAIN},
+    http::{ServeOptions, bind, serve},
+    keys,
+    postgres::server::{Server, ServerOptions},
+    shutdown::Shutdown,
+    task::Tasks,
+};
+use sqlx::Connection as _;
+use tokio::{net::TcpListener, time::Instant};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    client::Client,
+    config::Config,
+    demo,
+    endpoints::Endpoints,
+    folder::DataFolder,
+    output::sayln,
+    process::{self, ArchiveArguments, NamedLog},
+    roles::Role,
+    store, web,
+};
+
+/// Statements that the ClickHouse engine runs at once.
+const ENGINE_CONNECTIONS: usize = 4;
+/// Characters of a made password: 190 bits of base 62.
+const PASSWORD_LENGTH: usize = 32;
+/// How often the start looks whether the roles are ready.
+const READY_POLL: Duration = Duration::from_millis(50);
+/// How often a start that waits says for what.
+const READY_REPORT: Duration = Duration::from_secs(10);
+/// Before this, a role may not have said yet that it is not ready.
+const READY_FOR: Duration = Duration::from_millis(200);
+
+/// What `weir up` is started with.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Folder for all that is kept
+    #[arg(long, value_name = "DIR", default_value = ".weir")]
+    data: PathBuf,
+    /// Where to listen, instead of http.listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Publish a catalog to try things with, and send it some usage
+    #[arg(long)]
+    demo: bool,
+    /// Configuration; what it does not say is as in `weir config`
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Copies of every partition, for topics of Kafka that do not exist yet
+    #[arg(long, default_value_t = 1)]
+    replication: u32,
+    #[command(flatten)]
+    archive: ArchiveArguments,
+}
+
+/// Runs until it is told to stop.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let mut config = Config::read(arguments.config.as_deref())?;
+    if let Some(listen) = arguments.listen {
+        config.http.listen = listen;
+    }
+    process::telemetry(&config.telemetry)?;
+    let folder = DataFolder::take(&arguments.data)?;
+    Endpoints::remove(folder.path());
+    if config.ledger_writer.audit_key.is_empty() {
+        config.ledger_writer.audit_key = Secret::new(folder.secret("audit", audit_key)?);
+    }
+    config.check(&Role::ALL)?;
+    process::block_on("weir", up(config, folder, arguments))
+}
+
+/// 64 hexadecimal digits of which nobody knows any: the hash of 380 random bits.
+fn audit_key() -> Result<String> {
+    let text = keys::random_text(2 * PASSWORD_LENGTH)?;
+    Ok(keys::hash(&text).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What `weir up` brought along because nobody named another.
+struct Brought {
+    postgres: Option<Server>,
+    clickhouse: Option<Engine>,
+}
+
+async fn up(mut config: Config, folder: DataFolder, arguments: Arguments) -> Result<ExitCode> {
+    let shutdown = Shutdown::on_signals()?;
+    let listener = bind(config.http.listen).await?;
+    let brought = Brought::start(&mut config, &folder).await?;
+    let ran = tokio::select! {
+        ran = run_roles(&config, &folder, &arguments, listener, &shutdown) => ran,
+        how = brought.postgres_ended() => Err(anyhow::anyhow!("the private Postgres server ended ({how}); start again, and see its server.log")),
+    };
+    Endpoints::remove(folder.path());
+    brought.stop().await;
+    ran?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Brought {
+    async fn start(config: &mut Config, folder: &DataFolder) -> Result<Self> {
+        let clickhouse = match config.clickhouse.url.is_empty() {
+            true => Some(start_engine(folder).await?),
+            false => None,
+        };
+        if let Some(engine) = &clickhouse {
+            config.clickhouse.url = engine.url();
+        }
+        let mut postgres = None;
+        if config.postgres.url.is_empty() {
+            let server = Server::start(ServerOptions::new(folder.path().join("postgres"))).await?;
+            let password = folder.secret("postgres", || Ok(keys::random_text(PASSWORD_LENGTH)?))?;
+            config.postgres.url = store::private::set_up(&server, &password).await?;
+            postgres = Some(server);
+        }
+        Ok(Self { postgres, clickhouse })
+    }
+
+    async fn postgres_ended(&self) -> String {
+        match &self.postgres {
+            Some(server) => server.ended().await,
+            None => pending().await,
+        }
+    }
+
+    async fn stop(self) {
+        let postgres = async {
+            if let Some(server) = self.postgres
+                && let Err(error) = server.stop().await
+            {
+                tracing::warn!(%error, "the private Postgres did not stop well");
+            }
+        };
+        let clickhouse = async {
+            if let Some(engine) = self.clickhouse {
+                engine.stop().await;
+            }
+        };
+        tokio::join!(postgres, clickhouse);
+    }
+}
+
+async fn start_engine(folder: &DataFolder) -> Result<Engine> {
+    let library = find_library().context(
+        "there is no ClickHouse: set CLICKHOUSE_URL, or run deploy/setup/clickhouse.sh, which fetches the engine",
+    )?;
+    let launch = EngineLaunch {
+        program: std::env::current_exe().context("cannot find our own program")?,
+        arguments: vec!["clickhouse-engine".to_owned()],
+        library,
+        data: folder.path().join("clickhouse"),
+        connections: ENGINE_CONNECTIONS,
+    };
+    Ok(Engine::start(launch).await?)
+}
+
+async fn run_roles(
+    config: &Config,
+    folder: &DataFolder,
+    arguments: &Arguments,
+    listener: TcpListener,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let Some(named) = open_log(config, folder, arguments, shutdown).await? else {
+        return Ok(());
+    };
+    process::prepare_postgres(config, &named.name).await.context("Postgres")?;
+    process::prepare_clickhouse(config, &arguments.archive).await.context("ClickHouse")?;
+    let endpoints = Endpoints {
+        http: format!("http://{}", listener.local_addr()?),
+        postgres: config.postgres.url.expose().to_owned(),
+        clickhouse: config.clickhouse.url.clone(),
+        kafka: Some(config.log.kafka.brokers.clone()).filter(|brokers| !brokers.is_empty()),
+        admin_key: admin_key(config, folder).await?,
+        pid: std::process::id(),
+    };
+    let context = process::context(config, named.log, shutdown.clone());
+    let mut tasks = Tasks::new(shutdown);
+    let mut router = OpenApiRouter::new();
+    for role in Role::ALL {
+        router = router.merge(role.start(config, &context, &mut tasks).await?);
+    }
+    let router = web::router(router, &context);
+    let (options, serving) =
+        (ServeOptions { drain: DRAIN, ..ServeOptions::default() }, shutdown.clone());
+    tasks.spawn("http", async move { Ok(serve(listener, router, serving, options).await?) });
+    if wait_until_ready(&context).await {
+        announce(&endpoints, folder, arguments).await?;
+    }
+    tasks.wait(DRAIN).await?;
+    Ok(())
+}
+
+async fn open_log(
+    config: &Config,
+    folder: &DataFolder,
+    arguments: &Arguments,
+    shutdown: &Shutdown,
+) -> Result<Option<NamedLog>> {
+    if !config.log.kafka.brokers.is_empty() {
+        process::make_topics(&config.log, arguments.replication).await.context("Kafka")?;
+        return process::kafka_log(&config.log, shutdown).await;
+    }
+    let directory = config.log.directory.clone().unwrap_or_else(|| folder.path().join("log"));
+    Ok(Some(process::local_log(&directory, config.log.partitions).await?))
+}
+
+/// The admin key of the folder, made and stored where it is missing.
+async fn admin_key(config: &Config, folder: &DataFolder) -> Result<String> {
+    let all = ["*".to_owned()];
+    let text = folder.secret("admin", || Ok(keys::generate()?.text))?;
+    let mut connection = process::sign_in(&config.postgres.url).await?;
+    let Ok(parsed) = keys::parse(&text) else {
+        bail!(
+            "{}/keys/admin is damaged; restore it, or remove it to have a new key",
+            folder.path().display()
+        );
+    };
+    if !store::keys::is_valid(&mut connection, &parsed, &all).await? {
+        let grant = store::keys::Grant {
+            tenant: store::tenants::find(&mut connection, store::tenants::DEFAULT).await?,
+            name: "weir up",
+            app: None,
+            scopes: &all,
+            expires_at: None,
+        };
+        let key =
+            keys::NewKey { text: text.clone(), id: parsed.id, secret_hash: parsed.secret_hash };
+        store::keys::insert(&mut connection, &key, &grant).await.context(
+            "the key in keys/admin was revoked or belongs elsewhere; remove the file to have a new key",
+        )?;
+    }
+    connection.close().await?;
+    Ok(text)
+}
+
+/// Waits until all roles have been ready for a moment; false when a stop was asked for.
+async fn wait_until_ready(context: &Context) -> bool {
+    let (mut since, mut reported) = (None, Instant::now());
+    loop {
+        if context.readiness.is_ready() {
+            if since.get_or_insert_with(Instant::now).elapsed() >= READY_FOR {
+                return true;
+            }
+        } else {
+            since = None;
+        }
+        if reported.elapsed() > READY_REPORT {
+            reported = Instant::now();
+            tracing::warn!(not_ready = ?context.readiness.not_ready(), "still starting");
+        }
+        tokio::select! {
+            () = context.shutdown.cancelled() => return false,
+            () = tokio::time::sleep(READY_POLL) => {}
+        }
+    }
+}
+
+/// Sends the demo's usage, then tells scripts and people where to go.
+async fn announce(endpoints: &Endpoints, folder: &DataFolder, arguments: &Arguments) -> Result<()> {
+    if arguments.demo {
+        let client = Client::new(&endpoints.http, &endpoints.admin_key)?;
+        demo::run(&client, folder).await.context("the demo could not be set up")?;
+    }
+    endpoints.write(folder.path())?;
+    sayln!("weir is ready at {} (process {})", endpoints.http, endpoints.pid);
+    sayln!("  addresses and the admin key: {}/endpoints.json", folder.path().display());
+    sayln!("  what to try: weir hints --data {}", folder.path().display());
+    Ok(())
+}

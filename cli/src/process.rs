@@ -1,0 +1,183 @@
+//! What a role stands on, opened once per process: the log, the archive, signals, metrics.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use runtime::{
+    clickhouse::ClickHouse,
+    config::{LogConfig, Secret},
+    context::Context,
+    http::Readiness,
+    log::{
+        LogError, SharedLog, Topic,
+        kafka::{KafkaLog, KafkaOptions, create_topics},
+        local::{LocalLog, LocalOptions},
+    },
+    shutdown::Shutdown,
+    task,
+    telemetry::{self, Metrics},
+};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::{
+    config::{Config, TelemetryConfig},
+    store,
+};
+
+/// The topics of Weir, in the order that the local log numbers them.
+pub const TOPICS: &[Topic] = &[Topic("usage"), Topic("rated")];
+
+/// Pause between two attempts to reach a cluster that is away.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A log and the name by which its database knows it.
+pub struct NamedLog {
+    /// The log.
+    pub log: SharedLog,
+    /// Its name.
+    pub name: String,
+}
+
+/// Starts telemetry. Every command that stays calls it first.
+pub fn telemetry(config: &TelemetryConfig) -> Result<()> {
+    telemetry::init(config.json, &config.filter).context("telemetry.filter")
+}
+
+/// Runs `body` on a runtime whose threads are called `name`.
+pub fn block_on<T>(name: &str, body: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(name)
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(body);
+    // Reads of the log that block give up within a second.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+/// Opens the local log in `folder`.
+pub async fn local_log(folder: &Path, partitions: u32) -> Result<NamedLog> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let (path, options) = (folder.to_owned(), LocalOptions::new(partitions, TOPICS));
+    let log = task::blocking(move || LocalLog::open(&path, options)).await??;
+    let name = local_name(&folder.join("log.json"))?;
+    Ok(NamedLog { log, name })
+}
+
+/// A local log is named by the random seed that it was created with, wherever its folder is.
+fn local_name(created: &Path) -> Result<String> {
+    let text =
+        std::fs::read(created).with_context(|| format!("cannot read {}", created.display()))?;
+    let created: serde_json::Value = serde_json::from_slice(&text)?;
+    let seed = created.get("seed").and_then(serde_json::Value::as_u64);
+    Ok(format!("local-{:016x}", seed.context("the log's log.json has no seed")?))
+}
+
+/// How to reach the cluster that the configuration names.
+pub fn kafka_options(config: &LogConfig) -> KafkaOptions {
+    KafkaOptions {
+        prefix: config.kafka.prefix.clone(),
+        properties: config.kafka.properties.clone(),
+        partitions: Some(config.partitions),
+        ..KafkaOptions::new(config.kafka.brokers.clone(), TOPICS)
+    }
+}
+
+/// The name of the log in the cluster that the configuration names.
+pub fn kafka_name(config: &LogConfig) -> String {
+    format!("kafka-{}", config.kafka.prefix)
+}
+
+/// Connects to Kafka, however long it is away; `None` when a stop was asked for.
+pub async fn kafka_log(config: &LogConfig, shutdown: &Shutdown) -> Result<Option<NamedLog>> {
+    loop {
+        let options = kafka_options(config);
+        match task::blocking(move || KafkaLog::connect(options)).await? {
+            Ok(log) => return Ok(Some(NamedLog { log, name: kafka_name(config) })),
+            Err(LogError::Unavailable(reason)) => {
+                tracing::warn!(reason, "Kafka is away; waiting for it")
+            }
+            Err(error) => bail!(error),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Makes the topics that are missing.
+pub async fn make_topics(config: &LogConfig, replication: u32) -> Result<()> {
+    let (options, partitions) = (kafka_options(config), config.partitions);
+    task::blocking(move || create_topics(&options, partitions, replication)).await??;
+    Ok(())
+}
+
+/// The context of the roles of this process.
+pub fn context(config: &Config, log: SharedLog, shutdown: Shutdown) -> Context {
+    Context {
+        log: Arc::clone(&log),
+        postgres: config.postgres.clone(),
+        clickhouse: ClickHouse::new(&config.clickhouse),
+        metrics: Metrics::process(),
+        readiness: Readiness::new(),
+        shutdown,
+    }
+}
+
+/// Signs in to Postgres for a command of one transaction.
+pub async fn sign_in(url: &Secret) -> Result<PgConnection> {
+    ensure!(!url.is_empty(), "postgres.url is not set; set DATABASE_URL, or use `weir up`");
+    let options = runtime::postgres::connect_options(url.expose())?.application_name("weir");
+    PgConnection::connect_with(&options).await.context("cannot sign in to Postgres")
+}
+
+/// Brings Postgres up to date: roles, tables, the installation, the tenant `default`.
+pub async fn prepare_postgres(config: &Config, log_name: &str) -> Result<()> {
+    let url = &config.postgres.url;
+    let mut connection = sign_in(url).await?;
+    store::roles::ensure_roles(&mut connection).await?;
+    store::schema::migrate(url).await?;
+    let audit_key = config.ledger_writer.key().context("ledger_writer.audit_key is not a key")?;
+    ledger::install(&mut connection, config.log.partitions, log_name, &audit_key.id()).await?;
+    store::tenants::ensure_default(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Engine and cluster clause of the archive's tables.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ArchiveArguments {
+    /// Table engine of the archive, such as "ReplicatedMergeTree"
+    #[arg(long, value_name = "ENGINE", default_value = "MergeTree")]
+    clickhouse_engine: String,
+    /// ClickHouse cluster on which the archive's tables are made
+    #[arg(long, value_name = "NAME")]
+    clickhouse_cluster: Option<String>,
+}
+
+/// Number, name and text of every file in `migrations/clickhouse`.
+const ARCHIVE_MIGRATIONS: [(u32, &str, &str); 1] =
+    [(1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql"))];
+
+/// Brings the archive's schema up to date.
+pub async fn prepare_clickhouse(config: &Config, arguments: &ArchiveArguments) -> Result<()> {
+    let database = config.clickhouse.database.as_str();
+    let on_cluster = match &arguments.clickhouse_cluster {
+        Some(name) => format!("ON CLUSTER `{}`", name.replace('`', "")),
+        None => String::new(),
+    };
+    let templating = runtime::clickhouse::Templating {
+        engine: &arguments.clickhouse_engine,
+        on_cluster: &on_cluster,
+    };
+    let clickhouse = ClickHouse::new(&config.clickhouse);
+    clickhouse
+        .create_database(database, templating)
+        .await
+        .context("cannot make the archive's database")?;
+    clickhouse.migrate(&ARCHIVE_MIGRATIONS, templating).await?;
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! The rows of a CSV file, which may be compressed.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+
+/// A file opened for reading: its columns and its rows.
+pub struct Rows {
+    /// The name without folder and without the ending of a compression: part of every event's id,
+    /// so that a compressed copy gives the same events.
+    pub name: String,
+    /// The names of the columns.
+    pub columns: Vec<String>,
+    reader: csv::Reader<Box<dyn Read>>,
+}
+
+impl Rows {
+    /// Opens `path`; `.gz` and `.zst` are decompressed on the way.
+    pub fn open(path: &Path) -> Result<Self> {
+        let context = || format!("cannot read {}", path.display());
+        let file = BufReader::new(File::open(path).with_context(context)?);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (name, input): (String, Box<dyn Read>) = match name.rsplit_once('.') {
+            Some((stem, "gz")) => {
+                (stem.to_owned(), Box::new(flate2::read::MultiGzDecoder::new(file)))
+            }
+            Some((stem, "zst")) => {
+                (stem.to_owned(), Box::new(zstd::Decoder::with_buffer(file).with_context(context)?))
+            }
+            _ => (name, Box::new(file)),
+        };
+        let mut reader = csv::Reader::from_reader(input);
+        let headers = reader.headers().with_context(context)?;
+        let columns = headers
+            .iter()
+            .map(|name| name.trim_start_matches('\u{feff}').trim().to_owned())
+            .collect();
+        Ok(Self { name, columns, reader })
+    }
+
+    /// Reads the next row into `row`; false at the end.
+    pub fn read(&mut self, row: &mut csv::StringRecord) -> Result<bool> {
+        self.reader.read_record(row).with_context(|| format!("{} is damaged", self.name))
+    }
+
+    /// How many rows a file has.
+    pub fn count(path: &Path) -> Result<u64> {
+        let (mut rows, mut row, mut count) = (Self::open(path)?, csv::StringRecord::new(), 0);
+        while rows.read(&mut row)? {
+            count += 1;
+        }
+        Ok(count)
+    }
+}

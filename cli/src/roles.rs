@@ -1,0 +1,85 @@
+//! The five roles, started in this process.
+
+use anyhow::{Context as _, Result};
+use runtime::{
+    context::Context,
+    task::{TaskError, Tasks},
+};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::config::Config;
+
+/// One process of the pipeline; `weir up` is all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Accepts events.
+    Ingest,
+    /// Prices them.
+    Rater,
+    /// Posts them.
+    LedgerWriter,
+    /// Keeps them.
+    Archiver,
+    /// Answers.
+    Api,
+}
+
+impl Role {
+    /// All of them, in the order of an event's way.
+    pub const ALL: [Role; 5] =
+        [Role::Ingest, Role::Rater, Role::LedgerWriter, Role::Archiver, Role::Api];
+
+    /// Its name; threads of the process are called so.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Ingest => "ingest",
+            Role::Rater => "rater",
+            Role::LedgerWriter => "ledger",
+            Role::Archiver => "archive",
+            Role::Api => "api",
+        }
+    }
+
+    /// Starts the role under `tasks` and gives the routes that it answers.
+    pub async fn start(
+        self,
+        config: &Config,
+        context: &Context,
+        tasks: &mut Tasks,
+    ) -> Result<OpenApiRouter> {
+        let context = context.clone();
+        let mut router = OpenApiRouter::new();
+        match self {
+            Role::Ingest => {
+                let service = ingest::Service::open(config.ingest.clone(), &context)
+                    .await
+                    .context("ingest")?;
+                router = service.router();
+                tasks.spawn(self.name(), async move { service.run().await.map_err(boxed) });
+            }
+            Role::Api => {
+                let service =
+                    api::Service::open(config.api.clone(), &context).await.context("api")?;
+                router = service.router();
+                tasks.spawn(self.name(), async move { service.run().await.map_err(boxed) });
+            }
+            Role::Rater => {
+                let running = rater::run(config.rater.clone(), context);
+                tasks.spawn(self.name(), async move { running.await.map_err(boxed) });
+            }
+            Role::LedgerWriter => {
+                let running = ledger_writer::run(config.ledger_writer.clone(), context);
+                tasks.spawn(self.name(), async move { running.await.map_err(boxed) });
+            }
+            Role::Archiver => {
+                let running = archiver::run(config.archiver.clone(), context);
+                tasks.spawn(self.name(), async move { running.await.map_err(boxed) });
+            }
+        }
+        Ok(router)
+    }
+}
+
+fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> TaskError {
+    Box::new(error)
+}

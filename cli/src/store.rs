@@ -1,0 +1,7 @@
+//! All SQL of the binary: setting up a database, tenants and API keys.
+
+pub mod keys;
+pub mod private;
+pub mod roles;
+pub mod schema;
+pub mod tenants;

@@ -1,0 +1,24 @@
+//! The tables: migrations in the order of their numbers, compiled in.
+
+use std::borrow::Cow;
+
+use anyhow::Result;
+use runtime::{config::Secret, postgres};
+use sqlx::{
+    SqlStr,
+    migrate::{Migration, MigrationType, Migrator},
+};
+
+/// Number, name and text of every file in `migrations/postgres` (`tests/tests/tidy.rs` compares).
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "spine", include_str!("../../../migrations/postgres/0001_spine.sql"))];
+
+/// Brings the tables up to date.
+pub async fn migrate(url: &Secret) -> Result<()> {
+    let migrations = MIGRATIONS.iter().map(|(number, name, text)| {
+        let text = SqlStr::from_static(text);
+        Migration::new(*number, Cow::Borrowed(*name), MigrationType::Simple, text, false)
+    });
+    postgres::migrate(url, &Migrator::with_migrations(migrations.collect())).await?;
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! kill -9 at random moments while events arrive, and the same sums every time.
+//!
+//! WEIR_KILLS sets how many kills each scenario makes (5), WEIR_SEED repeats their moments.
+
+use std::{env, time::Duration};
+
+use anyhow::{Result, ensure};
+use benches::spread::Spread;
+use nix::sys::signal::Signal;
+use tests::{
+    broker::Broker,
+    oracle::{self, CHARGE},
+    process::Process,
+    system::{ROLES, System, finished},
+};
+
+/// Events of both traces.
+const EVENTS: i64 = 28_185;
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+fn kills() -> u64 {
+    number("WEIR_KILLS").unwrap_or(5)
+}
+
+/// Random moments from a seed, which is printed.
+struct Moments(u64);
+
+impl Moments {
+    fn new(scenario: &str) -> Self {
+        let seed =
+            number("WEIR_SEED").unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+        println!("{scenario}: WEIR_SEED={seed} WEIR_KILLS={}", kills());
+        Self(seed)
+    }
+
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    async fn pause(&mut self, least_ms: u64, most_ms: u64) {
+        let pause = least_ms + self.next() % (most_ms - least_ms);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// A replay in small requests, begun anew with the same ids whenever it has ended.
+async fn keep_replaying(system: &System, replay: &mut Process, rounds: &mut u32) -> Result<()> {
+    if !replay.is_running()? {
+        finished(replay).await?;
+        *rounds += 1;
+        *replay = system.replay(&format!("replay-{rounds}"), &["--batch", "50"])?;
+    }
+    Ok(())
+}
+
+/// Every row took effect once, however often it was sent.
+async fn check(system: &System) -> Result<()> {
+    let counts = system.settled(None).await?;
+    println!("{counts:?}");
+    ensure!(counts["rated"] == EVENTS, "{counts:?}");
+    ensure!(
+        counts["conflicts"] == 0 && counts["rejected"] == 0 && counts["lost"] == 0,
+        "{counts:?}"
+    );
+    let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
+    system.check_books(&oracle::books(&rows, |_| CHARGE)).await
+}
+
+#[tokio::test]
+async fn embedded_survives_kills() -> Result<()> {
+    let mut moments = Moments::new("embedded");
+    let mut system = System::embedded().await?;
+    let mut rounds = 0;
+    let mut replay = system.replay("replay-0", &["--batch", "50"])?;
+    for _ in 0..kills() {
+        moments.pause(100, 2_000).await;
+        keep_replaying(&system, &mut replay, &mut rounds).await?;
+        system.kill("up")?;
+        // Sometimes it is killed again while it recovers.
+        if moments.next() % 3 == 0 {
+            let starting = system.spawn("up")?;
+            moments.pause(50, 1_500).await;
+            starting.kill()?;
+        }
+        system.start("up").await?;
+    }
+    finished(&mut replay).await?;
+    check(&system).await
+}
+
+#[tokio::test]
+async fn roles_on_kafka_survive_kills() -> Result<()> {
+    let mut moments = Moments::new("kafka");
+    let broker = Broker::start()?;
+    let mut system = System::kafka(&broker, 8).await?;
+    let mut rounds = 0;
+    let mut replay = system.replay("replay-0", &["--batch", "50"])?;
+    for kill in 0..kills() {
+        let role = ROLES[usize::try_from(kill)? % ROLES.len()];
+        moments.pause(100, 2_000).await;
+        keep_replaying(&system, &mut replay, &mut rounds).await?;
+        system.kill(role)?;
+        moments.pause(1, 500).await;
+        system.start(role).await?;
+    }
+    finished(&mut replay).await?;
+    check(&system).await
+}
+
+/// Two of each consumer; one is killed, the other frozen until its partitions have moved, and
+/// thawed while its successor works.
+#[tokio::test]
+async fn two_raters_and_two_ledger_writers() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut system = System::kafka(&broker, 8).await?;
+    system.start("rater.2").await?;
+    system.start("ledger-writer.2").await?;
+    let mut rounds = 0;
+    let mut replay = system.replay("replay-0", &["--batch", "50"])?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    system.kill("rater.2")?;
+    system.kill("ledger-writer.2")?;
+    for name in ["rater", "ledger-writer"] {
+        system.process(name)?.signal(Signal::SIGSTOP)?;
+    }
+    system.start("rater.3").await?;
+    system.start("ledger-writer.3").await?;
+    // Longer than a member of a group is believed to live without a word.
+    let frozen = std::time::Instant::now();
+    while frozen.elapsed() < Duration::from_secs(15) {
+        keep_replaying(&system, &mut replay, &mut rounds).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let posted = system.conservation().await?["accepted"];
+    for name in ["rater", "ledger-writer"] {
+        system.process(name)?.signal(Signal::SIGCONT)?;
+    }
+    ensure!(posted > 0, "nothing was posted while the first owners were frozen");
+    finished(&mut replay).await?;
+    check(&system).await
+}

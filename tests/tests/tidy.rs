@@ -1,0 +1,221 @@
+//! The architecture as tests: what may depend on what, and where things may stand.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Files that are or will be in the repository, by their path in it.
+fn files() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut files: Vec<String> =
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    files.retain(|file| root().join(file).is_file());
+    assert!(files.len() > 50, "git lists only {files:?}");
+    files
+}
+
+/// A file's text, or `None` if it is not text.
+fn text(file: &str) -> Option<String> {
+    fs::read_to_string(root().join(file)).ok()
+}
+
+/// Names in `[dependencies]` of a crate.
+fn dependencies(krate: &str) -> BTreeSet<String> {
+    let manifest = text(&format!("{krate}/Cargo.toml")).unwrap();
+    let (_, rest) = manifest.split_once("[dependencies]").unwrap();
+    let section = rest.split("\n[").next().unwrap();
+    let name = |line: &str| line.split(['.', ' ', '=']).next().unwrap().to_owned();
+    section
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(name)
+        .collect()
+}
+
+fn check_none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn domain_depends_on_exactly_this() {
+    // Nothing here does I/O, reads a clock, draws a random number or is asynchronous.
+    let expected = [
+        "blake3",
+        "bytes",
+        "ethnum",
+        "jiff",
+        "lz4_flex",
+        "serde",
+        "serde_json",
+        "siphasher",
+        "thiserror",
+        "uuid",
+        "xxhash-rust",
+    ];
+    let expected: BTreeSet<String> = expected.map(str::to_owned).into();
+    assert_eq!(dependencies("domain"), expected);
+}
+
+#[test]
+fn arrows_point_from_services_to_ledger_to_runtime_to_domain() {
+    let services = ["ingest", "rater", "ledger-writer", "archiver", "api"];
+    let mut found = Vec::new();
+    for service in services {
+        for other in services.into_iter().chain(["cli", "tests", "benches"]) {
+            if dependencies(service).contains(other) {
+                found.push(format!("{service} depends on {other}"));
+            }
+        }
+    }
+    for (lower, higher) in
+        [("domain", "runtime"), ("domain", "ledger"), ("runtime", "ledger"), ("runtime", "domain")]
+    {
+        if dependencies(lower).contains(higher) {
+            found.push(format!("{lower} depends on {higher}"));
+        }
+    }
+    for krate in ["ingest", "rater", "archiver"] {
+        if dependencies(krate).contains("ledger") {
+            found.push(format!("{krate} depends on ledger"));
+        }
+    }
+    check_none("services meet in topics and tables only", &found);
+}
+
+/// Whether `word` stands in `text` by itself.
+fn has_word(text: &str, word: &str) -> bool {
+    let inside =
+        |char: Option<char>| char.is_some_and(|char| char.is_ascii_alphanumeric() || char == '_');
+    text.match_indices(word).any(|(at, _)| {
+        !inside(text[..at].chars().next_back()) && !inside(text[at + word.len()..].chars().next())
+    })
+}
+
+#[test]
+fn runtime_knows_no_business_nouns() {
+    let nouns = [
+        "team",
+        "customer",
+        "meter",
+        "wallet",
+        "invoice",
+        "price",
+        "rating",
+        "subscription",
+        "coupon",
+        "entitlement",
+        "ledger",
+        "receivable",
+        "charge",
+        "billing",
+    ];
+    let mut found = Vec::new();
+    for file in files().iter().filter(|file| file.starts_with("runtime/src/")) {
+        for (number, line) in text(file).unwrap_or_default().lines().enumerate() {
+            let line = line.to_lowercase();
+            for noun in nouns.iter().filter(|noun| has_word(&line, noun)) {
+                found.push(format!("{file}:{}: {noun}", number + 1));
+            }
+        }
+    }
+    check_none("runtime is plumbing", &found);
+}
+
+#[test]
+fn sql_stands_in_stores_the_ledger_and_the_archiver() {
+    let allowed = |file: &str| {
+        file.starts_with("ledger/")
+            || file.starts_with("archiver/")
+            || file.starts_with("tests/")
+            || file.starts_with("runtime/src/postgres")
+            || file.starts_with("runtime/src/clickhouse")
+            || file.contains("/store/")
+            || file.ends_with("/store.rs")
+            || file.contains("/tests/")
+    };
+    let calls =
+        ["sqlx::query", "sqlx::raw_sql", "AssertSqlSafe", "query_json_rows(\"", "execute(\""];
+    let mut found = Vec::new();
+    for file in files().iter().filter(|file| file.ends_with(".rs") && !allowed(file)) {
+        for (number, line) in text(file).unwrap_or_default().lines().enumerate() {
+            if calls.iter().any(|call| line.contains(call)) && !line.trim_start().starts_with("//")
+            {
+                found.push(format!("{file}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    check_none("SQL stands with its store", &found);
+}
+
+#[test]
+fn every_migration_is_compiled_in() {
+    let sources: String = files()
+        .iter()
+        .filter(|file| file.starts_with("cli/src/") && file.ends_with(".rs"))
+        .filter_map(|file| text(file))
+        .collect();
+    let migrations: Vec<String> =
+        files().into_iter().filter(|file| file.starts_with("migrations/")).collect();
+    assert!(migrations.len() >= 2, "{migrations:?}");
+    let missing: Vec<String> =
+        migrations.into_iter().filter(|file| !sources.contains(&format!("/{file}\""))).collect();
+    check_none("not in cli/src", &missing);
+}
+
+#[test]
+fn links_in_documents_resolve() {
+    let mut found = Vec::new();
+    for file in files().iter().filter(|file| file.ends_with(".md")) {
+        let document = text(file).unwrap_or_default();
+        let folder = root().join(file).parent().unwrap().to_owned();
+        for (at, _) in document.match_indices("](") {
+            let link = document[at + 2..].split([')', ' ']).next().unwrap_or_default();
+            let path = link.split('#').next().unwrap_or_default();
+            let elsewhere = link.contains("://") || link.starts_with("mailto:") || path.is_empty();
+            if !elsewhere && !folder.join(path).exists() {
+                found.push(format!("{file}: {link}"));
+            }
+        }
+    }
+    check_none("broken links", &found);
+}
+
+#[test]
+fn no_machine_is_named() {
+    // Written in pieces, so that this file passes its own test.
+    let banned = [["/ro", "ot/"], ["/wo", "rk/"], ["/ho", "me/"]].map(|parts| parts.concat());
+    let mut found = Vec::new();
+    for file in files() {
+        for (number, line) in text(&file).unwrap_or_default().lines().enumerate() {
+            if banned.iter().any(|path| line.contains(path.as_str())) {
+                found.push(format!("{file}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    check_none("paths of one machine", &found);
+}
+
+#[test]
+fn every_crate_says_what_it_is() {
+    let mut found = Vec::new();
+    for krate in ["ingest", "rater", "ledger-writer", "archiver", "api"] {
+        let readme = text(&format!("{krate}/README.md")).unwrap_or_default();
+        if readme.lines().count() < 5 {
+            found.push(format!("{krate}/README.md"));
+        }
+    }
+    check_none("a service has a README of one screen", &found);
+}
