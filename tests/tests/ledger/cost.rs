@@ -19,7 +19,9 @@ async fn posting_many_teams_takes_few_statements() -> Result<()> {
     let mut rater = Rater::new(0);
     let (key, mut book) = (audit_key(), Book::default());
     let lines: Vec<Line> = (0..TEAMS)
-        .flat_map(|team| METERS.map(|meter| Line::new(&format!("team-{team:05}"), meter, 1_234_567_891)))
+        .flat_map(|team| {
+            METERS.map(|meter| Line::new(&format!("team-{team:05}"), meter, 1_234_567_891))
+        })
         .collect();
     for number in 0..WINDOWS {
         let standing = post::standing(&mut *pool.acquire().await?, 0).await?;
@@ -36,9 +38,14 @@ async fn posting_many_teams_takes_few_statements() -> Result<()> {
         let elapsed = started.elapsed();
         assert_eq!(posted.transfers, TEAMS * METERS.len() + METERS.len());
         let each = elapsed.as_micros() / (TEAMS * METERS.len()) as u128;
-        println!("window {number}: {each} us per (team, meter): {elapsed:?} to post, {added:?} to add up");
+        println!(
+            "window {number}: {each} us per (team, meter): {elapsed:?} to post, {added:?} to add up"
+        );
         assert!(each < 1000, "posting takes {each} us per (team, meter)");
     }
-    assert_eq!(world.check_books().await?, ((TEAMS * METERS.len() + METERS.len()) * WINDOWS) as u64);
+    assert_eq!(
+        world.check_books().await?,
+        ((TEAMS * METERS.len() + METERS.len()) * WINDOWS) as u64
+    );
     Ok(())
 }

@@ -9,7 +9,8 @@ use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
 use crate::world::World;
 
 const ROLES: [&str; 4] = ["weir_api", "weir_writer", "weir_archiver", "weir_reader"];
-const VERBS: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
+const VERBS: [&str; 7] =
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
 
 /// Everything that is allowed: role, table, verbs (S select, I insert, U update, u update of the
 /// named columns). What is not here is refused; nobody deletes and nobody truncates.
@@ -88,7 +89,9 @@ async fn no_role_may_do_more_than_is_written_here() -> Result<()> {
         .collect();
     let allowed: BTreeMap<(String, String), String> = ALLOWED
         .iter()
-        .map(|(role, table, verbs)| (((*role).to_owned(), (*table).to_owned()), (*verbs).to_owned()))
+        .map(|(role, table, verbs)| {
+            (((*role).to_owned(), (*table).to_owned()), (*verbs).to_owned())
+        })
         .collect();
     assert_eq!(allowed.len(), ALLOWED.len());
     assert_eq!(found, allowed);
@@ -97,7 +100,8 @@ async fn no_role_may_do_more_than_is_written_here() -> Result<()> {
 
 fn describe(verbs: &[bool], columns: &[String]) -> String {
     let short = ["S", "I", "U", "D", "T", "R", "G"];
-    let mut text: String = short.iter().zip(verbs).filter(|(_, held)| **held).map(|(name, _)| *name).collect();
+    let mut text: String =
+        short.iter().zip(verbs).filter(|(_, held)| **held).map(|(name, _)| *name).collect();
     if !columns.is_empty() {
         text.push_str(&format!(" u({})", columns.join(",")));
     }
@@ -120,7 +124,9 @@ async fn no_way_around(world: &World) -> Result<()> {
     for role in ROLES {
         let login = format!("login_{role}");
         admin
-            .execute(AssertSqlSafe(format!("CREATE ROLE {login} LOGIN PASSWORD 'p' IN ROLE {role}")))
+            .execute(AssertSqlSafe(format!(
+                "CREATE ROLE {login} LOGIN PASSWORD 'p' IN ROLE {role}"
+            )))
             .await?;
         let url = world.postgres.server()?.url(&login, "p", "weir");
         let pool = world.postgres.pool(&url, Some(role), 1).await?;
@@ -140,7 +146,16 @@ async fn no_way_around(world: &World) -> Result<()> {
 }
 
 fn forbidden(role: &str) -> Vec<String> {
-    let tables = ["transfers", "journals", "audit", "accounts", "receivables", "usage_totals", "partitions", "partition_counts"];
+    let tables = [
+        "transfers",
+        "journals",
+        "audit",
+        "accounts",
+        "receivables",
+        "usage_totals",
+        "partitions",
+        "partition_counts",
+    ];
     let mut statements = Vec::new();
     for table in tables {
         statements.push(format!("DELETE FROM {table}"));

@@ -31,7 +31,8 @@ async fn the_audit_chain_finds_what_was_changed() -> Result<()> {
     let wrong_key = verify_chain(&mut connection, &other, 0).await;
     assert!(matches!(wrong_key, Err(SealError::Broken { position: 1, .. })), "{wrong_key:?}");
 
-    let in_third = "(SELECT journal_id FROM journals WHERE position_to = 5 ORDER BY tenant_id LIMIT 1)";
+    let in_third =
+        "(SELECT journal_id FROM journals WHERE position_to = 5 ORDER BY tenant_id LIMIT 1)";
     let tampered = [
         (format!("UPDATE transfers SET amount = amount + 0.000000000001 WHERE journal_id = {in_third} AND ordinal = 0"), 5),
         (format!("UPDATE transfers SET quantity = 2 WHERE journal_id = {in_third} AND ordinal = 0"), 5),
@@ -56,7 +57,9 @@ async fn the_audit_chain_finds_what_was_changed() -> Result<()> {
         assert!(changed.rows_affected() > 0, "{statement}");
         let outcome = verify_chain(&mut connection, &audit_key(), 0).await;
         connection.execute("ROLLBACK").await?;
-        let Err(SealError::Broken { position, .. }) = outcome else { panic!("{statement}: {outcome:?}") };
+        let Err(SealError::Broken { position, .. }) = outcome else {
+            panic!("{statement}: {outcome:?}")
+        };
         assert_eq!(position, place, "{statement}");
     }
     assert_eq!(verify_chain(&mut connection, &audit_key(), 0).await?, verified);

@@ -109,16 +109,31 @@ impl Rater {
         tenants.sort_unstable();
         tenants.dedup();
         let mut dictionary = DictionaryWriter::default();
-        let entries: Vec<_> = lines.iter().map(|line| entry(line, &tenants, &mut dictionary)).collect();
+        let entries: Vec<_> =
+            lines.iter().map(|line| entry(line, &tenants, &mut dictionary)).collect();
         let mut encoded = Vec::new();
         sums::encode(&dictionary, &entries, &mut encoded);
         let count = |tenant: &Uuid| {
             let of = |line: &&Line| line.tenant == *tenant;
-            let rated = lines.iter().filter(of).filter(|line| line.charge.is_some()).map(|line| line.events).sum();
-            let unpriced = lines.iter().filter(of).filter(|line| line.charge.is_none()).map(|line| line.events).sum();
+            let rated = lines
+                .iter()
+                .filter(of)
+                .filter(|line| line.charge.is_some())
+                .map(|line| line.events)
+                .sum();
+            let unpriced = lines
+                .iter()
+                .filter(of)
+                .filter(|line| line.charge.is_none())
+                .map(|line| line.events)
+                .sum();
             let mut counts = Counts { rated, unpriced, ..Counts::default() };
             if *tenant == TENANT {
-                counts = Counts { duplicates: outcomes.duplicates, rejected: outcomes.rejected, ..counts };
+                counts = Counts {
+                    duplicates: outcomes.duplicates,
+                    rejected: outcomes.rejected,
+                    ..counts
+                };
             }
             counts.accepted = counts.outcomes();
             (*tenant, counts)
@@ -141,7 +156,12 @@ impl Rater {
     }
 
     /// Appends the next batch and moves on.
-    pub async fn append(&mut self, log: &SharedLog, lines: &[Line], outcomes: &Outcomes) -> Result<Vec<u8>> {
+    pub async fn append(
+        &mut self,
+        log: &SharedLog,
+        lines: &[Line],
+        outcomes: &Outcomes,
+    ) -> Result<Vec<u8>> {
         let (outer, message) = self.batch(lines, outcomes);
         let appended = log.append(RATED, self.partition, message.clone().into()).outcome().await?;
         self.place = self.place.after(&outer, appended.position);
@@ -198,7 +218,8 @@ impl World {
         .await?;
         admin.close().await;
         let folder = TestFolder::new("log")?;
-        let log = LocalLog::open(folder.path(), LocalOptions::new(PARTITIONS, &[Topic("usage"), RATED]))?;
+        let log =
+            LocalLog::open(folder.path(), LocalOptions::new(PARTITIONS, &[Topic("usage"), RATED]))?;
         Ok(World { postgres, url, log, _folder: folder })
     }
 
@@ -256,7 +277,9 @@ impl World {
         ensure!(drift.is_empty(), "receivables: {drift:?}");
         let mut transfers = 0;
         for partition in 0..PARTITIONS {
-            transfers += ledger::seal::verify_chain(&mut connection, &audit_key(), partition).await?.transfers;
+            transfers += ledger::seal::verify_chain(&mut connection, &audit_key(), partition)
+                .await?
+                .transfers;
         }
         Ok(transfers)
     }
