@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use domain::{
-    event::{ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX, POINTER_BYTES_MAX, unescape},
+    event::{
+        ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX,
+        POINTER_BYTES_MAX, unescape,
+    },
     time::{self, FUTURE_US_MAX},
     wire::record::{Attribute, AttributeKind},
 };
@@ -32,7 +35,11 @@ pub struct Reject {
 
 impl Reject {
     /// A reject with a text that says what is wrong and one that says what to do.
-    pub fn new(code: &'static str, detail: impl Into<Cow<'static, str>>, action: &'static str) -> Reject {
+    pub fn new(
+        code: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+        action: &'static str,
+    ) -> Reject {
         Reject { code, detail: detail.into(), action }
     }
 }
@@ -74,10 +81,12 @@ fn prepare(
     }
     check_envelope(collected, text)?;
     let id = id.ok_or_else(|| missing("id_missing", "id"))?;
-    let event_type = field(collected, text, Field::Type)?.ok_or_else(|| missing("type_missing", "type"))?;
+    let event_type =
+        field(collected, text, Field::Type)?.ok_or_else(|| missing("type_missing", "type"))?;
     let (subject, user) = subject_and_user(collected, batch, text)?;
     let source = field(collected, text, Field::Source)?;
-    let source = source.as_deref().or(batch.caller.app.as_deref()).unwrap_or(DEFAULT_SOURCE).to_owned();
+    let source =
+        source.as_deref().or(batch.caller.app.as_deref()).unwrap_or(DEFAULT_SOURCE).to_owned();
     let feature = field(collected, text, Field::Feature)?;
     let time_us = event_time(collected, text, now_us)?;
     let (hold, hold_end) = hold(collected, text, time_us)?;
@@ -87,7 +96,8 @@ fn prepare(
         return Err(of_fault(fault));
     }
     let content = content(found, batch, text, &event_type, &subject);
-    let identity = batch.caller.snapshot.identity_key.identity(&batch.identity_parts(&subject, &source, id));
+    let identity =
+        batch.caller.snapshot.identity_key.identity(&batch.identity_parts(&subject, &source, id));
     let team = batch.caller.team_of(&subject);
     let partition = partition_of(batch.caller.tenant.id, &team, batch.caller.snapshot.partitions);
 
@@ -97,9 +107,18 @@ fn prepare(
         offset: attribute.offset.saturating_sub(shift),
         ..*attribute
     }));
-    let texts = [&*team, &*subject, &*source, &*event_type, user.as_deref().unwrap_or(""), feature.as_deref().unwrap_or("")];
+    let texts = [
+        &*team,
+        &*subject,
+        &*source,
+        &*event_type,
+        user.as_deref().unwrap_or(""),
+        feature.as_deref().unwrap_or(""),
+    ];
     // Each text of a dictionary stands behind its length.
-    let string_bytes = found.pointer_bytes + 2 * found.attributes.len() + texts.iter().map(|text| text.len() + 2).sum::<usize>();
+    let string_bytes = found.pointer_bytes
+        + 2 * found.attributes.len()
+        + texts.iter().map(|text| text.len() + 2).sum::<usize>();
     let strings = &mut batch.strings;
     Ok(Prepared {
         partition,
@@ -126,7 +145,11 @@ fn prepare(
 /// What must not be there, or not like this.
 fn check_envelope(collected: &Collector, text: &str) -> Result<(), Reject> {
     if collected.field(Field::DataBase64).is_some() {
-        return Err(Reject::new("data_not_json", "`data_base64` holds bytes, and meters read JSON", "send `data` as JSON"));
+        return Err(Reject::new(
+            "data_not_json",
+            "`data_base64` holds bytes, and meters read JSON",
+            "send `data` as JSON",
+        ));
     }
     let version = field(collected, text, Field::SpecVersion)?;
     if version.is_some_and(|version| !version.starts_with("1.")) {
@@ -140,7 +163,11 @@ type Text<'a> = Cow<'a, str>;
 
 /// The subject as sent, and the person. Where OM0's `customer_id` is the seller itself, its
 /// `user_id` is the customer.
-fn subject_and_user<'a>(collected: &Collector, batch: &Batch, text: &'a str) -> Result<(Text<'a>, Option<Text<'a>>), Reject> {
+fn subject_and_user<'a>(
+    collected: &Collector,
+    batch: &Batch,
+    text: &'a str,
+) -> Result<(Text<'a>, Option<Text<'a>>), Reject> {
     let user = field(collected, text, Field::User)?;
     if let Some(subject) = field(collected, text, Field::Subject)? {
         return Ok((subject, user));
@@ -158,23 +185,47 @@ fn subject_and_user<'a>(collected: &Collector, batch: &Batch, text: &'a str) -> 
 fn event_time(collected: &Collector, text: &str, now_us: i64) -> Result<Option<i64>, Reject> {
     let Some(leaf) = collected.field(Field::Time) else { return Ok(None) };
     if leaf.kind == AttributeKind::Number {
-        let detail = "`time` is a number, and nothing says whether it counts seconds or milliseconds";
-        return Err(Reject::new("time_invalid", detail, "send RFC 3339 with an offset, such as 2026-05-04T03:02:01.5Z"));
+        let detail =
+            "`time` is a number, and nothing says whether it counts seconds or milliseconds";
+        return Err(Reject::new(
+            "time_invalid",
+            detail,
+            "send RFC 3339 with an offset, such as 2026-05-04T03:02:01.5Z",
+        ));
     }
     let Some(text) = field(collected, text, Field::Time)? else { return Ok(None) };
     let time_us = time::parse(&text).map_err(|error| {
         let detail = format!("`time` is {error}");
-        Reject::new("time_invalid", detail, "send RFC 3339 with an offset, such as 2026-05-04T03:02:01.5Z, or no time")
+        Reject::new(
+            "time_invalid",
+            detail,
+            "send RFC 3339 with an offset, such as 2026-05-04T03:02:01.5Z, or no time",
+        )
     })?;
     if time_us > now_us.saturating_add(FUTURE_US_MAX) {
-        let detail = format!("`time` is more than 5 minutes after {}, which is now", time::format(now_us));
-        return Err(Reject::new("time_in_future", detail, "correct the clock of the sender, or send the event later"));
+        let detail =
+            format!("`time` is more than 5 minutes after {}, which is now", time::format(now_us));
+        return Err(Reject::new(
+            "time_in_future",
+            detail,
+            "correct the clock of the sender, or send the event later",
+        ));
     }
     Ok(Some(time_us))
 }
 
-fn hold(collected: &Collector, text: &str, time_us: Option<i64>) -> Result<(Option<Uuid>, bool), Reject> {
-    let invalid = |detail| Reject::new("hold_invalid", detail, "send the hold's id as it was given, and `holdend` as true or false");
+fn hold(
+    collected: &Collector,
+    text: &str,
+    time_us: Option<i64>,
+) -> Result<(Option<Uuid>, bool), Reject> {
+    let invalid = |detail| {
+        Reject::new(
+            "hold_invalid",
+            detail,
+            "send the hold's id as it was given, and `holdend` as true or false",
+        )
+    };
     let hold_end = match collected.field(Field::HoldEnd) {
         None => false,
         Some(leaf) => match (leaf.kind, leaf.bytes(text.as_bytes())) {
@@ -184,11 +235,19 @@ fn hold(collected: &Collector, text: &str, time_us: Option<i64>) -> Result<(Opti
         },
     };
     let Some(hold) = field(collected, text, Field::Hold)? else {
-        return if hold_end { Err(invalid("`holdend` without `holdid`")) } else { Ok((None, false)) };
+        return if hold_end {
+            Err(invalid("`holdend` without `holdid`"))
+        } else {
+            Ok((None, false))
+        };
     };
     let hold = Uuid::parse_str(&hold).map_err(|_| invalid("`holdid` is not a UUID"))?;
     if time_us.is_none() {
-        return Err(Reject::new("hold_needs_time", "an event of a hold has no `time`", "send the time of the usage"));
+        return Err(Reject::new(
+            "hold_needs_time",
+            "an event of a hold has no `time`",
+            "send the time of the usage",
+        ));
     }
     Ok((Some(hold), hold_end))
 }
@@ -216,7 +275,11 @@ fn content(found: &Found, batch: &Batch, text: &str, event_type: &str, subject: 
     let mut hasher = ContentHasher::new(event_type, subject);
     for attribute in &found.attributes {
         let place = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
-        let leaf = Leaf { kind: attribute.kind, offset: place(attribute.offset), length: place(attribute.length) };
+        let leaf = Leaf {
+            kind: attribute.kind,
+            offset: place(attribute.offset),
+            length: place(attribute.length),
+        };
         let bytes = match attribute.kind {
             // `{ }` says what `{}` says.
             AttributeKind::EmptyObject | AttributeKind::EmptyArray => &[][..],
@@ -228,14 +291,24 @@ fn content(found: &Found, batch: &Batch, text: &str, event_type: &str, subject: 
 }
 
 /// A text of the envelope; empty is absent.
-fn field<'a>(collected: &Collector, text: &'a str, field: Field) -> Result<Option<Cow<'a, str>>, Reject> {
+fn field<'a>(
+    collected: &Collector,
+    text: &'a str,
+    field: Field,
+) -> Result<Option<Cow<'a, str>>, Reject> {
     let Some(leaf) = collected.field(field) else { return Ok(None) };
     let name = name_of(field);
     let inside = text.get(leaf.offset..leaf.offset + leaf.length).unwrap_or_default();
     let value: Cow<'a, str> = match leaf.kind {
         AttributeKind::Text => inside.into(),
         AttributeKind::EscapedText => unescape(inside.as_bytes()).into(),
-        _ => return Err(Reject::new("field_not_text", format!("`{name}` is not a string"), "send it as a string in quotes")),
+        _ => {
+            return Err(Reject::new(
+                "field_not_text",
+                format!("`{name}` is not a string"),
+                "send it as a string in quotes",
+            ));
+        }
     };
     if value.len() > FIELD_BYTES_MAX {
         let detail = format!("`{name}` has {} bytes; at most {FIELD_BYTES_MAX}", value.len());
@@ -243,7 +316,11 @@ fn field<'a>(collected: &Collector, text: &'a str, field: Field) -> Result<Optio
     }
     if value.chars().any(char::is_control) {
         let detail = format!("`{name}` holds a control character");
-        return Err(Reject::new("field_control_character", detail, "send it without control characters"));
+        return Err(Reject::new(
+            "field_control_character",
+            detail,
+            "send it without control characters",
+        ));
     }
     Ok(Some(value).filter(|value| !value.is_empty()))
 }
@@ -265,7 +342,11 @@ fn of_fault(fault: Fault) -> Reject {
             format!("the event is longer than {EVENT_BYTES_MAX} bytes"),
             "send only what is metered or needed to explain it",
         ),
-        Fault::Duplicate => Reject::new("duplicate_member", "an object has two members of one name", "send each name once"),
+        Fault::Duplicate => Reject::new(
+            "duplicate_member",
+            "an object has two members of one name",
+            "send each name once",
+        ),
         Fault::Ambiguous(name) => Reject::new(
             "ambiguous_field",
             format!("`{name}` is there under two names with different values"),

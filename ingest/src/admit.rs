@@ -99,16 +99,31 @@ impl Door {
             ));
         }
         self.metrics.key_lookups.inc();
-        let candidates = snapshot.keys.get(parsed.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let Some(key) = candidates.iter().find(|key| keys::verify(&parsed.secret_hash, &key.secret_hash)) else {
-            return Err(Problem::unauthorized("key_unknown", "there is no such API key", "send a key of this installation"));
+        let candidates =
+            snapshot.keys.get(parsed.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let Some(key) =
+            candidates.iter().find(|key| keys::verify(&parsed.secret_hash, &key.secret_hash))
+        else {
+            return Err(Problem::unauthorized(
+                "key_unknown",
+                "there is no such API key",
+                "send a key of this installation",
+            ));
         };
         let database_us = snapshot.database_now_us();
         if key.revoked_us.is_some_and(|revoked_us| revoked_us <= database_us) {
-            return Err(Problem::unauthorized("key_revoked", "the API key was revoked", "send another key"));
+            return Err(Problem::unauthorized(
+                "key_revoked",
+                "the API key was revoked",
+                "send another key",
+            ));
         }
         if key.expires_us.is_some_and(|expires_us| expires_us <= database_us) {
-            return Err(Problem::unauthorized("key_expired", "the API key has expired", "send another key"));
+            return Err(Problem::unauthorized(
+                "key_expired",
+                "the API key has expired",
+                "send another key",
+            ));
         }
         if !key.scopes.iter().any(|scope| scope == SCOPE || scope == SCOPE_ALL) {
             let detail = format!("the API key has not the scope `{SCOPE}`");
@@ -132,7 +147,8 @@ fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     };
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text = value.to_str().map_err(|_| malformed(KeyError::Malformed))?;
-        let (scheme, credential) = text.trim().split_once(' ').ok_or_else(|| malformed(KeyError::Malformed))?;
+        let (scheme, credential) =
+            text.trim().split_once(' ').ok_or_else(|| malformed(KeyError::Malformed))?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(malformed(KeyError::Malformed));
         }
@@ -143,5 +159,9 @@ fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 fn malformed(error: KeyError) -> Problem {
-    Problem::unauthorized("key_malformed", error.to_string(), "copy the whole key, as it was shown when it was made")
+    Problem::unauthorized(
+        "key_malformed",
+        error.to_string(),
+        "copy the whole key, as it was shown when it was made",
+    )
 }

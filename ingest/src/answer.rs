@@ -104,16 +104,33 @@ fn rejected(index: usize, id: Option<String>, reject: Reject) -> EventResult {
     }
 }
 
-fn logged(index: usize, id: Option<String>, fate: Option<&Result<Placed, AppendError>>) -> EventResult {
+fn logged(
+    index: usize,
+    id: Option<String>,
+    fate: Option<&Result<Placed, AppendError>>,
+) -> EventResult {
     let (status, code, detail) = match fate {
         Some(Ok(placed)) => {
-            let receipt = Some(format!("{}:{}:{}", placed.partition, placed.position, placed.first));
-            return EventResult { index, id, status: Status::Accepted, receipt, code: None, detail: None, action: None };
+            let receipt =
+                Some(format!("{}:{}:{}", placed.partition, placed.position, placed.first));
+            return EventResult {
+                index,
+                id,
+                status: Status::Accepted,
+                receipt,
+                code: None,
+                detail: None,
+                action: None,
+            };
         }
-        Some(Err(AppendError::Refused(_))) => (Status::NotAccepted, "log_unavailable", "the log does not take events now"),
-        Some(Err(AppendError::Unknown(_))) | None => {
-            (Status::Unknown, "outcome_unknown", "the log has not said in time whether it has the event")
+        Some(Err(AppendError::Refused(_))) => {
+            (Status::NotAccepted, "log_unavailable", "the log does not take events now")
         }
+        Some(Err(AppendError::Unknown(_))) | None => (
+            Status::Unknown,
+            "outcome_unknown",
+            "the log has not said in time whether it has the event",
+        ),
     };
     let detail = Some(detail.to_owned());
     EventResult { index, id, status, receipt: None, code: Some(code), detail, action: Some(RETRY) }
@@ -127,7 +144,11 @@ fn none_accepted(answer: Answer) -> Response {
     };
     let problem = match only {
         Some(((code, detail), action)) => Problem::bad_request(code, detail, action),
-        None => Problem::bad_request("all_rejected", "none of the events was accepted", "see `results`, one per event"),
+        None => Problem::bad_request(
+            "all_rejected",
+            "none of the events was accepted",
+            "see `results`, one per event",
+        ),
     };
     with_results(problem, answer)
 }
@@ -146,5 +167,9 @@ fn not_logged(answer: Answer) -> Response {
 
 fn with_results(problem: Problem, answer: Answer) -> Response {
     let results = serde_json::to_value(answer.results).unwrap_or_default();
-    problem.with("accepted", answer.accepted).with("rejected", answer.rejected).with("results", results).into_response()
+    problem
+        .with("accepted", answer.accepted)
+        .with("rejected", answer.rejected)
+        .with("results", results)
+        .into_response()
 }

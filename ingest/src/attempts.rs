@@ -45,8 +45,12 @@ impl Attempts {
         let address = network(address);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let buckets = &mut *buckets;
-        let taken = |buckets: &Buckets| buckets.full_at.len() >= ADDRESSES_MAX && !buckets.full_at.contains_key(&address);
-        let swept = buckets.swept_at.is_some_and(|swept_at| now.saturating_duration_since(swept_at) < SWEEP_PAUSE);
+        let taken = |buckets: &Buckets| {
+            buckets.full_at.len() >= ADDRESSES_MAX && !buckets.full_at.contains_key(&address)
+        };
+        let swept = buckets
+            .swept_at
+            .is_some_and(|swept_at| now.saturating_duration_since(swept_at) < SWEEP_PAUSE);
         if taken(buckets) && !swept {
             buckets.full_at.retain(|_, full_at| *full_at > now);
             buckets.swept_at = Some(now);
@@ -69,7 +73,9 @@ impl Attempts {
 /// What one party has: an IPv4 address, or the /64 of an IPv6 address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
         address => address,
     }
 }

@@ -15,7 +15,10 @@ use domain::{
 };
 use uuid::Uuid;
 
-use crate::{admit::Caller, budget::Held};
+use crate::{
+    admit::Caller,
+    budget::{Full, Held},
+};
 
 /// The different texts of a request, by number.
 #[derive(Debug, Default)]
@@ -126,12 +129,21 @@ impl Batch {
     #[must_use]
     pub fn new(caller: Caller, body: Bytes, held: Held) -> Batch {
         let strings = Strings::default();
-        Batch { caller, body, strings, attributes: Vec::new(), events: Vec::new(), held, held_for_events: 0 }
+        Batch {
+            caller,
+            body,
+            strings,
+            attributes: Vec::new(),
+            events: Vec::new(),
+            held,
+            held_for_events: 0,
+        }
     }
 
-    /// Takes what the events have come to need out of the budget.
-    pub fn hold(&mut self) -> Result<(), crate::budget::Full> {
-        let needed = self.strings.bytes()
+    /// Takes what the events have come to need out of the budget, and `others` bytes besides.
+    pub fn hold(&mut self, others: usize) -> Result<(), Full> {
+        let needed = others
+            + self.strings.bytes()
             + self.attributes.len() * size_of::<Attribute>()
             + self.events.len() * (size_of::<Prepared>() + size_of::<u32>());
         self.held.grow(needed.saturating_sub(self.held_for_events))?;
@@ -141,7 +153,12 @@ impl Batch {
 
     /// What identifies an event of this batch's tenant.
     #[must_use]
-    pub fn identity_parts<'a>(&self, subject: &'a str, source: &'a str, id: &'a str) -> IdentityParts<'a> {
+    pub fn identity_parts<'a>(
+        &self,
+        subject: &'a str,
+        source: &'a str,
+        id: &'a str,
+    ) -> IdentityParts<'a> {
         IdentityParts { tenant: self.caller.tenant.id, subject, source, id }
     }
 }
@@ -173,9 +190,15 @@ impl Encoder {
         first
     }
 
-    fn event(&mut self, batch: &Batch, event: &Prepared, (tenant, app, key): (u32, Option<u32>, Option<u32>)) {
+    fn event(
+        &mut self,
+        batch: &Batch,
+        event: &Prepared,
+        (tenant, app, key): (u32, Option<u32>, Option<u32>),
+    ) {
         let mut attributes = std::mem::take(&mut self.attributes);
-        let of_event = batch.attributes.get(event.attributes_at..event.attributes_at + event.attributes);
+        let of_event =
+            batch.attributes.get(event.attributes_at..event.attributes_at + event.attributes);
         for attribute in of_event.unwrap_or_default() {
             let pointer = self.number(batch, attribute.pointer);
             attributes.push(Attribute { pointer, ..*attribute });

@@ -101,7 +101,13 @@ impl Blocks {
     #[must_use]
     pub fn new(partitions: u32, block_bytes: usize, in_flight: usize, metrics: &Metrics) -> Blocks {
         let queues = (0..partitions).map(|_| Queue::default()).collect();
-        Blocks { queues, block_bytes, in_flight, metrics: metrics.clone(), closed: AtomicBool::new(false) }
+        Blocks {
+            queues,
+            block_bytes,
+            in_flight,
+            metrics: metrics.clone(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// Queues events (numbers of the batch, in order) and answers their chunks with their fates.
@@ -132,7 +138,8 @@ impl Blocks {
         let (answer, receiver) = oneshot::channel();
         let Some(queue) = self.queues.get(place) else { return (filling.events, receiver) };
         let events = filling.events.clone();
-        let chunk = Chunk { batch: Arc::clone(batch), events: filling.events, size: filling.size, answer };
+        let chunk =
+            Chunk { batch: Arc::clone(batch), events: filling.events, size: filling.size, answer };
         let mut chunks = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         if self.closed.load(Ordering::Relaxed) {
             let _ = chunk.answer.send(Err(AppendError::Refused("the process is stopping".into())));
@@ -176,7 +183,8 @@ pub async fn run(blocks: Arc<Blocks>, partition: u32, log: SharedLog) -> Result<
     let Some(queue) = blocks.queues.get(usize::try_from(partition)?) else {
         return Err(format!("there is no partition {partition}").into());
     };
-    let mut sender = Sender { blocks: &blocks, partition, log, encoder: Encoder::default(), flying: Vec::new() };
+    let mut sender =
+        Sender { blocks: &blocks, partition, log, encoder: Encoder::default(), flying: Vec::new() };
     loop {
         while sender.flying.len() < blocks.in_flight {
             let chunks = take(queue, blocks.block_bytes);
@@ -237,7 +245,10 @@ struct Flying {
 impl Sender<'_> {
     fn send(&mut self, chunks: Vec<Chunk>) {
         let encoder = &mut self.encoder;
-        let chunks = chunks.into_iter().map(|chunk| (encoder.push(&chunk.batch, &chunk.events), chunk)).collect();
+        let chunks = chunks
+            .into_iter()
+            .map(|chunk| (encoder.push(&chunk.batch, &chunk.events), chunk))
+            .collect();
         let payload = encoder.finish();
         let metrics = &self.blocks.metrics;
         metrics.blocks_sent.inc();
@@ -276,7 +287,11 @@ impl Sender<'_> {
             tracing::warn!(partition = self.partition, %error, "a block was not acknowledged");
         }
         for (first, chunk) in flying.chunks {
-            let placed = |appended: &Appended| Placed { partition: self.partition, position: appended.position, first };
+            let placed = |appended: &Appended| Placed {
+                partition: self.partition,
+                position: appended.position,
+                first,
+            };
             let Chunk { batch, events, answer, .. } = chunk;
             if outcome.is_ok() {
                 metrics.accepted.inc_by(events.len() as u64);
@@ -291,7 +306,8 @@ impl Sender<'_> {
     /// Whether nothing waits, and nobody waits for what is on its way.
     fn is_done(&self, queue: &Queue) -> bool {
         let empty = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        let abandoned = |flying: &Flying| flying.chunks.iter().all(|(_, chunk)| chunk.answer.is_closed());
+        let abandoned =
+            |flying: &Flying| flying.chunks.iter().all(|(_, chunk)| chunk.answer.is_closed());
         empty && self.flying.iter().all(abandoned)
     }
 }

@@ -37,13 +37,21 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
     let form = match parts.next().unwrap_or_default() {
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => Some(Form::Lines),
-        "" | "application/json" | "text/json" | "text/plain" | "application/octet-stream"
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines" => Some(Form::Lines),
+        ""
+        | "application/json"
+        | "text/json"
+        | "text/plain"
+        | "application/octet-stream"
         | "application/x-www-form-urlencoded" => Some(Form::Json),
         other if other.starts_with("application/") && other.ends_with("+json") => Some(Form::Json),
         _ => None,
     };
-    let charset = parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
+    let charset =
+        parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
     let readable = matches!(charset, None | Some("utf-8" | "utf8" | "us-ascii"));
     form.filter(|_| readable).ok_or_else(|| {
         Problem::new(
@@ -56,7 +64,11 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
 }
 
 /// Reads the body, decompressed; what it takes of the budget comes with it.
-pub async fn read(headers: &HeaderMap, mut body: Body, budget: &Budget) -> Result<(Bytes, Held), Problem> {
+pub async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    budget: &Budget,
+) -> Result<(Bytes, Held), Problem> {
     let outcome = match decoder(headers, budget) {
         Ok(decoder) => collect(&mut body, decoder).await,
         Err(problem) => Err(problem),
@@ -88,7 +100,11 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
         let frame = frame.map_err(|error| {
             let detail = format!("the body ended early: {error}");
-            Problem::bad_request("body_incomplete", detail, "send the request again, with the same ids")
+            Problem::bad_request(
+                "body_incomplete",
+                detail,
+                "send the request again, with the same ids",
+            )
         })?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
@@ -111,18 +127,26 @@ enum Decoder {
     /// The one frame that most bodies come in is not copied.
     Identity(Option<Bytes>, Sink),
     Gzip(Box<MultiGzDecoder<Sink>>),
-    Zstd { decoder: ZstdDecoder<'static>, sink: Sink, whole: bool },
+    Zstd {
+        decoder: ZstdDecoder<'static>,
+        sink: Sink,
+        whole: bool,
+    },
 }
 
 fn decoder(headers: &HeaderMap, budget: &Budget) -> Result<Decoder, Problem> {
     let sink = Sink { out: Vec::new(), held: budget.hold(), fault: None };
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let encoding = headers
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     match encoding.as_deref() {
         None | Some("" | "identity") => Ok(Decoder::Identity(None, sink)),
         Some("gzip" | "x-gzip") => Ok(Decoder::Gzip(Box::new(MultiGzDecoder::new(sink)))),
         Some("zstd") => {
             let mut decoder = ZstdDecoder::new().map_err(|error| zstd_failed(&error))?;
-            decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX)).map_err(|error| zstd_failed(&error))?;
+            decoder
+                .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
+                .map_err(|error| zstd_failed(&error))?;
             Ok(Decoder::Zstd { decoder, sink, whole: false })
         }
         Some(_) => Err(Problem::new(
@@ -154,7 +178,9 @@ impl Decoder {
                 }
                 sink.write_all(&data).map_err(|_| sink.problem())
             }
-            Decoder::Gzip(decoder) => decoder.write_all(&data).map_err(|_| decoder.get_ref().problem()),
+            Decoder::Gzip(decoder) => {
+                decoder.write_all(&data).map_err(|_| decoder.get_ref().problem())
+            }
             Decoder::Zstd { decoder, sink, whole } => {
                 let mut chunk = vec![0; CHUNK_BYTES];
                 let mut input = InBuffer::around(&data);
@@ -162,7 +188,8 @@ impl Decoder {
                     let mut output = OutBuffer::around(chunk.as_mut_slice());
                     let hint = decoder.run(&mut input, &mut output).map_err(|_| broken())?;
                     let written = output.pos();
-                    sink.write_all(chunk.get(..written).unwrap_or_default()).map_err(|_| sink.problem())?;
+                    sink.write_all(chunk.get(..written).unwrap_or_default())
+                        .map_err(|_| sink.problem())?;
                     *whole = hint == 0;
                     // A full chunk in the middle of a frame may have more behind it.
                     if input.pos() >= data.len() && (*whole || written < CHUNK_BYTES) {
@@ -246,5 +273,9 @@ fn too_large() -> Problem {
 }
 
 fn broken() -> Problem {
-    Problem::bad_request("encoding_broken", "the body is not compressed as Content-Encoding says", "send it again, or uncompressed")
+    Problem::bad_request(
+        "encoding_broken",
+        "the body is not compressed as Content-Encoding says",
+        "send it again, or uncompressed",
+    )
 }

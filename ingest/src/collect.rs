@@ -262,7 +262,11 @@ impl Collector {
 
     fn open(&mut self, object: bool, offset: usize, text: &[u8]) {
         self.element();
-        self.value_begins(offset, Leaf { kind: AttributeKind::EmptyObject, offset, length: 1 }, text);
+        self.value_begins(
+            offset,
+            Leaf { kind: AttributeKind::EmptyObject, offset, length: 1 },
+            text,
+        );
         self.nests(self.frames.len());
         let path_length = self.path.len();
         self.frames.push(Frame { number: self.objects, object, elements: 0, path_length });
@@ -277,7 +281,8 @@ impl Collector {
             self.nests(self.frames.len());
         }
         if collects {
-            let found = if self.member == Some(Member::Data) { &mut self.data } else { &mut self.rest };
+            let found =
+                if self.member == Some(Member::Data) { &mut self.data } else { &mut self.rest };
             found.add(&self.path, leaf, strings);
         }
         if self.frames.len() == 1 {
@@ -317,7 +322,9 @@ impl Collector {
             return;
         }
         match slot {
-            Some(known) if !same(known, &leaf, text) => self.fault = Some(Fault::Ambiguous(name_of(field))),
+            Some(known) if !same(known, &leaf, text) => {
+                self.fault = Some(Fault::Ambiguous(name_of(field)))
+            }
             _ => *slot = Some(leaf),
         }
     }
@@ -354,7 +361,9 @@ impl Collector {
 /// Whether two scalars say the same.
 fn same(first: &Leaf, second: &Leaf, text: &[u8]) -> bool {
     let plain = |leaf: &Leaf| match leaf.kind {
-        AttributeKind::EscapedText => (AttributeKind::Text, unescape(leaf.bytes(text)).into_bytes()),
+        AttributeKind::EscapedText => {
+            (AttributeKind::Text, unescape(leaf.bytes(text)).into_bytes())
+        }
         kind => (kind, leaf.bytes(text).to_vec()),
     };
     plain(first) == plain(second)

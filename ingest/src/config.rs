@@ -38,7 +38,11 @@ impl Config {
     pub fn check(&self, faults: &mut Faults) {
         let bytes = |value: usize, least: usize, most: usize| (least..=most).contains(&value);
         faults.check((1..=64).contains(&self.in_flight), "ingest.in_flight", "give 1 to 64");
-        faults.check(bytes(self.block_bytes, 1 << 10, 1 << 20), "ingest.block_bytes", "give 1 KiB to 1 MiB");
+        faults.check(
+            bytes(self.block_bytes, 1 << 10, 1 << 20),
+            "ingest.block_bytes",
+            "give 1 KiB to 1 MiB",
+        );
         faults.check(
             bytes(self.memory_bytes, 8 << 20, 64 << 30),
             "ingest.memory_bytes",
@@ -49,14 +53,22 @@ impl Config {
             "ingest.answer_timeout_ms",
             "give 100 to 4500: the answer is promised within 5 s",
         );
-        faults.check((50..=10_000).contains(&self.refresh_ms), "ingest.refresh_ms", "give 50 to 10000");
+        faults.check(
+            (50..=10_000).contains(&self.refresh_ms),
+            "ingest.refresh_ms",
+            "give 50 to 10000",
+        );
         faults.check(
             self.lease_ms >= self.refresh_ms.saturating_mul(2) && self.lease_ms < ALIAS_DELAY_MS,
             "ingest.lease_ms",
             "give at least twice refresh_ms and less than 60000, the time after which an alias takes effect",
         );
         faults.check(self.failed_attempts_max > 0, "ingest.failed_attempts_max", "give at least 1");
-        faults.check(self.failed_attempt_regain_ms > 0, "ingest.failed_attempt_regain_ms", "give at least 1");
+        faults.check(
+            self.failed_attempt_regain_ms > 0,
+            "ingest.failed_attempt_regain_ms",
+            "give at least 1",
+        );
     }
 
     pub(crate) fn answer_timeout(&self) -> Duration {

@@ -41,10 +41,17 @@ pub struct Item {
 }
 
 /// Reads the events of a body. A problem means that none is accepted.
-pub fn parse(form: Form, body: Bytes, caller: Caller, held: Held, now_us: i64) -> Result<Parsed, Problem> {
+pub fn parse(
+    form: Form,
+    body: Bytes,
+    caller: Caller,
+    held: Held,
+    now_us: i64,
+) -> Result<Parsed, Problem> {
     let mut parser = Parser {
         parsed: Parsed { batch: Batch::new(caller, body.clone(), held), items: Vec::new() },
         collector: Collector::default(),
+        item_bytes: 0,
         now_us,
     };
     let at = if body.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -54,7 +61,11 @@ pub fn parse(form: Form, body: Bytes, caller: Caller, held: Held, now_us: i64) -
         parser.json(&body, at)?;
     }
     if parser.parsed.items.is_empty() {
-        return Err(Problem::bad_request("no_events", "the body holds no event", "send at least one"));
+        return Err(Problem::bad_request(
+            "no_events",
+            "the body holds no event",
+            "send at least one",
+        ));
     }
     Ok(parser.parsed)
 }
@@ -82,6 +93,7 @@ fn split_line(text: &[u8]) -> Option<(&[u8], &[u8])> {
 struct Parser {
     parsed: Parsed,
     collector: Collector,
+    item_bytes: usize,
     now_us: i64,
 }
 
@@ -93,7 +105,11 @@ impl Parser {
         })?;
         let mut scanner = Scanner::new(text, at);
         if scanner.peek().is_none() {
-            return Err(Problem::bad_request("no_events", "the body is empty", "send at least one event"));
+            return Err(Problem::bad_request(
+                "no_events",
+                "the body is empty",
+                "send at least one event",
+            ));
         }
         if scanner.take(b'[') {
             if scanner.take(b']') {
@@ -113,13 +129,17 @@ impl Parser {
         }
         match scanner.peek() {
             None => Ok(()),
-            Some(_) => Err(broken(&scanner.error("the end of the body; send several events as an array or as lines"))),
+            Some(_) => Err(broken(
+                &scanner.error("the end of the body; send several events as an array or as lines"),
+            )),
         }
     }
 
     fn lines(&mut self, body: &[u8], at: usize) -> Result<(), Problem> {
         let mut line_at = at;
-        for (number, line) in body.get(at..).unwrap_or_default().split(|byte| *byte == b'\n').enumerate() {
+        for (number, line) in
+            body.get(at..).unwrap_or_default().split(|byte| *byte == b'\n').enumerate()
+        {
             let begin = line_at;
             line_at += line.len() + 1;
             if line.trim_ascii().is_empty() {
@@ -152,41 +172,54 @@ impl Parser {
     }
 
     /// Reads one event at the scanner's place. The inner error is one of syntax.
-    fn event(&mut self, scanner: &mut Scanner<'_>, (text, text_at): (&str, usize)) -> Result<Result<(), SyntaxError>, Problem> {
+    fn event(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        (text, text_at): (&str, usize),
+    ) -> Result<Result<(), SyntaxError>, Problem> {
         let is_object = scanner.peek() == Some(b'{');
         let begin = scanner.at();
-        let Parser { parsed, collector, now_us } = self;
+        let Parser { parsed, collector, now_us, .. } = self;
         collector.start(begin);
         let strings = &mut parsed.batch.strings;
-        if let Err(error) = scanner.value(|token| collector.token(token, text.as_bytes(), strings)) {
+        if let Err(error) = scanner.value(|token| collector.token(token, text.as_bytes(), strings))
+        {
             return Ok(Err(error));
         }
         let end = scanner.at();
         collector.finish(end);
-        if parsed.items.len() >= EVENTS_MAX {
-            return Err(too_many());
-        }
         if !is_object {
             let detail = "the event is not a JSON object";
-            return self.reject(Reject::new("event_not_object", detail, "send each event as an object")).map(Ok);
+            return self
+                .reject(Reject::new("event_not_object", detail, "send each event as an object"))
+                .map(Ok);
         }
-        let (id, event) = accept(collector, &mut parsed.batch, (text, text_at), (begin, end), *now_us);
-        parsed.items.push(Item { id, event });
-        parsed.batch.hold().map_err(overloaded)?;
-        Ok(Ok(()))
+        let (id, event) =
+            accept(collector, &mut parsed.batch, (text, text_at), (begin, end), *now_us);
+        self.item(Item { id, event }).map(Ok)
     }
 
     fn reject(&mut self, reject: Reject) -> Result<(), Problem> {
+        self.item(Item { id: None, event: Err(reject) })
+    }
+
+    fn item(&mut self, item: Item) -> Result<(), Problem> {
         if self.parsed.items.len() >= EVENTS_MAX {
             return Err(too_many());
         }
-        self.parsed.items.push(Item { id: None, event: Err(reject) });
-        Ok(())
+        let detail = item.event.as_ref().err().map_or(0, |reject| reject.detail.len());
+        self.item_bytes += size_of::<Item>() + item.id.as_ref().map_or(0, String::len) + detail;
+        self.parsed.items.push(item);
+        self.parsed.batch.hold(self.item_bytes).map_err(overloaded)
     }
 }
 
 fn broken(error: &SyntaxError) -> Problem {
-    Problem::bad_request("json_invalid", format!("the body is {error}"), "correct it and send all of it again: no event was accepted")
+    Problem::bad_request(
+        "json_invalid",
+        format!("the body is {error}"),
+        "correct it and send all of it again: no event was accepted",
+    )
 }
 
 fn too_many() -> Problem {

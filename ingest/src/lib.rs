@@ -19,7 +19,10 @@ use runtime::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{admit::Door, attempts::Attempts, block::Blocks, budget::Budget, metrics::Metrics, store::StoreError};
+use crate::{
+    admit::Door, attempts::Attempts, block::Blocks, budget::Budget, metrics::Metrics,
+    store::StoreError,
+};
 
 pub mod accept;
 pub mod admit;
@@ -62,7 +65,9 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The log and the installation do not belong together.
-    #[error("the log has {log} partitions and the installation {installation}; connect the log that belongs to this database")]
+    #[error(
+        "the log has {log} partitions and the installation {installation}; connect the log that belongs to this database"
+    )]
     Partitions {
         /// Of the log.
         log: u32,
@@ -127,11 +132,19 @@ impl Service {
         if known.partitions != partitions {
             return Err(OpenError::Partitions { log: partitions, installation: known.partitions });
         }
-        let attempts = Attempts::new(config.failed_attempts_max, Duration::from_millis(config.failed_attempt_regain_ms));
+        let attempts = Attempts::new(
+            config.failed_attempts_max,
+            Duration::from_millis(config.failed_attempt_regain_ms),
+        );
         let ingest = Ingest {
             door: Door::new(known, config.lease(), attempts, &metrics),
             budget: Budget::new(config.memory_bytes, &metrics),
-            blocks: Arc::new(Blocks::new(partitions, config.block_bytes, config.in_flight, &metrics)),
+            blocks: Arc::new(Blocks::new(
+                partitions,
+                config.block_bytes,
+                config.in_flight,
+                &metrics,
+            )),
             answer_timeout: config.answer_timeout(),
             metrics,
             requests: AtomicUsize::new(0),
@@ -156,9 +169,13 @@ impl Service {
     pub async fn run(self) -> Result<(), RunError> {
         let shutdown = self.context.shutdown.clone();
         let mut tasks = Tasks::new(&shutdown);
-        tasks.spawn("ingest-refresh", refresh(self.ingest.clone(), self.config, self.context.clone(), self.pool));
+        tasks.spawn(
+            "ingest-refresh",
+            refresh(self.ingest.clone(), self.config, self.context.clone(), self.pool),
+        );
         for partition in 0..self.context.log.partitions() {
-            let (blocks, log) = (Arc::clone(&self.ingest.blocks), SharedLog::clone(&self.context.log));
+            let (blocks, log) =
+                (Arc::clone(&self.ingest.blocks), SharedLog::clone(&self.context.log));
             tasks.spawn(format!("ingest-{partition}"), block::run(blocks, partition, log));
         }
         shutdown.cancelled().await;
@@ -178,7 +195,8 @@ async fn first_load(context: &Context) -> Result<(Pool, store::Snapshot), OpenEr
     let mut pause = Duration::from_millis(100);
     loop {
         let attempt = async {
-            let pool = postgres::connect(&context.postgres, Some("weir_reader"), "weir-ingest").await?;
+            let pool =
+                postgres::connect(&context.postgres, Some("weir_reader"), "weir-ingest").await?;
             let known = store::load(&pool).await?;
             Ok::<_, StoreError>((pool, known))
         };
@@ -186,7 +204,9 @@ async fn first_load(context: &Context) -> Result<(Pool, store::Snapshot), OpenEr
             Ok(loaded) => return Ok(loaded),
             Err(StoreError::Postgres(PostgresError::Unavailable(reason))) => {
                 tracing::warn!(reason, "postgres is away; ingest waits for it");
-                context.readiness.set(READINESS, Ready::NotReady("Postgres cannot be reached".into()));
+                context
+                    .readiness
+                    .set(READINESS, Ready::NotReady("Postgres cannot be reached".into()));
             }
             Err(error) => return Err(error.into()),
         }
@@ -198,7 +218,12 @@ async fn first_load(context: &Context) -> Result<(Pool, store::Snapshot), OpenEr
 }
 
 /// Replaces what is known, again and again. A failure leaves it as it was, until its lease ends.
-async fn refresh(ingest: Arc<Ingest>, config: Config, context: Context, pool: Pool) -> Result<(), TaskError> {
+async fn refresh(
+    ingest: Arc<Ingest>,
+    config: Config,
+    context: Context,
+    pool: Pool,
+) -> Result<(), TaskError> {
     let mut failing = false;
     while !sleep_or_stop(config.refresh(), &context.shutdown).await {
         let loaded = match tokio::time::timeout(LOAD_TIME_MAX, store::load(&pool)).await {
@@ -215,11 +240,16 @@ async fn refresh(ingest: Arc<Ingest>, config: Config, context: Context, pool: Po
             }
             Err(reason) => {
                 if !failing {
-                    tracing::warn!(reason, "API keys and aliases could not be loaded; the last ones are used for now");
+                    tracing::warn!(
+                        reason,
+                        "API keys and aliases could not be loaded; the last ones are used for now"
+                    );
                 }
                 failing = true;
                 if ingest.door.known.load().loaded_at.elapsed() > config.lease() {
-                    context.readiness.set(READINESS, Ready::NotReady("API keys are too old".into()));
+                    context
+                        .readiness
+                        .set(READINESS, Ready::NotReady("API keys are too old".into()));
                 }
             }
         }

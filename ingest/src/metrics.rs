@@ -1,6 +1,8 @@
 //! What ingest counts. Declared here once.
 
-use runtime::telemetry::{self, DURATION_BUCKETS_S, Histogram, IntCounter, IntCounterVec, TelemetryError};
+use runtime::telemetry::{
+    self, DURATION_BUCKETS_S, Histogram, IntCounter, IntCounterVec, TelemetryError,
+};
 
 /// All metrics of this role. What waits is the difference of two counters.
 #[derive(Clone, Debug)]
@@ -39,20 +41,45 @@ impl Metrics {
         Ok(Metrics {
             requests: counters("weir_ingest_requests_total", "Answers by status.", "status")?,
             accepted: counter("weir_ingest_events_accepted_total", "Events that are in the log.")?,
-            rejected: counters("weir_ingest_events_rejected_total", "Events refused, by code.", "code")?,
+            rejected: counters(
+                "weir_ingest_events_rejected_total",
+                "Events refused, by code.",
+                "code",
+            )?,
             blocks_sent: counter("weir_ingest_blocks_sent_total", "Blocks handed to the log.")?,
-            blocks_answered: counters("weir_ingest_blocks_answered_total", "Blocks whose fate is known, by outcome.", "outcome")?,
-            block_bytes: counter("weir_ingest_block_bytes_total", "Bytes of blocks handed to the log.")?,
+            blocks_answered: counters(
+                "weir_ingest_blocks_answered_total",
+                "Blocks whose fate is known, by outcome.",
+                "outcome",
+            )?,
+            block_bytes: counter(
+                "weir_ingest_block_bytes_total",
+                "Bytes of blocks handed to the log.",
+            )?,
             acknowledgement: registry.histogram(
                 "weir_ingest_acknowledgement_seconds",
                 "Time from handing a block to the log to its answer.",
                 &DURATION_BUCKETS_S,
             )?,
-            held_bytes: counter("weir_ingest_held_bytes_total", "Bytes of requests taken into memory.")?,
-            released_bytes: counter("weir_ingest_released_bytes_total", "Bytes of requests let go.")?,
+            held_bytes: counter(
+                "weir_ingest_held_bytes_total",
+                "Bytes of requests taken into memory.",
+            )?,
+            released_bytes: counter(
+                "weir_ingest_released_bytes_total",
+                "Bytes of requests let go.",
+            )?,
             key_lookups: counter("weir_ingest_key_lookups_total", "API keys looked up.")?,
-            keys_refused: counters("weir_ingest_keys_refused_total", "Credentials refused, by code.", "code")?,
-            refreshes: counters("weir_ingest_refreshes_total", "Loads of keys and aliases, by outcome.", "outcome")?,
+            keys_refused: counters(
+                "weir_ingest_keys_refused_total",
+                "Credentials refused, by code.",
+                "code",
+            )?,
+            refreshes: counters(
+                "weir_ingest_refreshes_total",
+                "Loads of keys and aliases, by outcome.",
+                "outcome",
+            )?,
         })
     }
 }

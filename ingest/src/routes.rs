@@ -25,7 +25,10 @@ use crate::{
 
 /// The routes with their documentation.
 pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
-    OpenApiRouter::new().routes(routes!(post_events)).routes(routes!(post_events_ingest)).with_state(Arc::clone(ingest))
+    OpenApiRouter::new()
+        .routes(routes!(post_events))
+        .routes(routes!(post_events_ingest))
+        .with_state(Arc::clone(ingest))
 }
 
 /// Report usage
@@ -167,7 +170,10 @@ async fn counted(ingest: &Arc<Ingest>, request: Request) -> Response {
 /// Authenticate, read, accept, log, answer.
 async fn respond(ingest: &Ingest, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+    let address = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let caller = ingest.door.admit(&parts.headers, address)?;
     let form = body::form(&parts.headers)?;
     let (body, held) = body::read(&parts.headers, body, &ingest.budget).await?;
@@ -184,7 +190,8 @@ async fn log(ingest: &Ingest, parsed: Parsed, deadline: Instant) -> Response {
             ingest.metrics.rejected.with_label_values(&[reject.code]).inc();
         }
     }
-    let numbers: Vec<u32> = items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
+    let numbers: Vec<u32> =
+        items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
     let mut fates: Fates = vec![None; batch.events.len()];
     for (events, answer) in ingest.blocks.push(&Arc::new(batch), &numbers) {
         let outcome = match timeout_at(deadline, answer).await {
@@ -193,8 +200,10 @@ async fn log(ingest: &Ingest, parsed: Parsed, deadline: Instant) -> Response {
             Err(_) => Err(AppendError::Unknown("no answer in time".into())),
         };
         for (event, nth) in events.iter().zip(0..) {
-            let placed = outcome.clone().map(|placed| Placed { first: placed.first + nth, ..placed });
-            if let Some(fate) = usize::try_from(*event).ok().and_then(|place| fates.get_mut(place)) {
+            let placed =
+                outcome.clone().map(|placed| Placed { first: placed.first + nth, ..placed });
+            if let Some(fate) = usize::try_from(*event).ok().and_then(|place| fates.get_mut(place))
+            {
                 *fate = Some(placed);
             }
         }

@@ -181,7 +181,8 @@ impl<'a> Scanner<'a> {
         let mut kind = AttributeKind::Text;
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default();
-            let special = rest.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
+            let special =
+                rest.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
             self.at += special.unwrap_or(rest.len());
             match self.byte() {
                 Some(b'"') => break,
@@ -290,8 +291,24 @@ mod tests {
     #[test]
     fn errors_say_where() {
         for (text, at) in [
-            ("", 0), ("{", 1), ("{\"a\"", 4), ("{\"a\":", 5), ("{\"a\":1", 6), ("{\"a\":1,}", 7), ("[1,]", 3), ("[1 2]", 3), ("nul", 0),
-            ("\"\\ud800\"", 7), ("\"\\udc00\"", 7), ("\"\u{1}\"", 1), ("-", 1), ("1.", 2), ("1e", 2), ("NaN", 0), ("\"\\x\"", 2), ("[}", 1),
+            ("", 0),
+            ("{", 1),
+            ("{\"a\"", 4),
+            ("{\"a\":", 5),
+            ("{\"a\":1", 6),
+            ("{\"a\":1,}", 7),
+            ("[1,]", 3),
+            ("[1 2]", 3),
+            ("nul", 0),
+            ("\"\\ud800\"", 7),
+            ("\"\\udc00\"", 7),
+            ("\"\u{1}\"", 1),
+            ("-", 1),
+            ("1.", 2),
+            ("1e", 2),
+            ("NaN", 0),
+            ("\"\\x\"", 2),
+            ("[}", 1),
         ] {
             let error = Scanner::new(text, 0).value(|_| {}).unwrap_err();
             assert_eq!(error.at, at, "{text}: {error}");
@@ -316,16 +333,30 @@ mod tests {
                 found.push(match token {
                     Token::Begin { object, offset } => format!("begin {object} {offset}"),
                     Token::End(at) => format!("end {at}"),
-                    Token::Key(leaf) => format!("key {}", String::from_utf8_lossy(leaf.bytes(text.as_bytes()))),
-                    Token::Leaf(leaf) => format!("{:?} {}", leaf.kind, String::from_utf8_lossy(leaf.bytes(text.as_bytes()))),
+                    Token::Key(leaf) => {
+                        format!("key {}", String::from_utf8_lossy(leaf.bytes(text.as_bytes())))
+                    }
+                    Token::Leaf(leaf) => format!(
+                        "{:?} {}",
+                        leaf.kind,
+                        String::from_utf8_lossy(leaf.bytes(text.as_bytes()))
+                    ),
                 });
             })
             .unwrap();
         assert_eq!(
             found,
             [
-                "begin true 1", "key a", "begin false 7", "Number 1", "EmptyObject {}", "EscapedText x\\n", "end 21", "key b",
-                "Null null", "end 33"
+                "begin true 1",
+                "key a",
+                "begin false 7",
+                "Number 1",
+                "EmptyObject {}",
+                "EscapedText x\\n",
+                "end 21",
+                "key b",
+                "Null null",
+                "end 33"
             ]
         );
     }

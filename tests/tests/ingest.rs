@@ -1,6 +1,8 @@
 //! Ingest: bodies in every form, limits, credentials, shared blocks and a log that hangs, on a real
 //! local log and a real Postgres.
 
+#![expect(clippy::disallowed_methods, reason = "requests run beside the test, which awaits them")]
+
 #[path = "ingest/answers.rs"]
 mod answers;
 #[path = "ingest/forms.rs"]

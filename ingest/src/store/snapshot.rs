@@ -109,7 +109,8 @@ impl Snapshot {
 /// Loads everything. Keys come before tenants, so that no key is without its tenant.
 pub async fn load(pool: &Pool) -> Result<Snapshot, StoreError> {
     let loaded_at = Instant::now();
-    let (identity_key, partitions, database_us) = installation(pool).await?.ok_or(StoreError::NoInstallation)?;
+    let (identity_key, partitions, database_us) =
+        installation(pool).await?.ok_or(StoreError::NoInstallation)?;
     let keys = api_keys(pool).await?;
     let mut aliases = aliases_by_tenant(pool).await?;
     let tenants: HashMap<Uuid, Arc<Tenant>> = tenants(pool)
@@ -123,15 +124,20 @@ pub async fn load(pool: &Pool) -> Result<Snapshot, StoreError> {
     let mut by_id: HashMap<Box<str>, Vec<Key>> = HashMap::with_capacity(keys.len());
     for (tenant, id, secret_hash, app, scopes, expires_us, revoked_us) in keys {
         let Some(tenant) = tenants.get(&tenant) else { continue };
-        let (id, tenant, app): (Arc<str>, _, _) = (id.into(), Arc::clone(tenant), app.map(Arc::from));
-        let key = Key { id: Arc::clone(&id), secret_hash, tenant, app, scopes, expires_us, revoked_us };
+        let (id, tenant, app): (Arc<str>, _, _) =
+            (id.into(), Arc::clone(tenant), app.map(Arc::from));
+        let key =
+            Key { id: Arc::clone(&id), secret_hash, tenant, app, scopes, expires_us, revoked_us };
         by_id.entry(Box::from(&*id)).or_default().push(key);
     }
     Ok(Snapshot {
         loaded_at,
         database_us,
-        identity_key: IdentityKey(identity_key.try_into().map_err(|_| StoreError::Installation("identity key"))?),
-        partitions: u32::try_from(partitions).map_err(|_| StoreError::Installation("number of partitions"))?,
+        identity_key: IdentityKey(
+            identity_key.try_into().map_err(|_| StoreError::Installation("identity key"))?,
+        ),
+        partitions: u32::try_from(partitions)
+            .map_err(|_| StoreError::Installation("number of partitions"))?,
         keys: by_id,
     })
 }
@@ -158,7 +164,9 @@ async fn tenants(pool: &Pool) -> Result<Vec<(Uuid, String, Option<String>)>, Pos
     Ok(sqlx::query_as("SELECT tenant_id, key, external_key FROM tenants").fetch_all(pool).await?)
 }
 
-async fn aliases_by_tenant(pool: &Pool) -> Result<HashMap<Uuid, HashMap<Box<str>, Alias>>, PostgresError> {
+async fn aliases_by_tenant(
+    pool: &Pool,
+) -> Result<HashMap<Uuid, HashMap<Box<str>, Alias>>, PostgresError> {
     let sql = "SELECT tenant_id, alias, team,
             (extract(epoch FROM greatest('1970-01-01', least('2999-01-01', effective_at))) * 1000000)::bigint
         FROM team_aliases";

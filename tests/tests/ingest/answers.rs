@@ -46,12 +46,22 @@ async fn every_event_is_answered_and_nothing_else_is_logged() -> Result<()> {
 
     let teams = ["a", "b", "c", "d", "e"];
     let many: Vec<Value> = (0..100).map(|n| event(&format!("m{n}"), teams[n % 5])).collect();
-    let all = world.post(&[("content-type", "application/cloudevents-batch+json")], Value::from(many).to_string()).await?;
+    let all = world
+        .post(
+            &[("content-type", "application/cloudevents-batch+json")],
+            Value::from(many).to_string(),
+        )
+        .await?;
     assert_eq!((all.status.as_u16(), &all.body["accepted"]), (200, &json!(100)));
 
     let part = json!([event("2", "a"), {"type": "x", "subject": "a"}, event("3", "b"), 7]);
-    let part = world.send("/v1/events/ingest", &[("x-api-key", &world.key.text)], part.to_string()).await?;
-    assert_eq!((part.status.as_u16(), &part.body["accepted"], &part.body["rejected"]), (207, &json!(2), &json!(2)));
+    let part = world
+        .send("/v1/events/ingest", &[("x-api-key", &world.key.text)], part.to_string())
+        .await?;
+    assert_eq!(
+        (part.status.as_u16(), &part.body["accepted"], &part.body["rejected"]),
+        (207, &json!(2), &json!(2))
+    );
     assert_eq!(part.statuses(), ["accepted", "rejected", "accepted", "rejected"]);
     assert_eq!(part.body["results"][1]["code"], "id_missing");
     assert_eq!(part.body["results"][3]["index"], 3);
@@ -67,14 +77,22 @@ async fn every_event_is_answered_and_nothing_else_is_logged() -> Result<()> {
     assert_eq!((broken.status.as_u16(), broken.code()), (400, "json_invalid"));
     assert!(broken.body["detail"].as_str().unwrap().contains("at byte"), "{}", broken.body);
     let lines = format!("{}\n{{\"id\":\n{}\n", event("8", "a"), event("9", "c"));
-    let lines = world.post(&[("content-type", "application/x-ndjson; charset=utf-8")], lines).await?;
-    assert_eq!((lines.status.as_u16(), lines.statuses()), (207, vec!["accepted", "rejected", "accepted"]));
+    let lines =
+        world.post(&[("content-type", "application/x-ndjson; charset=utf-8")], lines).await?;
+    assert_eq!(
+        (lines.status.as_u16(), lines.statuses()),
+        (207, vec!["accepted", "rejected", "accepted"])
+    );
 
     let (logged, _) = world.logged()?;
-    let by_id: HashMap<&str, String> = logged.iter().map(|event| (event.id.as_str(), event.receipt())).collect();
+    let by_id: HashMap<&str, String> =
+        logged.iter().map(|event| (event.id.as_str(), event.receipt())).collect();
     assert_eq!(by_id.len(), logged.len(), "no event is in the log twice");
-    let results = [&single, &all, &part, &lines].map(|answer| answer.body["results"].as_array().unwrap().clone()).concat();
-    let accepted: Vec<&Value> = results.iter().filter(|result| result["status"] == "accepted").collect();
+    let results = [&single, &all, &part, &lines]
+        .map(|answer| answer.body["results"].as_array().unwrap().clone())
+        .concat();
+    let accepted: Vec<&Value> =
+        results.iter().filter(|result| result["status"] == "accepted").collect();
     assert_eq!((accepted.len(), logged.len()), (105, 105));
     for result in accepted {
         assert_eq!(result["receipt"], by_id[result["id"].as_str().unwrap()], "{result}");
@@ -90,7 +108,12 @@ async fn every_event_is_answered_and_nothing_else_is_logged() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_have_a_limit_however_they_come() -> Result<()> {
     let world = World::start().await?;
-    for (length, status) in [(BODY_BYTES_MAX - 1, 200), (BODY_BYTES_MAX, 200), (BODY_BYTES_MAX + 1, 413), (10 << 20, 413)] {
+    for (length, status) in [
+        (BODY_BYTES_MAX - 1, 200),
+        (BODY_BYTES_MAX, 200),
+        (BODY_BYTES_MAX + 1, 413),
+        (10 << 20, 413),
+    ] {
         let body = padded(length);
         for (headers, body) in [(&[][..], body.clone()), (GZIP, gzip(&body)), (ZSTD, zstd(&body))] {
             let answer = world.post(headers, body).await?;
@@ -101,7 +124,8 @@ async fn bodies_have_a_limit_however_they_come() -> Result<()> {
     // 1 GiB of spaces in less than 1.1 MB, and the same again within itself.
     let bomb = gzip(&vec![b' '; 1 << 30]);
     for bomb in [gzip(&bomb), bomb, zstd(&vec![b' '; 1 << 30])] {
-        let answer = world.post(if bomb.starts_with(&[0x1f, 0x8b]) { GZIP } else { ZSTD }, bomb).await?;
+        let answer =
+            world.post(if bomb.starts_with(&[0x1f, 0x8b]) { GZIP } else { ZSTD }, bomb).await?;
         let small = answer.code() == "body_not_utf8";
         assert!(answer.status == 413 || small, "{}", answer.body);
     }
@@ -113,10 +137,19 @@ async fn bodies_have_a_limit_however_they_come() -> Result<()> {
     // Several frames, and events split into many pieces.
     let address = world.serve().await?;
     let (one, two) = (event("1", "t").to_string(), event("2", "t").to_string());
-    let frames = |compress: fn(&[u8]) -> Vec<u8>| [compress(one.as_bytes()), compress(b"\n"), compress(two.as_bytes())].concat();
-    for (headers, body) in [(GZIP, frames(gzip)), (ZSTD, frames(zstd)), (&[][..], format!("{one}\n{two}").into_bytes())] {
+    let frames = |compress: fn(&[u8]) -> Vec<u8>| {
+        [compress(one.as_bytes()), compress(b"\n"), compress(two.as_bytes())].concat()
+    };
+    for (headers, body) in [
+        (GZIP, frames(gzip)),
+        (ZSTD, frames(zstd)),
+        (&[][..], format!("{one}\n{two}").into_bytes()),
+    ] {
         let answer = in_pieces(address, &world.key.text, headers, &body).await?;
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"accepted\":2"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"accepted\":2"),
+            "{answer}"
+        );
     }
     for (headers, body) in [(GZIP, gzip(one.as_bytes())), (ZSTD, zstd(one.as_bytes()))] {
         let cut = world.post(headers, body[..body.len() - 3].to_vec()).await?;
@@ -126,9 +159,15 @@ async fn bodies_have_a_limit_however_they_come() -> Result<()> {
     }
     let unknown = world.post(&[("content-encoding", "br")], one.clone()).await?;
     assert_eq!((unknown.status.as_u16(), unknown.code()), (415, "encoding_unsupported"));
-    for content_type in ["multipart/form-data; boundary=x", "application/json; charset=latin1", "image/png"] {
+    for content_type in
+        ["multipart/form-data; boundary=x", "application/json; charset=latin1", "image/png"]
+    {
         let answer = world.post(&[("content-type", content_type)], one.clone()).await?;
-        assert_eq!((answer.status.as_u16(), answer.code()), (415, "content_type_unsupported"), "{content_type}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.code()),
+            (415, "content_type_unsupported"),
+            "{content_type}"
+        );
     }
     assert_eq!(world.budget.used(), 0);
     world.stop().await?;
@@ -136,8 +175,15 @@ async fn bodies_have_a_limit_however_they_come() -> Result<()> {
 }
 
 /// Sends a body in chunks of seven bytes, and reads the answer as text.
-async fn in_pieces(address: SocketAddr, key: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<String> {
-    let mut request = format!("POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: {key}\r\n").into_bytes();
+async fn in_pieces(
+    address: SocketAddr,
+    key: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<String> {
+    let mut request =
+        format!("POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: {key}\r\n")
+            .into_bytes();
     for (name, value) in headers {
         request.extend(format!("{name}: {value}\r\n").into_bytes());
     }
@@ -146,7 +192,9 @@ async fn in_pieces(address: SocketAddr, key: &str, headers: &[(&str, &str)], bod
     stream.set_nodelay(true)?;
     stream.write_all(&request).await?;
     for piece in body.chunks(7) {
-        stream.write_all(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()).await?;
+        stream
+            .write_all(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat())
+            .await?;
     }
     stream.write_all(b"0\r\n\r\n").await?;
     let mut answer = String::new();
@@ -190,7 +238,12 @@ async fn the_document_has_every_form_and_status() -> Result<()> {
         }
     }
     let content = &document["paths"]["/v1/events"]["post"]["requestBody"]["content"];
-    for form in ["application/json", "application/x-ndjson", "application/cloudevents+json", "application/cloudevents-batch+json"] {
+    for form in [
+        "application/json",
+        "application/x-ndjson",
+        "application/cloudevents+json",
+        "application/cloudevents-batch+json",
+    ] {
         assert!(content[form].is_object(), "{form}");
     }
     // The examples are taken as they stand.

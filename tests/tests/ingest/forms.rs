@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use domain::{
-    event::{ATTRIBUTES_MAX, EVENT_BYTES_MAX, EVENTS_MAX, FIELD_BYTES_MAX, IdentityKey, NESTING_MAX, POINTER_BYTES_MAX},
+    event::{
+        ATTRIBUTES_MAX, EVENT_BYTES_MAX, EVENTS_MAX, FIELD_BYTES_MAX, IdentityKey, NESTING_MAX,
+        POINTER_BYTES_MAX,
+    },
     wire::{
         block::{Block, BlockHeader},
         record::{AttributeKind, Entry},
@@ -28,8 +31,16 @@ const NOW_US: i64 = 1_800_000_000_000_000;
 
 fn caller() -> Caller {
     let alias = |team: &str, effective_us| Alias { team: team.into(), effective_us };
-    let aliases = HashMap::from([("old".into(), alias("new", NOW_US)), ("soon".into(), alias("new", NOW_US + 1))]);
-    let tenant = Tenant { id: Uuid::from_u128(7), key: "acme".into(), external_key: Some("acme-ext".into()), aliases };
+    let aliases = HashMap::from([
+        ("old".into(), alias("new", NOW_US)),
+        ("soon".into(), alias("new", NOW_US + 1)),
+    ]);
+    let tenant = Tenant {
+        id: Uuid::from_u128(7),
+        key: "acme".into(),
+        external_key: Some("acme-ext".into()),
+        aliases,
+    };
     let snapshot = Snapshot {
         loaded_at: Instant::now(),
         database_us: NOW_US,
@@ -55,7 +66,11 @@ fn read(form: Form, body: impl Into<Bytes>) -> Result<Parsed, Problem> {
 }
 
 fn codes(parsed: &Parsed) -> Vec<&'static str> {
-    parsed.items.iter().map(|item| item.event.as_ref().map_or_else(|reject| reject.code, |_| "ok")).collect()
+    parsed
+        .items
+        .iter()
+        .map(|item| item.event.as_ref().map_or_else(|reject| reject.code, |_| "ok"))
+        .collect()
 }
 
 /// An event as a reader of the block finds it.
@@ -80,7 +95,8 @@ struct Seen {
 
 /// Encodes what was accepted as one block, and decodes it with the readers' code.
 fn seen(parsed: &Parsed) -> Vec<Seen> {
-    let numbers: Vec<u32> = parsed.items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
+    let numbers: Vec<u32> =
+        parsed.items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
     let mut encoder = Encoder::default();
     assert_eq!(encoder.push(&parsed.batch, &numbers), 0);
     let message = encoder.finish();
@@ -142,11 +158,18 @@ fn every_form_says_the_same() {
     let flat = json!({"event_id": "1", "event_type": "llm.tokens.v1", "customer_id": "t", "source": "my-tool",
         "timestamp": "2026-05-04T03:02:01Z", "provider": "openai", "model": "gpt-4-turbo", "inputTokens": 1200});
     let first = one(&native);
-    assert_eq!((first.team.as_str(), first.source.as_str(), first.app.as_deref()), ("t", "my-tool/1.0.0", Some("chat")));
+    assert_eq!(
+        (first.team.as_str(), first.source.as_str(), first.app.as_deref()),
+        ("t", "my-tool/1.0.0", Some("chat"))
+    );
     assert_eq!(first.time_us, Some(1_777_863_721_000_000));
     for other in [uos, cloud, flat] {
         let seen = one(&other);
-        assert_eq!((seen.identity, seen.content, seen.time_us), (first.identity, first.content, first.time_us), "{other}");
+        assert_eq!(
+            (seen.identity, seen.content, seen.time_us),
+            (first.identity, first.content, first.time_us),
+            "{other}"
+        );
         assert_eq!(seen.raw, other.to_string().into_bytes());
         let sorted = |seen: &Seen| {
             let mut attributes = seen.attributes.clone();
@@ -162,8 +185,13 @@ fn every_form_says_the_same() {
         assert_eq!(seen(&parsed), [first.clone(), first.clone()]);
     }
     let pretty = read(Form::Json, serde_json::to_string_pretty(&native).unwrap()).unwrap();
-    assert_eq!((seen(&pretty)[0].identity, seen(&pretty)[0].content), (first.identity, first.content));
-    let changed = one(&json!({"id": "1", "type": "llm.tokens.v1", "subject": "t", "source": "my-tool", "data": {"inputTokens": 1201}}));
+    assert_eq!(
+        (seen(&pretty)[0].identity, seen(&pretty)[0].content),
+        (first.identity, first.content)
+    );
+    let changed = one(
+        &json!({"id": "1", "type": "llm.tokens.v1", "subject": "t", "source": "my-tool", "data": {"inputTokens": 1201}}),
+    );
     assert_eq!(changed.identity, first.identity);
     assert_ne!(changed.content, first.content);
 }
@@ -176,23 +204,43 @@ fn teams_users_and_aliases() {
         one(&event)
     };
     let names = |seen: &Seen| (seen.team.clone(), seen.subject.clone(), seen.user.clone());
-    let who = |team: &str, subject: &str, user: Option<&str>| (team.to_owned(), subject.to_owned(), user.map(str::to_owned));
+    let who = |team: &str, subject: &str, user: Option<&str>| {
+        (team.to_owned(), subject.to_owned(), user.map(str::to_owned))
+    };
     for seller in ["acme", "acme-ext", "00000000-0000-0000-0000-000000000007"] {
         let seen = with(json!({"customer_id": seller, "user_id": "team-7", "feature_id": "chat"}));
         assert_eq!(names(&seen), who("team-7", "team-7", None), "{seller}");
         assert_eq!(seen.feature.as_deref(), Some("chat"));
         assert_eq!(seen.attributes, [("/input_tokens".into(), AttributeKind::Number, "5".into())]);
     }
-    assert_eq!(names(&with(json!({"customer_id": "other", "user_id": "ada"}))), who("other", "other", Some("ada")));
-    assert_eq!(names(&with(json!({"subject": "old", "userId": "ada"}))), who("new", "old", Some("ada")));
-    assert_eq!(names(&with(json!({"subject": "soon", "user": "ada"}))), who("soon", "soon", Some("ada")));
+    assert_eq!(
+        names(&with(json!({"customer_id": "other", "user_id": "ada"}))),
+        who("other", "other", Some("ada"))
+    );
+    assert_eq!(
+        names(&with(json!({"subject": "old", "userId": "ada"}))),
+        who("new", "old", Some("ada"))
+    );
+    assert_eq!(
+        names(&with(json!({"subject": "soon", "user": "ada"}))),
+        who("soon", "soon", Some("ada"))
+    );
     assert_eq!(code(r#"{"id":"1","type":"x","customer_id":"acme"}"#), "subject_missing");
     let own = with(json!({"subject": "t", "customer_id": "c-9"}));
-    assert!(own.attributes.contains(&("/customer_id".into(), AttributeKind::Text, "c-9".into())), "{own:?}");
+    assert!(
+        own.attributes.contains(&("/customer_id".into(), AttributeKind::Text, "c-9".into())),
+        "{own:?}"
+    );
     assert_eq!(with(json!({"subject": "t"})).source, "chat");
-    let hold = with(json!({"subject": "t", "time": "2026-05-04T03:02:01Z", "holdid": "00000000-0000-0000-0000-000000000009", "holdend": true}));
+    let hold = with(
+        json!({"subject": "t", "time": "2026-05-04T03:02:01Z", "holdid": "00000000-0000-0000-0000-000000000009", "holdend": true}),
+    );
     assert_eq!((hold.hold, hold.hold_end), (Some(Uuid::from_u128(9)), true));
-    assert_eq!(one(&json!({"id": "1", "type": "x", "subject": "t", "specversion": "1.0", "ext": 1})).attributes, []);
+    assert_eq!(
+        one(&json!({"id": "1", "type": "x", "subject": "t", "specversion": "1.0", "ext": 1}))
+            .attributes,
+        []
+    );
 }
 
 #[test]
@@ -208,10 +256,16 @@ fn bad_events_have_their_codes() {
         (r#"{"id":"1\u0000","type":"x","subject":"t"}"#, "field_control_character"),
         (r#"{"id":"1","event_id":"2","type":"x","subject":"t"}"#, "ambiguous_field"),
         (r#"{"id":"1","event_id":"\u0031","type":"x","subject":"t"}"#, "ok"),
-        (r#"{"id":"1","type":"x","subject":"t","data":{"a":[1]},"payload":{"a":[2]}}"#, "ambiguous_field"),
+        (
+            r#"{"id":"1","type":"x","subject":"t","data":{"a":[1]},"payload":{"a":[2]}}"#,
+            "ambiguous_field",
+        ),
         (r#"{"id":"1","type":"x","subject":"t","data":{"a":[1]},"payload":{"a":[1]}}"#, "ok"),
         (r#"{"id":"1","id":"1","type":"x","subject":"t"}"#, "duplicate_member"),
-        (r#"{"id":"1","type":"x","subject":"t","data":{"a":{"b":1,"\u0062":1}}}"#, "duplicate_member"),
+        (
+            r#"{"id":"1","type":"x","subject":"t","data":{"a":{"b":1,"\u0062":1}}}"#,
+            "duplicate_member",
+        ),
         (r#"{"id":"1","type":"x","subject":"t","data":{"a":{"b":1},"c":{"b":1}}}"#, "ok"),
         (r#"{"id":"1","type":"x","subject":"t","data_base64":"aGk="}"#, "data_not_json"),
         (r#"{"id":"1","type":"x","subject":"t","specversion":"0.3"}"#, "specversion_unsupported"),
@@ -222,16 +276,28 @@ fn bad_events_have_their_codes() {
         (r#"{"id":"1","type":"x","subject":"t","time":"1969-12-31T23:59:59Z"}"#, "time_invalid"),
         (r#"{"id":"1","type":"x","subject":"t","time":"1970-01-01T00:00:00Z"}"#, "ok"),
         (r#"{"id":"1","type":"x","subject":"t","time":"2027-01-15T08:05:00Z"}"#, "ok"),
-        (r#"{"id":"1","type":"x","subject":"t","time":"2027-01-15T08:05:00.000001Z"}"#, "time_in_future"),
+        (
+            r#"{"id":"1","type":"x","subject":"t","time":"2027-01-15T08:05:00.000001Z"}"#,
+            "time_in_future",
+        ),
         (r#"{"id":"1","type":"x","subject":"t","time":"2027-01-15T10:05:00+02:00"}"#, "ok"),
-        (r#"{"id":"1","type":"x","subject":"t","holdid":"nine","time":"2026-05-04T03:02:01Z"}"#, "hold_invalid"),
-        (r#"{"id":"1","type":"x","subject":"t","holdid":"00000000-0000-0000-0000-000000000009"}"#, "hold_needs_time"),
+        (
+            r#"{"id":"1","type":"x","subject":"t","holdid":"nine","time":"2026-05-04T03:02:01Z"}"#,
+            "hold_invalid",
+        ),
+        (
+            r#"{"id":"1","type":"x","subject":"t","holdid":"00000000-0000-0000-0000-000000000009"}"#,
+            "hold_needs_time",
+        ),
         (r#"{"id":"1","type":"x","subject":"t","holdend":true}"#, "hold_invalid"),
         (r#"{"id":"1","type":"x","subject":"t","holdend":3}"#, "hold_invalid"),
         (r#"[7]"#, "event_not_object"),
         (r#"{}"#, "id_missing"),
         // Meters decide about quantities; ingest keeps what was written.
-        (r#"{"id":"1","type":"x","subject":"t","data":{"n":-5,"m":1e30,"d":0.00000000000000000001,"s":"NaN"}}"#, "ok"),
+        (
+            r#"{"id":"1","type":"x","subject":"t","data":{"n":-5,"m":1e30,"d":0.00000000000000000001,"s":"NaN"}}"#,
+            "ok",
+        ),
         // The whole body.
         (r#"{"id":"1","type":"x","subject":"t","data":{"n":NaN}}"#, "json_invalid"),
         (r#"{"id":"1""#, "json_invalid"),
@@ -249,7 +315,11 @@ fn a_broken_array_is_refused_and_a_broken_line_is_one() {
     let good = r#"{"id":"1","type":"x","subject":"t"}"#;
     let problem = read(Form::Json, format!("[{good},{{\"id\":tru}},{good}]")).unwrap_err();
     assert_eq!((problem.code(), problem.status().as_u16()), ("json_invalid", 400));
-    assert!(problem.detail().contains(&format!("byte {}", good.len() + 2 + 6)), "{}", problem.detail());
+    assert!(
+        problem.detail().contains(&format!("byte {}", good.len() + 2 + 6)),
+        "{}",
+        problem.detail()
+    );
     let lines = format!("{good}\n{{\"id\":tru}}\n{good} 7\n[{good}]\n{good}\n");
     let parsed = read(Form::Lines, lines).unwrap();
     assert_eq!(codes(&parsed), ["ok", "json_invalid", "json_invalid", "event_not_object", "ok"]);
@@ -262,21 +332,37 @@ fn a_broken_array_is_refused_and_a_broken_line_is_one() {
     bytes.extend_from_slice(good.as_bytes());
     assert_eq!(codes(&read(Form::Lines, bytes.clone()).unwrap()), ["ok", "line_not_utf8", "ok"]);
     let problem = read(Form::Json, [b"[", &bytes[good.len() + 1..], b"]"].concat()).unwrap_err();
-    assert_eq!((problem.code(), problem.detail()), ("body_not_utf8", "the body is not UTF-8 at byte 8"));
+    assert_eq!(
+        (problem.code(), problem.detail()),
+        ("body_not_utf8", "the body is not UTF-8 at byte 8")
+    );
 }
 
 #[test]
 fn limits_hold_at_their_borders() {
-    let with_data = |data: &str| code(&format!(r#"{{"id":"1","type":"x","subject":"t","data":{data}}}"#));
+    let with_data =
+        |data: &str| code(&format!(r#"{{"id":"1","type":"x","subject":"t","data":{data}}}"#));
     for (more, want) in [(0, "ok"), (1, "nesting_too_deep"), (100_000, "nesting_too_deep")] {
-        let nested = |levels: usize, inside: &str| format!("{}{inside}{}", "[".repeat(levels), "]".repeat(levels));
+        let nested = |levels: usize, inside: &str| {
+            format!("{}{inside}{}", "[".repeat(levels), "]".repeat(levels))
+        };
         assert_eq!(with_data(&nested(NESTING_MAX + more, "1")), want);
         assert_eq!(with_data(&nested(NESTING_MAX + more, "")), want);
-        let flat = format!(r#"{{"id":"1","type":"x","subject":"t","a":{}}}"#, nested(NESTING_MAX - 1 + more, "1"));
+        let flat = format!(
+            r#"{{"id":"1","type":"x","subject":"t","a":{}}}"#,
+            nested(NESTING_MAX - 1 + more, "1")
+        );
         assert_eq!(code(&flat), want);
     }
-    assert_eq!(with_data(&format!("{}1{}", "[".repeat(NESTING_MAX - 1), "]".repeat(NESTING_MAX - 1))), "ok");
-    for (count, want) in [(ATTRIBUTES_MAX - 1, "ok"), (ATTRIBUTES_MAX, "ok"), (ATTRIBUTES_MAX + 1, "too_many_attributes")] {
+    assert_eq!(
+        with_data(&format!("{}1{}", "[".repeat(NESTING_MAX - 1), "]".repeat(NESTING_MAX - 1))),
+        "ok"
+    );
+    for (count, want) in [
+        (ATTRIBUTES_MAX - 1, "ok"),
+        (ATTRIBUTES_MAX, "ok"),
+        (ATTRIBUTES_MAX + 1, "too_many_attributes"),
+    ] {
         assert_eq!(with_data(&format!("[{}1]", "1,".repeat(count - 1))), want, "{count}");
     }
     // One pointer is a slash and the name.
@@ -288,7 +374,12 @@ fn limits_hold_at_their_borders() {
         assert_eq!(with_data(&format!("{{\"{}\":1}}", "n".repeat(length))), want, "{length}");
     }
     for name in ["id", "type", "subject", "source", "user", "feature"] {
-        for (length, want) in [(FIELD_BYTES_MAX - 1, "ok"), (FIELD_BYTES_MAX, "ok"), (FIELD_BYTES_MAX + 1, "field_too_long"), (10_240, "field_too_long")] {
+        for (length, want) in [
+            (FIELD_BYTES_MAX - 1, "ok"),
+            (FIELD_BYTES_MAX, "ok"),
+            (FIELD_BYTES_MAX + 1, "field_too_long"),
+            (10_240, "field_too_long"),
+        ] {
             let mut event = json!({"id": "1", "type": "x", "subject": "t"});
             event[name] = "é".repeat(length / 2).into();
             if length % 2 == 1 {
@@ -298,7 +389,11 @@ fn limits_hold_at_their_borders() {
         }
     }
     let frame = r#"{"id":"1","type":"x","subject":"t","data":{"a":""}}"#.len();
-    for (length, want) in [(EVENT_BYTES_MAX - 1, "ok"), (EVENT_BYTES_MAX, "ok"), (EVENT_BYTES_MAX + 1, "event_too_large")] {
+    for (length, want) in [
+        (EVENT_BYTES_MAX - 1, "ok"),
+        (EVENT_BYTES_MAX, "ok"),
+        (EVENT_BYTES_MAX + 1, "event_too_large"),
+    ] {
         let data = format!(r#"{{"a":"{}"}}"#, "n".repeat(length - frame));
         assert_eq!(with_data(&data), want, "{length}");
     }
@@ -310,22 +405,39 @@ fn limits_hold_at_their_borders() {
         ] {
             match read(form, body) {
                 Ok(parsed) => assert!(fits && parsed.items.len() == count, "{count}"),
-                Err(problem) => assert_eq!((fits, problem.code(), problem.status().as_u16()), (false, "too_many_events", 413)),
+                Err(problem) => assert_eq!(
+                    (fits, problem.code(), problem.status().as_u16()),
+                    (false, "too_many_events", 413)
+                ),
             }
         }
     }
     // Only the event that is too large is refused.
-    let large = format!(r#"{{"id":"2","type":"x","subject":"t","data":{{"a":"{}"}}}}"#, "n".repeat(EVENT_BYTES_MAX));
-    assert_eq!(codes(&read(Form::Json, format!("[{event},{large},{event}]")).unwrap()), ["ok", "event_too_large", "ok"]);
+    let large = format!(
+        r#"{{"id":"2","type":"x","subject":"t","data":{{"a":"{}"}}}}"#,
+        "n".repeat(EVENT_BYTES_MAX)
+    );
+    assert_eq!(
+        codes(&read(Form::Json, format!("[{event},{large},{event}]")).unwrap()),
+        ["ok", "event_too_large", "ok"]
+    );
 }
 
 #[test]
 fn the_budget_covers_what_events_need() {
-    let events = format!("[{}1]", r#"{"id":"1","type":"x","subject":"t","data":[1,2,3,4,5,6,7,8,9,0]},"#.repeat(1_000));
+    let events = format!(
+        "[{}1]",
+        r#"{"id":"1","type":"x","subject":"t","data":[1,2,3,4,5,6,7,8,9,0]},"#.repeat(1_000)
+    );
     let small = budget(50_000);
     let problem = parse(Form::Json, events.into(), caller(), small.hold(), NOW_US).unwrap_err();
     assert_eq!((problem.code(), problem.status().as_u16()), ("overloaded", 503));
     assert_eq!(small.used(), 0);
+    // Events that are refused need memory as well.
+    let refused = format!("[{}1]", "1,".repeat(9_999));
+    let problem =
+        parse(Form::Json, refused.into(), caller(), budget(200_000).hold(), NOW_US).unwrap_err();
+    assert_eq!(problem.code(), "overloaded");
 }
 
 /// Every scalar and every empty container with its pointer, by serde_json.
@@ -333,10 +445,15 @@ fn leaves(value: &Value, pointer: String, found: &mut Vec<(String, Value)>) {
     let name = |name: &str| name.replace('~', "~0").replace('/', "~1");
     match value {
         Value::Object(members) if !members.is_empty() => {
-            members.iter().for_each(|(key, value)| leaves(value, format!("{pointer}/{}", name(key)), found));
+            members
+                .iter()
+                .for_each(|(key, value)| leaves(value, format!("{pointer}/{}", name(key)), found));
         }
         Value::Array(elements) if !elements.is_empty() => {
-            elements.iter().enumerate().for_each(|(index, value)| leaves(value, format!("{pointer}/{index}"), found));
+            elements
+                .iter()
+                .enumerate()
+                .for_each(|(index, value)| leaves(value, format!("{pointer}/{index}"), found));
         }
         leaf => found.push((pointer, leaf.clone())),
     }
@@ -348,7 +465,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::Bool),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        any::<f64>().prop_filter_map("finite", |number| serde_json::Number::from_f64(number).map(Value::Number)),
+        any::<f64>().prop_filter_map("finite", |number| serde_json::Number::from_f64(number)
+            .map(Value::Number)),
         any::<String>().prop_map(Value::String),
         "[a-z~/\"\\\\\n]{0,6}".prop_map(Value::String),
     ];
@@ -356,7 +474,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         let name = prop_oneof!["[a-z~/\"\\\\\n]{0,4}", any::<String>()];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..8).prop_map(Value::Array),
-            prop::collection::btree_map(name, inner, 0..8).prop_map(|members| Value::Object(members.into_iter().collect())),
+            prop::collection::btree_map(name, inner, 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
 }

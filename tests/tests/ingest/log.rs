@@ -9,7 +9,7 @@ use anyhow::Result;
 use ingest::Config;
 use serde_json::{Value, json};
 
-use crate::world::{PARTITIONS, World, config};
+use crate::world::{PARTITIONS, TENANT, World, config};
 
 fn event(id: &str, team: &str) -> String {
     json!({"id": id, "type": "api.call", "subject": team, "data": {"n": 1}}).to_string()
@@ -28,7 +28,11 @@ async fn requests_share_blocks_and_a_lone_event_leaves_at_once() -> Result<()> {
             tokio::spawn(async move { world.post(&[], event(&format!("r{number}"), "a")).await })
         })
         .collect();
-    let arrived = || world.metric("weir_ingest_held_bytes_total") - world.metric("weir_ingest_released_bytes_total") > 0;
+    let arrived = || {
+        world.metric("weir_ingest_held_bytes_total")
+            - world.metric("weir_ingest_released_bytes_total")
+            > 0
+    };
     world.until("requests", arrived).await;
     world.until("blocks in flight", || world.gate.held().0 == 2).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -43,7 +47,8 @@ async fn requests_share_blocks_and_a_lone_event_leaves_at_once() -> Result<()> {
     let (logged, blocks) = world.logged()?;
     assert_eq!(logged.len(), 201);
     assert!(blocks <= 5, "{blocks} blocks for 200 requests");
-    let mut known: Vec<String> = logged.iter().filter(|event| event.id != "lone").map(|event| event.receipt()).collect();
+    let mut known: Vec<String> =
+        logged.iter().filter(|event| event.id != "lone").map(|event| event.receipt()).collect();
     receipts.sort();
     known.sort();
     assert_eq!(receipts, known);
@@ -67,7 +72,11 @@ async fn a_log_that_hangs_is_answered_in_time_within_memory() -> Result<()> {
     let mut codes = Vec::new();
     for request in requests {
         let answer = request.await??;
-        assert!(started.elapsed() < Duration::from_secs(5), "answered after {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "answered after {:?}",
+            started.elapsed()
+        );
         assert_eq!(answer.status, 503, "{}", answer.body);
         assert!(answer.headers.contains_key("retry-after"));
         if answer.code() == "outcome_unknown" {
@@ -80,7 +89,10 @@ async fn a_log_that_hangs_is_answered_in_time_within_memory() -> Result<()> {
     assert_eq!(codes.iter().filter(|code| *code == "overloaded").count(), 40 - unknown);
     assert!(world.budget.used() <= memory_bytes);
     let (blocks, bytes) = world.gate.held();
-    assert!(blocks <= 2 * PARTITIONS as usize && bytes <= memory_bytes, "{blocks} blocks of {bytes} bytes");
+    assert!(
+        blocks <= 2 * PARTITIONS as usize && bytes <= memory_bytes,
+        "{blocks} blocks of {bytes} bytes"
+    );
 
     // When the log is back, so are we, and what nobody waited for is let go.
     world.gate.open();
@@ -111,6 +123,30 @@ async fn a_log_that_refuses_says_what_is_known() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_is_told_although_the_rest_is_not() -> Result<()> {
+    let world = World::with(Config { answer_timeout_ms: 300, ..config() }).await?;
+    let partition_of = |team: &str| ingest::partition::partition_of(TENANT, team, PARTITIONS);
+    let other = (0..)
+        .map(|n| format!("t{n}"))
+        .find(|team| partition_of(team) != partition_of("a"))
+        .unwrap();
+    world.gate.hold_one(partition_of("a"));
+    let body = format!("[{},{},{{\"id\":\"3\"}}]", event("1", "a"), event("2", &other));
+    let answer = world.post(&[], body).await?;
+    assert_eq!((answer.status.as_u16(), answer.code()), (503, "outcome_unknown"));
+    assert_eq!(answer.statuses(), ["unknown", "accepted", "rejected"]);
+    assert_eq!((&answer.body["accepted"], &answer.body["rejected"]), (&json!(1), &json!(1)));
+    let logged = world.logged()?.0;
+    assert_eq!(logged.len(), 1);
+    assert_eq!(answer.body["results"][1]["receipt"], logged[0].receipt());
+    // Unknown means that it may be there later.
+    world.gate.open();
+    world.until("the other", || world.logged().unwrap().0.len() == 2).await;
+    world.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_end_at_their_size() -> Result<()> {
     let world = World::start().await?;
     let filler = "f".repeat(1_000);
@@ -133,9 +169,11 @@ async fn blocks_end_at_their_size() -> Result<()> {
 async fn a_stop_answers_open_requests_first() -> Result<()> {
     let world = World::start().await?;
     world.gate.hold();
-    let (router, key, gate) = (world.router.clone(), world.key.text.clone(), Arc::clone(&world.gate));
+    let (router, key, gate) =
+        (world.router.clone(), world.key.text.clone(), Arc::clone(&world.gate));
     let request = tokio::spawn(async move {
-        crate::world::send(router, "/v1/events", &[("x-api-key", &key)], event("1", "a").into()).await
+        crate::world::send(router, "/v1/events", &[("x-api-key", &key)], event("1", "a").into())
+            .await
     });
     world.until("the block", || gate.held().0 == 1).await;
     let (router, key) = (world.router.clone(), world.key.text.clone());
@@ -145,7 +183,9 @@ async fn a_stop_answers_open_requests_first() -> Result<()> {
     gate.open();
     assert_eq!(request.await??.status, 200);
     stopping.await??;
-    let late = crate::world::send(router, "/v1/events", &[("x-api-key", &key)], event("2", "a").into()).await?;
+    let late =
+        crate::world::send(router, "/v1/events", &[("x-api-key", &key)], event("2", "a").into())
+            .await?;
     assert_eq!((late.status.as_u16(), late.code()), (503, "log_unavailable"));
     Ok(())
 }

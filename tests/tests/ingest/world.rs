@@ -56,7 +56,8 @@ enum Mode {
     #[default]
     Open,
     Refusing,
-    Holding(Vec<Held>),
+    /// All partitions, or one.
+    Holding(Option<u32>, Vec<Held>),
 }
 
 struct Held {
@@ -68,7 +69,12 @@ struct Held {
 impl Gate {
     /// Appends wait until the gate opens.
     pub fn hold(&self) {
-        *self.mode.lock().unwrap() = Mode::Holding(Vec::new());
+        *self.mode.lock().unwrap() = Mode::Holding(None, Vec::new());
+    }
+
+    /// Appends to one partition wait until the gate opens.
+    pub fn hold_one(&self, partition: u32) {
+        *self.mode.lock().unwrap() = Mode::Holding(Some(partition), Vec::new());
     }
 
     /// Appends are refused.
@@ -79,7 +85,9 @@ impl Gate {
     /// Blocks that are held back, and their bytes.
     pub fn held(&self) -> (usize, usize) {
         match &*self.mode.lock().unwrap() {
-            Mode::Holding(held) => (held.len(), held.iter().map(|held| held.payload.len()).sum()),
+            Mode::Holding(_, held) => {
+                (held.len(), held.iter().map(|held| held.payload.len()).sum())
+            }
             _ => (0, 0),
         }
     }
@@ -87,7 +95,9 @@ impl Gate {
     /// Opens again; what was held back is appended now.
     pub fn open(&self) {
         // A gate that refused holds nothing.
-        let Mode::Holding(held) = std::mem::take(&mut *self.mode.lock().unwrap()) else { return };
+        let Mode::Holding(_, held) = std::mem::take(&mut *self.mode.lock().unwrap()) else {
+            return;
+        };
         for Held { partition, payload, answer } in held {
             let pending = self.log.append(USAGE, partition, payload);
             tokio::spawn(async move { answer.send(pending.outcome().await) });
@@ -105,10 +115,13 @@ impl Log for Gate {
         let (answer, pending) = oneshot::channel();
         match &mut *self.mode.lock().unwrap() {
             Mode::Open => return self.log.append(topic, partition, payload),
+            Mode::Holding(Some(held), _) if *held != partition => {
+                return self.log.append(topic, partition, payload);
+            }
             Mode::Refusing => {
                 let _ = answer.send(Err(AppendError::Refused("the gate is shut".into())));
             }
-            Mode::Holding(held) => held.push(Held { partition, payload, answer }),
+            Mode::Holding(_, held) => held.push(Held { partition, payload, answer }),
         }
         Pending(pending)
     }
@@ -157,7 +170,8 @@ pub struct World {
 
 /// The defaults, read from the commented section.
 pub fn config() -> Config {
-    let section: toml_section::Section = runtime::config::load(ingest::config::DEFAULT_TOML, None).unwrap();
+    let section: toml_section::Section =
+        runtime::config::load(ingest::config::DEFAULT_TOML, None).unwrap();
     let mut faults = Faults::default();
     section.ingest.check(&mut faults);
     faults.finish().unwrap();
@@ -202,7 +216,12 @@ impl World {
     }
 
     /// Sends a request to the router.
-    pub async fn send(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Result<Answer> {
+    pub async fn send(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Result<Answer> {
         send(self.router.clone(), path, headers, body.into()).await
     }
 
@@ -225,15 +244,27 @@ impl World {
                 let message = reader.next(Duration::from_secs(5))?.context("a message")?;
                 blocks += 1;
                 let header = BlockHeader::decode(&message.payload)?;
-                assert_eq!(header.tenants.iter().map(|count| count.events).sum::<u64>(), u64::from(header.entries));
+                assert_eq!(
+                    header.tenants.iter().map(|count| count.events).sum::<u64>(),
+                    u64::from(header.entries)
+                );
                 let body = header.body(&message.payload)?;
                 let block = Block::decode(&header, &body)?;
                 for (index, entry) in block.entries.iter().enumerate() {
                     let Entry::Event(event) = entry else { anyhow::bail!("{entry:?}") };
                     assert_eq!(header.tenant(event.tenant), Some(TENANT));
                     let team = block.dictionary.get(event.team)?.to_owned();
-                    assert_eq!(ingest::partition::partition_of(TENANT, &team, PARTITIONS), partition);
-                    events.push(Logged { partition, position: message.position, index, id: event.id.to_owned(), team });
+                    assert_eq!(
+                        ingest::partition::partition_of(TENANT, &team, PARTITIONS),
+                        partition
+                    );
+                    events.push(Logged {
+                        partition,
+                        position: message.position,
+                        index,
+                        id: event.id.to_owned(),
+                        team,
+                    });
                 }
             }
         }
@@ -254,7 +285,9 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waited).await.unwrap_or_else(|_| panic!("waited for: {what}"));
+        tokio::time::timeout(Duration::from_secs(20), waited)
+            .await
+            .unwrap_or_else(|_| panic!("waited for: {what}"));
     }
 
     /// Stops ingest as a process does, and gives what it ended with.
@@ -278,11 +311,21 @@ impl Answer {
 
     /// The status of each event.
     pub fn statuses(&self) -> Vec<&str> {
-        self.body["results"].as_array().unwrap().iter().map(|result| result["status"].as_str().unwrap()).collect()
+        self.body["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|result| result["status"].as_str().unwrap())
+            .collect()
     }
 }
 
-pub async fn send(router: Router, path: &str, headers: &[(&str, &str)], body: Body) -> Result<Answer> {
+pub async fn send(
+    router: Router,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Body,
+) -> Result<Answer> {
     let mut request = Request::post(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -290,18 +333,31 @@ pub async fn send(router: Router, path: &str, headers: &[(&str, &str)], body: Bo
     let response = router.oneshot(request.body(body)?).await?;
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, 64 << 20).await?;
-    Ok(Answer { status: parts.status, headers: parts.headers, body: serde_json::from_slice(&body)? })
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: serde_json::from_slice(&body)?,
+    })
 }
 
 /// Adds a key of the tenant; times are SQL expressions.
-pub async fn add_key(pool: &Pool, scopes: &[&str], expires_at: &str, revoked_at: &str) -> Result<NewKey> {
+pub async fn add_key(
+    pool: &Pool,
+    scopes: &[&str],
+    expires_at: &str,
+    revoked_at: &str,
+) -> Result<NewKey> {
     let key = keys::generate()?;
     let sql = format!(
         "INSERT INTO api_keys (tenant_id, key_id, secret_hash, app, scopes, expires_at, revoked_at)
          VALUES ($1, $2, $3, 'chat', $4, {expires_at}, {revoked_at})"
     );
     let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(TENANT).bind(&key.id).bind(key.secret_hash.to_vec()).bind(scopes);
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(TENANT)
+        .bind(&key.id)
+        .bind(key.secret_hash.to_vec())
+        .bind(scopes);
     query.execute(pool).await?;
     Ok(key)
 }
