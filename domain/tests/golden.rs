@@ -11,12 +11,16 @@ use std::path::Path;
 
 use domain::{
     chain::{GENESIS, Offer, Place},
+    event::{ContentHasher, IdentityKey, IdentityParts},
     wire::{
         block::{Block, BlockHeader, TenantCount},
         rated::{Rows, Sections, encode},
+        record::AttributeKind,
         row::{REJECTED_EVENTS_COLUMNS, RowHead, USAGE_EVENTS_COLUMNS},
     },
 };
+use xxhash_rust::xxh3::xxh3_64;
+
 use support::{
     SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows, sum_entries,
 };
@@ -66,6 +70,32 @@ fn rated_v1() {
     assert_eq!((usage.lengths.len(), others.lengths.len()), (rows().0.count(), rows().1.count()));
     assert_eq!(read_rows(&usage, USAGE_EVENTS_COLUMNS, USAGE_TYPES), USAGE_ROWS);
     assert_eq!(read_rows(&others, REJECTED_EVENTS_COLUMNS, REJECTED_TYPES), REJECTED_ROWS);
+}
+
+/// They decide what is a duplicate of what is already stored: other values here are a mistake.
+#[test]
+fn identity_and_content_never_change() {
+    let key = IdentityKey(*b"0123456789abcdef");
+    let parts = IdentityParts { tenant: TENANT_A, subject: "Ünterkonto", source: "tool/1.2.0", id: "größe-1" };
+    assert_eq!(key.identity(&parts), 3_755_032_928_289_802_977_741_320_468_378_274_365);
+    let mut content = ContentHasher::new("llm.call", "Ünterkonto");
+    content.scalar("/tokens", AttributeKind::Number, b"-17.50e2");
+    content.scalar("/zero", AttributeKind::Number, b"0.00");
+    content.scalar("/text", AttributeKind::EscapedText, br"\u00e9\n");
+    content.scalar("/none", AttributeKind::Null, b"null");
+    content.scalar("/list", AttributeKind::EmptyArray, b"[]");
+    // As docs/FORMATS.md says it: -1750 is the digits 175 with -1 decimals.
+    let minus_one = (-1_i64).to_le_bytes();
+    let scalars = [
+        [b"/tokens\xff\x03\x01".as_slice(), &minus_one, &[1, 7, 5]].concat(),
+        b"/zero\xff\x030".to_vec(),
+        ["/text".as_bytes(), b"\xff\x04", "é\n".as_bytes()].concat(),
+        b"/none\xff\x00null".to_vec(),
+        b"/list\xff\x07[]".to_vec(),
+    ];
+    let names = xxh3_64(b"llm.call").rotate_left(1).wrapping_add(xxh3_64("Ünterkonto".as_bytes()).rotate_left(2));
+    let want = scalars.iter().fold(names, |sum, scalar| sum.wrapping_add(xxh3_64(scalar)));
+    assert_eq!((content.finish(), want), (3_470_391_743_017_117_592, 3_470_391_743_017_117_592));
 }
 
 /// Types of the columns as `docs/FORMATS.md` gives them, in the short form that [`read`] knows.

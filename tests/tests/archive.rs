@@ -161,6 +161,20 @@ async fn heads(world: &World, all: &[TestEvent]) -> Result<()> {
     }
     assert!(rest.is_empty());
     assert_eq!(stored, want);
+
+    let columns = "tenant_id, source, user, feature, hold, hold_end, quote_charge, quote_currency, time, outcome, lines.charge";
+    let rich = world
+        .lines(&format!("SELECT {columns} FROM usage_events WHERE event_id = 'event-3-é'"))
+        .await?;
+    let tenant = world::TENANT;
+    let hold = "00000000-0000-0003-0000-000000000005";
+    assert_eq!(
+        rich,
+        [format!(
+            "{tenant}|openai|żółw@example.com|chat|{hold}|true|12345678901234567890.123456789012|USD\
+             |2026-01-15 11:56:57.000000|rated|[0.000000000022,0]"
+        )]
+    );
     Ok(())
 }
 
