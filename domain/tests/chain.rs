@@ -48,7 +48,13 @@ fn batch(partition: u32, from: i64, to: i64, prev: Hash, salt: usize) -> (Outer,
         append_time_us: (0, 0),
         counts: Vec::new(),
     };
-    let parts = Parts { header, sums: Vec::new(), rows: RowsWriter::default(), others: RowsWriter::default(), forwards: Vec::new() };
+    let parts = Parts {
+        header,
+        sums: Vec::new(),
+        rows: RowsWriter::default(),
+        others: RowsWriter::default(),
+        forwards: Vec::new(),
+    };
     encode(partition, from, to, prev, &parts)
 }
 
@@ -58,7 +64,8 @@ fn log(writes: &[Write]) -> Vec<(i64, Vec<u8>)> {
     let mut tip = Place::EMPTY;
     let mut messages: Vec<(i64, Vec<u8>)> = Vec::new();
     for (salt, write) in writes.iter().enumerate() {
-        let position = messages.last().map_or(0, |(position, _)| position + 1 + i64::from(salt % 3 == 0));
+        let position =
+            messages.last().map_or(0, |(position, _)| position + 1 + i64::from(salt % 3 == 0));
         let (outer, message) = match write {
             Write::Continue(place, length) => {
                 let place = place.get(&places);
@@ -78,7 +85,11 @@ fn log(writes: &[Write]) -> Vec<(i64, Vec<u8>)> {
             Write::Repeat(_) => continue,
         };
         places.push(Place { x: outer.to, r: position, c: outer.hash });
-        if outer.partition == PARTITION && outer.from == tip.x + 1 && outer.prev == tip.c && outer.to >= outer.from {
+        if outer.partition == PARTITION
+            && outer.from == tip.x + 1
+            && outer.prev == tip.c
+            && outer.to >= outer.from
+        {
             tip = Place { x: outer.to, r: position, c: outer.hash };
         }
         messages.push((position, message));
@@ -89,14 +100,18 @@ fn log(writes: &[Write]) -> Vec<(i64, Vec<u8>)> {
 /// Reads from R + 1 of `place` on, at most `count` messages; answers the accepted ranges too.
 fn read(messages: &[(i64, Vec<u8>)], mut place: Place, count: usize) -> (Place, Vec<(i64, i64)>) {
     let mut ranges = Vec::new();
-    for (position, message) in messages.iter().filter(|(position, _)| *position > place.r).take(count).collect::<Vec<_>>() {
+    for (position, message) in
+        messages.iter().filter(|(position, _)| *position > place.r).take(count).collect::<Vec<_>>()
+    {
         match place.offer(PARTITION, *position, message).unwrap() {
             Offer::Accepted(outer, after) => {
                 assert_eq!((after.x, after.r, after.c), (outer.to, *position, outer.hash));
                 ranges.push((outer.from, outer.to));
                 place = after;
             }
-            Offer::Ignored(outer) => assert!(!place.continues(&outer) || outer.partition != PARTITION),
+            Offer::Ignored(outer) => {
+                assert!(!place.continues(&outer) || outer.partition != PARTITION)
+            }
         }
     }
     (place, ranges)
@@ -145,8 +160,7 @@ fn an_owner_and_a_zombie_interleave() {
     let (_, zombie) = batch(PARTITION, 0, 2, Place::EMPTY.c, 2);
     let (second, two) = batch(PARTITION, 5, 5, first.hash, 3);
     let (_, wrong) = batch(PARTITION, 5, 5, [0; 32], 4);
-    let messages: Vec<(i64, Vec<u8>)> =
-        (0..).zip([one.clone(), zombie, one, wrong, two]).collect();
+    let messages: Vec<(i64, Vec<u8>)> = (0..).zip([one.clone(), zombie, one, wrong, two]).collect();
     let (place, ranges) = read(&messages, Place::EMPTY, usize::MAX);
     assert_eq!(place, Place { x: 5, r: 4, c: second.hash });
     assert_eq!(ranges, [(0, 4), (5, 5)]);

@@ -72,7 +72,9 @@ fn read_block(message: &[u8]) {
 fn read_body(header: &BlockHeader, body: &[u8]) {
     let Ok(block) = Block::decode(header, body) else { return };
     for entry in &block.entries {
-        if let domain::wire::record::Entry::Event(event) | domain::wire::record::Entry::Copy(_, _, event) = entry {
+        if let domain::wire::record::Entry::Event(event)
+        | domain::wire::record::Entry::Copy(_, _, event) = entry
+        {
             for attribute in &event.attributes {
                 let _ = event.attribute_bytes(attribute);
             }

@@ -22,7 +22,8 @@ use domain::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use support::{
-    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows, sum_entries,
+    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows,
+    sum_entries,
 };
 
 /// The file's bytes; what is written today is left where the failure says.
@@ -41,10 +42,13 @@ fn golden(name: &str, written: &[u8]) -> Vec<u8> {
 fn block_v1() {
     let message = golden("block_v1.bin", &full_block());
     let header = BlockHeader::decode(&message).unwrap();
-    assert_eq!(header.tenants, [
-        TenantCount { tenant: TENANT_A, events: 1, copies: 1 },
-        TenantCount { tenant: TENANT_B, events: 2, copies: 2 },
-    ]);
+    assert_eq!(
+        header.tenants,
+        [
+            TenantCount { tenant: TENANT_A, events: 1, copies: 1 },
+            TenantCount { tenant: TENANT_B, events: 2, copies: 2 },
+        ]
+    );
     assert_eq!(header.entries, 10);
     let body = header.body(&message).unwrap();
     let block = Block::decode(&header, &body).unwrap();
@@ -59,7 +63,10 @@ fn rated_v1() {
     let place = Place { x: 39, r: 11, c: GENESIS };
     let offer = place.offer(3, 13, &message).unwrap();
     assert_eq!(offer, Offer::Accepted(outer, Place { x: 42, r: 13, c: outer.hash }));
-    assert_eq!((outer.version, outer.partition, outer.from, outer.to, outer.prev), (1, 3, 40, 42, GENESIS));
+    assert_eq!(
+        (outer.version, outer.partition, outer.from, outer.to, outer.prev),
+        (1, 3, 40, 42, GENESIS)
+    );
     let sections = Sections::split(&message).unwrap();
     assert_eq!(sections.header().unwrap(), header());
     let sums = sections.sums(&header()).unwrap();
@@ -76,7 +83,12 @@ fn rated_v1() {
 #[test]
 fn identity_and_content_never_change() {
     let key = IdentityKey(*b"0123456789abcdef");
-    let parts = IdentityParts { tenant: TENANT_A, subject: "Ünterkonto", source: "tool/1.2.0", id: "größe-1" };
+    let parts = IdentityParts {
+        tenant: TENANT_A,
+        subject: "Ünterkonto",
+        source: "tool/1.2.0",
+        id: "größe-1",
+    };
     assert_eq!(key.identity(&parts), 3_755_032_928_289_802_977_741_320_468_378_274_365);
     let mut content = ContentHasher::new("llm.call", "Ünterkonto");
     content.scalar("/tokens", AttributeKind::Number, b"-17.50e2");
@@ -93,7 +105,9 @@ fn identity_and_content_never_change() {
         b"/none\xff\x00null".to_vec(),
         b"/list\xff\x07[]".to_vec(),
     ];
-    let names = xxh3_64(b"llm.call").rotate_left(1).wrapping_add(xxh3_64("Ünterkonto".as_bytes()).rotate_left(2));
+    let names = xxh3_64(b"llm.call")
+        .rotate_left(1)
+        .wrapping_add(xxh3_64("Ünterkonto".as_bytes()).rotate_left(2));
     let want = scalars.iter().fold(names, |sum, scalar| sum.wrapping_add(xxh3_64(scalar)));
     assert_eq!((content.finish(), want), (3_470_391_743_017_117_592, 3_470_391_743_017_117_592));
 }
@@ -101,7 +115,8 @@ fn identity_and_content_never_change() {
 /// Types of the columns as `docs/FORMATS.md` gives them, in the short form that [`read`] knows.
 const USAGE_TYPES: &str = "i8 u4 u16 u8 u4 id s s s s s s s s s t b t e ?id b u8 u4 e i8 u4 i8 u4 ?d s u8 t \
     [s [s [d [e [s [u4 [s [?d [s [u4 [s [?d [m [d s u16 i1 u4";
-const REJECTED_TYPES: &str = "i8 u4 u16 u8 u4 id s s s s s s s s s ?t t e s s i8 u4 s u4 i8 u4 ?id u8 e i8 u4 i8 u4 s";
+const REJECTED_TYPES: &str =
+    "i8 u4 u16 u8 u4 id s s s s s s s s s ?t t e s s i8 u4 s u4 i8 u4 ?id u8 e i8 u4 i8 u4 s";
 
 /// Reads one value of RowBinary. Decimals are shown as raw values, UUIDs as text.
 fn read(kind: &str, input: &mut &[u8]) -> String {
@@ -121,26 +136,46 @@ fn read(kind: &str, input: &mut &[u8]) -> String {
             }
         }
     };
-    let unsigned = |bytes: Vec<u8>| bytes.iter().rev().fold(0_u128, |value, byte| value << 8 | u128::from(*byte));
+    let unsigned = |bytes: Vec<u8>| {
+        bytes.iter().rev().fold(0_u128, |value, byte| value << 8 | u128::from(*byte))
+    };
     let signed = |bytes: Vec<u8>| {
         let unused = 128 - bytes.len() * 8;
         (unsigned(bytes) << unused).cast_signed() >> unused
     };
     match kind {
-        "s" => String::from_utf8_lossy(&{ let length = length(input); take(input, length) }).into_owned(),
+        "s" => String::from_utf8_lossy(&{
+            let length = length(input);
+            take(input, length)
+        })
+        .into_owned(),
         "b" | "e" => take(input, 1)[0].to_string(),
         "d" => signed(take(input, 16)).to_string(),
         "t" => signed(take(input, 8)).to_string(),
-        "id" => uuid::Uuid::from_u128(unsigned(take(input, 8)) << 64 | unsigned(take(input, 8))).to_string(),
-        "m" => (0..length(input)).map(|_| format!("{}:{}", read("s", input), read("s", input))).collect::<Vec<_>>().join(","),
-        _ if kind.starts_with('?') => if take(input, 1)[0] == 1 { "NULL".into() } else { read(&kind[1..], input) },
+        "id" => uuid::Uuid::from_u128(unsigned(take(input, 8)) << 64 | unsigned(take(input, 8)))
+            .to_string(),
+        "m" => (0..length(input))
+            .map(|_| format!("{}:{}", read("s", input), read("s", input)))
+            .collect::<Vec<_>>()
+            .join(","),
+        _ if kind.starts_with('?') => {
+            if take(input, 1)[0] == 1 {
+                "NULL".into()
+            } else {
+                read(&kind[1..], input)
+            }
+        }
         _ if kind.starts_with('[') => {
             let items: Vec<String> = (0..length(input)).map(|_| read(&kind[1..], input)).collect();
             format!("[{}]", items.join(" "))
         }
         _ => {
             let bytes = take(input, kind[1..].parse().unwrap());
-            if kind.starts_with('i') { signed(bytes).to_string() } else { unsigned(bytes).to_string() }
+            if kind.starts_with('i') {
+                signed(bytes).to_string()
+            } else {
+                unsigned(bytes).to_string()
+            }
         }
     }
 }
@@ -150,19 +185,34 @@ fn read_rows(rows: &Rows, columns: &str, types: &str) -> Vec<String> {
     let columns: Vec<&str> = columns.split(',').map(str::trim).collect();
     let types: Vec<&str> = types.split_whitespace().collect();
     assert_eq!(columns.len(), types.len());
-    rows.iter().map(|row| {
-        let mut input = row;
-        let values: Vec<String> = columns.iter().zip(&types).filter_map(|(column, kind)| {
-            let value = read(kind, &mut input);
-            (!["", "0", "[]"].contains(&value.as_str())).then(|| format!("{column}={value}"))
-        }).collect();
-        assert!(input.is_empty(), "all of the row is read");
-        let head = RowHead::decode(row).unwrap();
-        let shown = |name: &str, value: String| value == "0" || values.contains(&format!("{name}={value}"));
-        assert!(shown("position", head.position.to_string()) && shown("index", head.index.to_string()));
-        assert!(shown("identity", head.identity.to_string()) && shown("content_hash", head.content.to_string()));
-        values.join(" ")
-    }).collect()
+    rows.iter()
+        .map(|row| {
+            let mut input = row;
+            let values: Vec<String> = columns
+                .iter()
+                .zip(&types)
+                .filter_map(|(column, kind)| {
+                    let value = read(kind, &mut input);
+                    (!["", "0", "[]"].contains(&value.as_str()))
+                        .then(|| format!("{column}={value}"))
+                })
+                .collect();
+            assert!(input.is_empty(), "all of the row is read");
+            let head = RowHead::decode(row).unwrap();
+            let shown = |name: &str, value: String| {
+                value == "0" || values.contains(&format!("{name}={value}"))
+            };
+            assert!(
+                shown("position", head.position.to_string())
+                    && shown("index", head.index.to_string())
+            );
+            assert!(
+                shown("identity", head.identity.to_string())
+                    && shown("content_hash", head.content.to_string())
+            );
+            values.join(" ")
+        })
+        .collect()
 }
 
 const USAGE_ROWS: &[&str] = &[

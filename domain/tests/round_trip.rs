@@ -9,7 +9,10 @@ use domain::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
         rated::{Counts, Forward, Header, Parts, RowsWriter, Sections, encode},
-        record::{Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote, Refused, Verdict},
+        record::{
+            Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote,
+            Refused, Verdict,
+        },
         sums::{self, Sum, SumKey, Sums},
     },
 };
@@ -48,9 +51,11 @@ struct OwnedEvent {
 fn event() -> impl Strategy<Value = Box<OwnedEvent>> {
     let place = || 0..TEXTS;
     let limit = AMOUNT_RAW_LIMIT - 1;
-    let names = (0..TENANTS, [place(), place(), place(), place()], [
-        option::of(place()), option::of(place()), option::of(place()), option::of(place()),
-    ]);
+    let names = (
+        0..TENANTS,
+        [place(), place(), place(), place()],
+        [option::of(place()), option::of(place()), option::of(place()), option::of(place())],
+    );
     let hashes = ("\\PC{0,20}", any::<u128>(), any::<u64>(), option::of(any::<i64>()));
     let quote = option::of((-limit..=limit, place(), any::<u64>(), any::<i64>()));
     let hold = (option::of(any::<u128>()), any::<bool>(), quote);
@@ -60,7 +65,20 @@ fn event() -> impl Strategy<Value = Box<OwnedEvent>> {
         let (id, identity, content, time_us) = hashes;
         let (hold, hold_end, quote) = hold;
         let (attributes, raw) = data;
-        Box::new(OwnedEvent { tenant, known, optional, id, identity, content, time_us, hold, hold_end, quote, attributes, raw })
+        Box::new(OwnedEvent {
+            tenant,
+            known,
+            optional,
+            id,
+            identity,
+            content,
+            time_us,
+            hold,
+            hold_end,
+            quote,
+            attributes,
+            raw,
+        })
     })
 }
 
@@ -73,20 +91,31 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 }
 
 fn origin() -> impl Strategy<Value = Origin> {
-    any::<(u32, i64, u32, i64, bool)>().prop_map(|(partition, position, index, append_time_us, has_client_time)| Origin {
-        partition, position, index, append_time_us, has_client_time,
-    })
+    any::<(u32, i64, u32, i64, bool)>().prop_map(
+        |(partition, position, index, append_time_us, has_client_time)| Origin {
+            partition,
+            position,
+            index,
+            append_time_us,
+            has_client_time,
+        },
+    )
 }
 
 fn entry() -> impl Strategy<Value = Owned> {
     let bytes = || vec(any::<u8>(), 0..60);
     prop_oneof![
         event().prop_map(Owned::Event),
-        (verdict(), origin(), event()).prop_map(|(verdict, origin, event)| Owned::Copy(verdict, origin, event)),
-        any::<(u128, u64, [u8; 32])>().prop_map(|(tenant, version, hash)| Owned::Marker(tenant, version, hash)),
-        (0..TENANTS, 1..4_u8, bytes(), bytes()).prop_map(|(tenant, kind, key, body)| Owned::Command(tenant, kind, key, body)),
+        (verdict(), origin(), event())
+            .prop_map(|(verdict, origin, event)| Owned::Copy(verdict, origin, event)),
+        any::<(u128, u64, [u8; 32])>()
+            .prop_map(|(tenant, version, hash)| Owned::Marker(tenant, version, hash)),
+        (0..TENANTS, 1..4_u8, bytes(), bytes())
+            .prop_map(|(tenant, kind, key, body)| Owned::Command(tenant, kind, key, body)),
         (0..TENANTS, ["\\PC{0,9}", "\\PC{0,40}", "\\PC{0,9}"], any::<(u32, i64, u32)>(), bytes())
-            .prop_map(|(tenant, texts, (partition, offset, index), raw)| Owned::Refused(tenant, texts, partition, offset, index, raw)),
+            .prop_map(|(tenant, texts, (partition, offset, index), raw)| Owned::Refused(
+                tenant, texts, partition, offset, index, raw
+            )),
     ]
 }
 
@@ -100,16 +129,31 @@ impl OwnedEvent {
         let attribute = |(pointer, number, offset, length): &(u32, u8, usize, usize)| {
             let offset = (*offset).min(self.raw.len());
             let length = (*length).min(self.raw.len() - offset);
-            Attribute { pointer: *pointer, kind: kind(*number), offset: offset as u32, length: length as u32 }
+            Attribute {
+                pointer: *pointer,
+                kind: kind(*number),
+                offset: offset as u32,
+                length: length as u32,
+            }
         };
         let [team, subject, source, event_type] = self.known;
         let [user, app, key, feature] = self.optional;
         let quote = |(charge, currency, catalog_version, not_after_us)| Quote {
-            charge: Amount::from_raw(charge).unwrap(), currency, catalog_version, not_after_us,
+            charge: Amount::from_raw(charge).unwrap(),
+            currency,
+            catalog_version,
+            not_after_us,
         };
         EventRecord {
             tenant: self.tenant,
-            team, subject, source, event_type, user, app, key, feature,
+            team,
+            subject,
+            source,
+            event_type,
+            user,
+            app,
+            key,
+            feature,
             id: &self.id,
             identity: self.identity,
             content: self.content,
@@ -128,15 +172,32 @@ impl Owned {
         match self {
             Owned::Event(event) => Entry::Event(event.record()),
             Owned::Copy(verdict, origin, event) => Entry::Copy(*verdict, *origin, event.record()),
-            Owned::Marker(tenant, catalog_version, document_hash) => {
-                Entry::Marker { tenant: Uuid::from_u128(*tenant), catalog_version: *catalog_version, document_hash: *document_hash }
-            }
+            Owned::Marker(tenant, catalog_version, document_hash) => Entry::Marker {
+                tenant: Uuid::from_u128(*tenant),
+                catalog_version: *catalog_version,
+                document_hash: *document_hash,
+            },
             Owned::Command(tenant, kind, key, body) => {
-                let kind = [CommandKind::Void, CommandKind::ClosePeriod, CommandKind::Post][usize::from(*kind) - 1];
+                let kind = [CommandKind::Void, CommandKind::ClosePeriod, CommandKind::Post]
+                    [usize::from(*kind) - 1];
                 Entry::Command(Command { tenant: *tenant, kind, key, body })
             }
-            Owned::Refused(tenant, [reason, detail, door], door_partition, door_offset, door_index, raw) => Entry::Refused(Refused {
-                tenant: *tenant, reason, detail, door, door_partition: *door_partition, door_offset: *door_offset, door_index: *door_index, raw,
+            Owned::Refused(
+                tenant,
+                [reason, detail, door],
+                door_partition,
+                door_offset,
+                door_index,
+                raw,
+            ) => Entry::Refused(Refused {
+                tenant: *tenant,
+                reason,
+                detail,
+                door,
+                door_partition: *door_partition,
+                door_offset: *door_offset,
+                door_index: *door_index,
+                raw,
             }),
         }
     }
@@ -152,29 +213,56 @@ fn sum() -> impl Strategy<Value = (SumKey, Sum)> {
         let (hold, bucket, [user, app, key, feature]) = rest;
         let (quantity, charge, cost, events) = sum;
         let hold = hold.map(Uuid::from_u128);
-        let key = SumKey { tenant, team, meter, card, card_version, currency, cost_currency, hold, bucket, user, app, key, feature };
+        let key = SumKey {
+            tenant,
+            team,
+            meter,
+            card,
+            card_version,
+            currency,
+            cost_currency,
+            hold,
+            bucket,
+            user,
+            app,
+            key,
+            feature,
+        };
         (key, Sum { quantity, charge, cost, events })
     })
 }
 
 fn forward() -> impl Strategy<Value = Forward> {
-    (any::<(i64, u32, i64)>(), option::of(any::<u128>()), vec(any::<(i64, i64)>(), 0..5), vec(any::<u8>(), 0..99)).prop_map(
-        |((position, index, append_time_us), hold, ranges, block)| Forward {
-            position, index, append_time_us, hold: hold.map(Uuid::from_u128), ranges, block,
-        },
+    (
+        any::<(i64, u32, i64)>(),
+        option::of(any::<u128>()),
+        vec(any::<(i64, i64)>(), 0..5),
+        vec(any::<u8>(), 0..99),
     )
+        .prop_map(|((position, index, append_time_us), hold, ranges, block)| Forward {
+            position,
+            index,
+            append_time_us,
+            hold: hold.map(Uuid::from_u128),
+            ranges,
+            block,
+        })
 }
 
 fn header() -> impl Strategy<Value = Header> {
-    (any::<(u64, u32, i64, i64, i64, i64)>(), vec((any::<u128>(), any::<[u64; 10]>()), 0..6)).prop_map(|(fields, counts)| {
-        let (catalog_version, rules_version, table_from, horizon_us, first, last) = fields;
-        let count = |(tenant, fields)| (Uuid::from_u128(tenant), Counts::from_fields(fields));
-        Header {
-            catalog_version, rules_version, table_from, horizon_us,
-            append_time_us: (first, last),
-            counts: counts.into_iter().map(count).collect(),
-        }
-    })
+    (any::<(u64, u32, i64, i64, i64, i64)>(), vec((any::<u128>(), any::<[u64; 10]>()), 0..6))
+        .prop_map(|(fields, counts)| {
+            let (catalog_version, rules_version, table_from, horizon_us, first, last) = fields;
+            let count = |(tenant, fields)| (Uuid::from_u128(tenant), Counts::from_fields(fields));
+            Header {
+                catalog_version,
+                rules_version,
+                table_from,
+                horizon_us,
+                append_time_us: (first, last),
+                counts: counts.into_iter().map(count).collect(),
+            }
+        })
 }
 
 fn rows_of(rows: &[Vec<u8>]) -> RowsWriter {

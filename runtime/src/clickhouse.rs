@@ -110,10 +110,7 @@ mod tests {
 
     #[test]
     fn the_code_of_an_exception() {
-        assert_eq!(
-            exception_code("Code: 60. DB::Exception: no table"),
-            Some(60)
-        );
+        assert_eq!(exception_code("Code: 60. DB::Exception: no table"), Some(60));
         assert_eq!(exception_code("404 Not Found"), None);
     }
 }

@@ -47,11 +47,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "the configuration has {} fault(s):",
-            self.faults.len()
-        )?;
+        write!(formatter, "the configuration has {} fault(s):", self.faults.len())?;
         for fault in &self.faults {
             match fault.key.as_str() {
                 "" => write!(formatter, "\n  - {}", fault.problem)?,
@@ -76,10 +72,7 @@ impl Faults {
 
     /// Records a fault of `key`: what is wrong; what to do.
     pub fn add(&mut self, key: &str, problem: impl Into<String>) {
-        self.0.push(Fault {
-            key: key.to_owned(),
-            problem: problem.into(),
-        });
+        self.0.push(Fault { key: key.to_owned(), problem: problem.into() });
     }
 
     /// Takes over the faults of another check.
@@ -91,11 +84,7 @@ impl Faults {
 
     /// `Ok` when nothing was recorded.
     pub fn finish(self) -> Result<(), ConfigError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError { faults: self.0 })
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(ConfigError { faults: self.0 }) }
     }
 }
 
@@ -123,10 +112,7 @@ fn load_from<T: DeserializeOwned>(
             Ok(text) => figment = figment.merge(Toml::string(&text)),
             Err(error) => faults.add(
                 "",
-                format!(
-                    "cannot read {}: {error}; name a file that exists",
-                    path.display()
-                ),
+                format!("cannot read {}: {error}; name a file that exists", path.display()),
             ),
         }
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    clickhouse::ClickHouse, config::PostgresConfig, http::Readiness, log::SharedLog, shutdown::Shutdown,
-    telemetry::Metrics,
+    clickhouse::ClickHouse, config::PostgresConfig, http::Readiness, log::SharedLog,
+    shutdown::Shutdown, telemetry::Metrics,
 };
 
 /// How long a role may take to end after a stop was asked for.

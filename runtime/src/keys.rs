@@ -47,10 +47,7 @@ pub struct NewKey {
 
 impl fmt::Debug for NewKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("NewKey")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        formatter.debug_struct("NewKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -65,19 +62,13 @@ pub struct ParsedKey {
 
 impl fmt::Debug for ParsedKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("ParsedKey")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        formatter.debug_struct("ParsedKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 /// Makes a key from the randomness of the operating system.
 pub fn generate() -> Result<NewKey, KeyError> {
-    Ok(compose(
-        &random_text(ID_LENGTH)?,
-        &random_text(SECRET_LENGTH)?,
-    ))
+    Ok(compose(&random_text(ID_LENGTH)?, &random_text(SECRET_LENGTH)?))
 }
 
 /// Reads a key; refuses what cannot be one.
@@ -104,10 +95,7 @@ pub fn parse(text: &str) -> Result<ParsedKey, KeyError> {
     if !bool::from(checksum(id, secret).as_bytes().ct_eq(given.as_bytes())) {
         return Err(KeyError::Checksum);
     }
-    Ok(ParsedKey {
-        id: id.to_owned(),
-        secret_hash: hash(secret),
-    })
+    Ok(ParsedKey { id: id.to_owned(), secret_hash: hash(secret) })
 }
 
 /// SHA-256 of a secret. A secret of 190 random bits needs no slow hash.
@@ -136,20 +124,13 @@ pub fn random_text(length: usize) -> Result<String, KeyError> {
 
 fn compose(id: &str, secret: &str) -> NewKey {
     let text = format!("{PREFIX}{id}_{secret}_{}", checksum(id, secret));
-    NewKey {
-        text,
-        id: id.to_owned(),
-        secret_hash: hash(secret),
-    }
+    NewKey { text, id: id.to_owned(), secret_hash: hash(secret) }
 }
 
 /// Six characters (35 bits) of SHA-256 over everything before the checksum.
 fn checksum(id: &str, secret: &str) -> String {
     let digest: [u8; 32] = Sha256::digest(format!("{PREFIX}{id}_{secret}").as_bytes()).into();
-    let mut number = digest
-        .iter()
-        .take(8)
-        .fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+    let mut number = digest.iter().take(8).fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
     let mut text = String::with_capacity(CHECKSUM_LENGTH);
     for _ in 0..CHECKSUM_LENGTH {
         text.push(character(u32::try_from(number % 62).unwrap_or_default()));

@@ -47,14 +47,8 @@ impl Shutdown {
     /// A request that only [`Shutdown::trigger`] or a failure makes.
     pub fn new() -> Self {
         let token = CancellationToken::new();
-        let process = Process {
-            token: token.clone(),
-            failure: Mutex::new(None),
-        };
-        Self {
-            token,
-            process: Arc::new(process),
-        }
+        let process = Process { token: token.clone(), failure: Mutex::new(None) };
+        Self { token, process: Arc::new(process) }
     }
 
     /// Also listens to SIGTERM and SIGINT. Must be called inside of the tokio runtime.
@@ -88,18 +82,12 @@ impl Shutdown {
 
     /// A request that is made when this one is, and can be made by itself.
     pub fn child(&self) -> Self {
-        Self {
-            token: self.token.child_token(),
-            process: Arc::clone(&self.process),
-        }
+        Self { token: self.token.child_token(), process: Arc::clone(&self.process) }
     }
 
     /// Records why the process must stop, and stops all of it. The first failure is kept.
     pub fn fail(&self, task: &str, message: impl Into<String>) {
-        let failure = Failure {
-            task: task.to_owned(),
-            message: message.into(),
-        };
+        let failure = Failure { task: task.to_owned(), message: message.into() };
         tracing::error!(task = %failure.task, error = %failure.message, "task failed; stopping");
         self.slot().get_or_insert(failure);
         self.process.token.cancel();
@@ -116,10 +104,7 @@ impl Shutdown {
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Failure>> {
-        self.process
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.process.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,10 +138,7 @@ mod tests {
         other.fail("writer", "second");
         assert!(shutdown.is_cancelled());
         let failure = shutdown.failure().unwrap();
-        assert_eq!(
-            (failure.task.as_str(), failure.message.as_str()),
-            ("reader", "gone")
-        );
+        assert_eq!((failure.task.as_str(), failure.message.as_str()), ("reader", "gone"));
         assert_eq!(shutdown.exit_code(), 1);
         assert_eq!(Shutdown::new().exit_code(), 0);
     }

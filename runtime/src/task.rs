@@ -27,14 +27,9 @@ pub type TaskError = Box<dyn Error + Send + Sync>;
 const THREAD_NAME_LENGTH_MAX: usize = 15;
 
 /// Microseconds since 1970 UTC by the wall clock. It may jump; measure with `Instant` instead.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one reader of the wall clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
 pub fn now_us() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -98,21 +93,15 @@ pub fn spawn_thread(
     }
     let (sender, ended) = oneshot::channel();
     let watched = name.clone();
-    std::thread::Builder::new()
-        .name(name.clone())
-        .spawn(move || {
-            match catch_unwind(AssertUnwindSafe(body)) {
-                Ok(Ok(())) => tracing::debug!(task = watched, "thread ended"),
-                Ok(Err(error)) => shutdown.fail(&watched, chain(&*error)),
-                Err(panic) => shutdown.fail(&watched, panic_text(&*panic)),
-            }
-            let _ = sender.send(());
-        })?;
-    Ok(Task {
-        name,
-        ended,
-        abort: None,
-    })
+    std::thread::Builder::new().name(name.clone()).spawn(move || {
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(())) => tracing::debug!(task = watched, "thread ended"),
+            Ok(Err(error)) => shutdown.fail(&watched, chain(&*error)),
+            Err(panic) => shutdown.fail(&watched, panic_text(&*panic)),
+        }
+        let _ = sender.send(());
+    })?;
+    Ok(Task { name, ended, abort: None })
 }
 
 /// Runs `future` to its end even if the caller's own future is dropped, as a server does when a
@@ -138,10 +127,7 @@ pub async fn blocking<T: Send + 'static>(
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(body)
         .await
-        .map_err(|error| Failure {
-            task: "blocking".to_owned(),
-            message: error.to_string(),
-        })
+        .map_err(|error| Failure { task: "blocking".to_owned(), message: error.to_string() })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
@@ -161,10 +147,7 @@ pub struct Tasks {
 impl Tasks {
     /// An empty set under `shutdown`.
     pub fn new(shutdown: &Shutdown) -> Self {
-        Self {
-            shutdown: shutdown.clone(),
-            tasks: Vec::new(),
-        }
+        Self { shutdown: shutdown.clone(), tasks: Vec::new() }
     }
 
     /// [`spawn`], and remembers the task.
@@ -206,10 +189,8 @@ impl Tasks {
                 if let Some(abort) = &task.abort {
                     abort.abort();
                 }
-                self.shutdown.fail(
-                    &task.name,
-                    format!("did not end within {} s", within.as_secs()),
-                );
+                self.shutdown
+                    .fail(&task.name, format!("did not end within {} s", within.as_secs()));
             }
         }
         self.shutdown.failure().map_or(Ok(()), Err)

@@ -16,9 +16,8 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Buckets for durations from half a millisecond to half a minute, in seconds.
-pub const DURATION_BUCKETS_S: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
-];
+pub const DURATION_BUCKETS_S: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// Telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -42,20 +41,14 @@ pub enum TelemetryError {
 /// Starts logging to stderr: JSON, or lines for people. Later calls in the same process change
 /// nothing. Panics are logged as errors, whatever catches them.
 pub fn init(json: bool, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter {
-        filter: filter.to_owned(),
-    })?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|_| TelemetryError::Filter { filter: filter.to_owned() })?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
-        let layer = fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_writer(io::stderr);
+        let layer = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
         registry.with(layer).try_init()
     } else {
-        registry
-            .with(fmt::layer().compact().with_writer(io::stderr))
-            .try_init()
+        registry.with(fmt::layer().compact().with_writer(io::stderr)).try_init()
     };
     if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
@@ -65,10 +58,7 @@ pub fn init(json: bool, filter: &str) -> Result<(), TelemetryError> {
 
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
-    let place = panic
-        .location()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
     tracing::error!(
         thread = thread.name().unwrap_or("unnamed"),
         place,
@@ -170,10 +160,7 @@ impl Metrics {
         name: &str,
         make: impl FnOnce() -> Result<M, prometheus::Error>,
     ) -> Result<M, TelemetryError> {
-        let fault = |reason: String| TelemetryError::Metric {
-            name: name.to_owned(),
-            reason,
-        };
+        let fault = |reason: String| TelemetryError::Metric { name: name.to_owned(), reason };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(metric) = known.get(name) {
             let same = metric.downcast_ref::<M>().cloned();

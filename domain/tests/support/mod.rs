@@ -9,7 +9,10 @@ use domain::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
         rated::{Counts, Forward, Header, Parts, RowsWriter},
-        record::{Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote, Refused, Verdict},
+        record::{
+            Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote,
+            Refused, Verdict,
+        },
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
         sums::{self, Sum, SumKey},
     },
@@ -24,8 +27,26 @@ pub const RAW: &str = r#"{"id":"größe-1","data":{"model":"gpt-4","tokens":17,"
 
 /// Strings of the full block, by number.
 pub const TEXTS: [&str; 20] = [
-    "team-ä", "Ünterkonto", "tool/1.2.0", "llm.call", "żółw", "app", "key_1", "chat", "EUR", "/model", "/tokens", "/e", "/n", "/t",
-    "/f", "/o", "/a", "team-b", "", "日本語",
+    "team-ä",
+    "Ünterkonto",
+    "tool/1.2.0",
+    "llm.call",
+    "żółw",
+    "app",
+    "key_1",
+    "chat",
+    "EUR",
+    "/model",
+    "/tokens",
+    "/e",
+    "/n",
+    "/t",
+    "/f",
+    "/o",
+    "/a",
+    "team-b",
+    "",
+    "日本語",
 ];
 
 fn attributes() -> Vec<Attribute> {
@@ -110,12 +131,29 @@ pub fn entries() -> Vec<Entry<'static>> {
         Entry::Event(full_event()),
         Entry::Event(bare_event()),
         Entry::Copy(Verdict::New { checked_to: 40 }, origin(true), full_event()),
-        Entry::Copy(Verdict::DuplicateOf { position: 1 << 40, index: 5 }, origin(false), bare_event()),
-        Entry::Copy(Verdict::ConflictWith { position: 0, index: u32::MAX }, origin(true), bare_event()),
-        Entry::Marker { tenant: TENANT_B, catalog_version: 301, document_hash: *b"the document of the catalog, v301" .first_chunk().unwrap() },
+        Entry::Copy(
+            Verdict::DuplicateOf { position: 1 << 40, index: 5 },
+            origin(false),
+            bare_event(),
+        ),
+        Entry::Copy(
+            Verdict::ConflictWith { position: 0, index: u32::MAX },
+            origin(true),
+            bare_event(),
+        ),
+        Entry::Marker {
+            tenant: TENANT_B,
+            catalog_version: 301,
+            document_hash: *b"the document of the catalog, v301".first_chunk().unwrap(),
+        },
         Entry::Command(Command { tenant: 0, kind: CommandKind::Void, key: b"key", body: b"body" }),
         Entry::Command(Command { tenant: 1, kind: CommandKind::ClosePeriod, key: b"", body: b"" }),
-        Entry::Command(Command { tenant: 0, kind: CommandKind::Post, key: &[0, 255], body: &[7; 200] }),
+        Entry::Command(Command {
+            tenant: 0,
+            kind: CommandKind::Post,
+            key: &[0, 255],
+            body: &[7; 200],
+        }),
         Entry::Refused(Refused {
             tenant: 1,
             reason: "invalid_json",
@@ -135,7 +173,10 @@ pub fn writer() -> BlockWriter {
     for (number, text) in (0..).zip(TEXTS) {
         assert_eq!(writer.dictionary.intern(text), number);
     }
-    assert_eq!((writer.tenant(TENANT_A), writer.tenant(TENANT_B), writer.tenant(TENANT_A)), (0, 1, 0));
+    assert_eq!(
+        (writer.tenant(TENANT_A), writer.tenant(TENANT_B), writer.tenant(TENANT_A)),
+        (0, 1, 0)
+    );
     writer
 }
 
@@ -192,28 +233,65 @@ pub fn rows() -> (RowsWriter, RowsWriter) {
         match entry {
             Entry::Event(event) => {
                 let time_us = event.time_us.unwrap_or(TIME_US + 5);
-                let rating = Rating { catalog: &catalog, binding: &binding, dictionary: &block.dictionary, time_us, append_time_us: TIME_US + 5 };
+                let rating = Rating {
+                    catalog: &catalog,
+                    binding: &binding,
+                    dictionary: &block.dictionary,
+                    time_us,
+                    append_time_us: TIME_US + 5,
+                };
                 let mut lines = Vec::new();
                 let outcome = rate(&rating, event, &mut Scratch::default(), &mut lines).unwrap();
-                rows.push(|out| put_usage_event(out, &place(event.tenant, None), event, time_us, outcome, &catalog, &lines));
+                rows.push(|out| {
+                    put_usage_event(
+                        out,
+                        &place(event.tenant, None),
+                        event,
+                        time_us,
+                        outcome,
+                        &catalog,
+                        &lines,
+                    )
+                });
             }
             Entry::Copy(verdict, origin, event) => {
                 let place = place(event.tenant, Some((*verdict, *origin)));
                 match verdict {
-                    Verdict::New { .. } => rows.push(|out| put_usage_event(out, &place, event, TIME_US, Outcome::Unmetered, &catalog, &[])),
+                    Verdict::New { .. } => rows.push(|out| {
+                        put_usage_event(
+                            out,
+                            &place,
+                            event,
+                            TIME_US,
+                            Outcome::Unmetered,
+                            &catalog,
+                            &[],
+                        )
+                    }),
                     Verdict::DuplicateOf { position, index } => {
-                        let outcome = OtherOutcome::Duplicate { position: *position, index: *index };
+                        let outcome =
+                            OtherOutcome::Duplicate { position: *position, index: *index };
                         others.push(|out| put_other(out, &place, event, &outcome));
                     }
                     Verdict::ConflictWith { position, index } => {
                         let outcome = OtherOutcome::Conflict { position: *position, index: *index };
                         others.push(|out| put_other(out, &place, event, &outcome));
-                        let rejection = Rejection { reason: "hold_expired", detail: "zu spät".into() };
-                        others.push(|out| put_other(out, &place, &full_event(), &OtherOutcome::Rejected(rejection)));
+                        let rejection =
+                            Rejection { reason: "hold_expired", detail: "zu spät".into() };
+                        others.push(|out| {
+                            put_other(
+                                out,
+                                &place,
+                                &full_event(),
+                                &OtherOutcome::Rejected(rejection),
+                            )
+                        });
                     }
                 }
             }
-            Entry::Refused(refused) => others.push(|out| put_refused(out, &place(refused.tenant, None), refused)),
+            Entry::Refused(refused) => {
+                others.push(|out| put_refused(out, &place(refused.tenant, None), refused))
+            }
             Entry::Marker { .. } | Entry::Command(_) => {}
         }
     }
@@ -222,10 +300,29 @@ pub fn rows() -> (RowsWriter, RowsWriter) {
 
 pub fn header() -> Header {
     let counts_a = Counts {
-        accepted: 1_000, copies: 3, rated: 700, unmetered: 100, unpriced: 50, duplicates: 60, conflicts: 40, rejected: 30, forwarded: 23,
+        accepted: 1_000,
+        copies: 3,
+        rated: 700,
+        unmetered: 100,
+        unpriced: 50,
+        duplicates: 60,
+        conflicts: 40,
+        rejected: 30,
+        forwarded: 23,
         lost: 0,
     };
-    let counts_b = Counts { accepted: 2, copies: 2, rated: 1, unmetered: 1, unpriced: 0, duplicates: 1, conflicts: 1, rejected: 0, forwarded: 0, lost: 9 };
+    let counts_b = Counts {
+        accepted: 2,
+        copies: 2,
+        rated: 1,
+        unmetered: 1,
+        unpriced: 0,
+        duplicates: 1,
+        conflicts: 1,
+        rejected: 0,
+        forwarded: 0,
+        lost: 9,
+    };
     Header {
         catalog_version: 300,
         rules_version: 1,
@@ -236,7 +333,8 @@ pub fn header() -> Header {
     }
 }
 
-pub const SUM_TEXTS: [&str; 9] = ["team-ä", "tokens", "standard", "EUR", "USD", "żółw", "app", "key_1", "chat"];
+pub const SUM_TEXTS: [&str; 9] =
+    ["team-ä", "tokens", "standard", "EUR", "USD", "żółw", "app", "key_1", "chat"];
 
 pub fn sum_entries() -> Vec<(SumKey, Sum)> {
     let full = SumKey {
@@ -255,8 +353,18 @@ pub fn sum_entries() -> Vec<(SumKey, Sum)> {
         feature: Some(8),
     };
     let bare = SumKey {
-        tenant: 1, card: None, card_version: 0, currency: None, cost_currency: None, hold: None, bucket: -1, user: None, app: None, key: None,
-        feature: None, ..full
+        tenant: 1,
+        card: None,
+        card_version: 0,
+        currency: None,
+        cost_currency: None,
+        hold: None,
+        bucket: -1,
+        user: None,
+        app: None,
+        key: None,
+        feature: None,
+        ..full
     };
     vec![
         (full, Sum { quantity: 17_000_000_000_000, charge: 56_666_666_667, cost: -17, events: 1 }),
@@ -286,7 +394,14 @@ pub fn forwards() -> Vec<Forward> {
             ranges: vec![(0, 9_999), (20_000, i64::MAX)],
             block: writer.finish(),
         },
-        Forward { position: 43, index: 0, append_time_us: TIME_US + 6, hold: None, ranges: Vec::new(), block: Vec::new() },
+        Forward {
+            position: 43,
+            index: 0,
+            append_time_us: TIME_US + 6,
+            hold: None,
+            ranges: Vec::new(),
+            block: Vec::new(),
+        },
     ]
 }
 

@@ -34,19 +34,13 @@ const PREFIX: &str = "WEIR_";
 const SEPARATOR: &str = "__";
 
 /// One variable of the environment, if it is set, not empty, and text.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one module that reads the environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// All variables of the process that are text and that could concern us.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one module that reads the environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub(super) fn process() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -98,10 +92,7 @@ fn sections(figment: &Figment) -> Vec<String> {
     let Ok(data) = figment.clone().extract::<Dict>() else {
         return Vec::new();
     };
-    data.into_iter()
-        .filter(|(_, value)| value.as_dict().is_some())
-        .map(|(key, _)| key)
-        .collect()
+    data.into_iter().filter(|(_, value)| value.as_dict().is_some()).map(|(key, _)| key).collect()
 }
 
 fn set(figment: Figment, key: &str, value: Value) -> Figment {
@@ -133,10 +124,7 @@ pub(super) fn explain(error: &figment::Error) -> String {
     match &error.kind {
         Kind::MissingField(field) => format!("`{field}` is missing; set it"),
         Kind::UnknownField(field, known) => {
-            format!(
-                "`{field}` is not a setting; known here: {}",
-                known.join(", ")
-            )
+            format!("`{field}` is not a setting; known here: {}", known.join(", "))
         }
         Kind::InvalidType(_, expected) => format!("has the wrong type; give {expected}"),
         Kind::InvalidValue(_, expected) => format!("has a wrong value; give {expected}"),

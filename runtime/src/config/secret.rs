@@ -28,11 +28,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(if self.0.is_empty() {
-            "Secret(empty)"
-        } else {
-            "Secret(set)"
-        })
+        formatter.write_str(if self.0.is_empty() { "Secret(empty)" } else { "Secret(set)" })
     }
 }
 

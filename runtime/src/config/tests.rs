@@ -45,9 +45,7 @@ struct Config {
 }
 
 fn from(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let variables = variables
-        .iter()
-        .map(|(name, value)| ((*name).into(), (*value).into()));
+    let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     load_from(DEFAULT, None, &variables.collect())
 }
 
@@ -102,16 +100,10 @@ fn the_file_is_between_the_default_and_the_environment() {
     let config = load_from::<Config>(DEFAULT, Some(&path), &variables);
     std::fs::remove_file(&path).unwrap();
     let config = config.unwrap();
-    assert_eq!(
-        (config.server.drain_s, config.server.listen.as_str()),
-        (7, "b")
-    );
+    assert_eq!((config.server.drain_s, config.server.listen.as_str()), (7, "b"));
     assert_eq!(config.log.kafka.properties["security.protocol"], "ssl");
     let missing = load_from::<Config>(DEFAULT, Some(&path), &variables).unwrap_err();
-    assert!(
-        missing.to_string().contains("name a file that exists"),
-        "{missing}"
-    );
+    assert!(missing.to_string().contains("name a file that exists"), "{missing}");
 }
 
 #[test]
@@ -124,11 +116,7 @@ fn faults_are_reported_together_and_without_values() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    for expected in [
-        "WEIR_SEVER__LISTEN",
-        "WEIR_LISTEN",
-        "clickhouse, log, postgres, server",
-    ] {
+    for expected in ["WEIR_SEVER__LISTEN", "WEIR_LISTEN", "clickhouse, log, postgres, server"] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
     assert!(text.contains("drain_s") || text.contains("typo"), "{text}");
@@ -141,19 +129,13 @@ fn faults_are_reported_together_and_without_values() {
     faults.merge(Err(error.clone()));
     let all = faults.finish().unwrap_err();
     assert_eq!(all.faults.len(), 2 + error.faults.len());
-    assert!(
-        all.to_string()
-            .contains("\n  - b: is 0; give one\n  - c: is empty; set it"),
-        "{all}"
-    );
+    assert!(all.to_string().contains("\n  - b: is 0; give one\n  - c: is empty; set it"), "{all}");
     assert_eq!(Faults::default().finish(), Ok(()));
 }
 
 #[test]
 fn an_unknown_key_names_the_known_ones() {
-    let text = from(&[("WEIR_SERVER__DRAIN", "1")])
-        .unwrap_err()
-        .to_string();
+    let text = from(&[("WEIR_SERVER__DRAIN", "1")]).unwrap_err().to_string();
     assert!(text.contains("drain") && text.contains("drain_s"), "{text}");
 }
 
@@ -161,21 +143,13 @@ fn an_unknown_key_names_the_known_ones() {
 fn a_secret_is_not_printed() {
     let config = from(&[("DATABASE_URL", "postgres://a:hunter2@c/d")]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
-    let wrong = from(&[
-        ("WEIR_POSTGRES__URL", "x"),
-        ("WEIR_CLICKHOUSE__PASSWORD", "hunter2"),
-    ]);
+    let wrong = from(&[("WEIR_POSTGRES__URL", "x"), ("WEIR_CLICKHOUSE__PASSWORD", "hunter2")]);
     assert!(!format!("{wrong:?}").contains("hunter2"));
     #[derive(Debug, serde::Deserialize)]
     struct One {
         #[expect(dead_code, reason = "only its error matters")]
         key: Secret,
     }
-    let error = load_from::<One>("key = 1.5", None, &BTreeMap::new())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("must be text") && !error.contains("1.5"),
-        "{error}"
-    );
+    let error = load_from::<One>("key = 1.5", None, &BTreeMap::new()).unwrap_err().to_string();
+    assert!(error.contains("must be text") && !error.contains("1.5"), "{error}");
 }

@@ -74,15 +74,9 @@ pub fn health_routes(readiness: Readiness, metrics: Metrics) -> Router {
     let ready = move || {
         let not_ready = readiness.not_ready();
         async move {
-            let status = if not_ready.is_empty() {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
-            (
-                status,
-                Json(json!({ "ready": not_ready.is_empty(), "not_ready": not_ready })),
-            )
+            let status =
+                if not_ready.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            (status, Json(json!({ "ready": not_ready.is_empty(), "not_ready": not_ready })))
         }
     };
     let metrics = move || {

@@ -30,14 +30,7 @@ impl Problem {
         action: impl Into<String>,
     ) -> Self {
         let (detail, action) = (detail.into(), action.into());
-        Self {
-            status,
-            code,
-            detail,
-            action,
-            retry_after_s: None,
-            extra: Map::new(),
-        }
+        Self { status, code, detail, action, retry_after_s: None, extra: Map::new() }
     }
 
     /// 400: the request cannot be read.
@@ -174,10 +167,7 @@ impl Problem {
         let mut document = self.extra.clone();
         let mut set = |name: &str, value: Value| document.insert(name.to_owned(), value);
         set("type", format!("{TYPE_PREFIX}{}", self.code).into());
-        set(
-            "title",
-            self.status.canonical_reason().unwrap_or("Error").into(),
-        );
+        set("title", self.status.canonical_reason().unwrap_or("Error").into());
         set("status", self.status.as_u16().into());
         set("code", self.code.into());
         set("detail", self.detail.clone().into());
@@ -194,10 +184,7 @@ impl IntoResponse for Problem {
         let body = self.document().to_string();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

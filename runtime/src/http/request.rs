@@ -24,11 +24,7 @@ tokio::task_local! {
 
 /// The id of the request that the current task answers.
 pub fn request_id() -> Option<String> {
-    REQUEST_ID
-        .try_with(Clone::clone)
-        .ok()
-        .flatten()
-        .map(|id| id.to_string())
+    REQUEST_ID.try_with(Clone::clone).ok().flatten().map(|id| id.to_string())
 }
 
 /// Runs `future` as part of the request `id`.

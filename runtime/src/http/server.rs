@@ -64,9 +64,7 @@ pub enum ServeError {
 
 /// Listens on `address`; port 0 takes a free one.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Bind { address, source })
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
 }
 
 /// Adds to `router` what every request gets: see the module's documentation. [`serve`] calls it;
@@ -75,11 +73,7 @@ pub fn finish(router: Router, options: &ServeOptions) -> Router {
     let timeout = options.request_timeout;
     router
         .fallback(|| async {
-            Problem::not_found(
-                "unknown_path",
-                "there is nothing at this path",
-                "see /openapi.json",
-            )
+            Problem::not_found("unknown_path", "there is nothing at this path", "see /openapi.json")
         })
         .method_not_allowed_fallback(|| async {
             Problem::new(
@@ -127,10 +121,7 @@ pub async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(options.drain, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(options.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(
             drain_s = options.drain.as_secs(),
             "requests were cut off at the drain's end"

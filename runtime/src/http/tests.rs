@@ -49,10 +49,7 @@ async fn panics() -> &'static str {
 }
 
 fn options() -> ServeOptions {
-    ServeOptions {
-        request_timeout: Duration::from_millis(500),
-        ..ServeOptions::default()
-    }
+    ServeOptions { request_timeout: Duration::from_millis(500), ..ServeOptions::default() }
 }
 
 async fn ask(request: Request) -> (StatusCode, axum::http::HeaderMap, Value) {
@@ -60,18 +57,11 @@ async fn ask(request: Request) -> (StatusCode, axum::http::HeaderMap, Value) {
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, 100_000).await.unwrap();
     let text = String::from_utf8(bytes.to_vec()).unwrap();
-    (
-        parts.status,
-        parts.headers,
-        serde_json::from_str(&text).unwrap_or(Value::String(text)),
-    )
+    (parts.status, parts.headers, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 fn get_request(path: &str) -> Request {
-    Request::get(path)
-        .header(REQUEST_ID_HEADER, "abc-1")
-        .body(Body::empty())
-        .unwrap()
+    Request::get(path).header(REQUEST_ID_HEADER, "abc-1").body(Body::empty()).unwrap()
 }
 
 #[tokio::test]
@@ -101,11 +91,7 @@ async fn what_no_handler_answers_is_a_problem_too() {
     ];
     for (path, status, code) in cases {
         let (got, headers, body) = ask(get_request(path)).await;
-        assert_eq!(
-            (got.as_u16(), &body["code"]),
-            (status, &json!(code)),
-            "{path}"
-        );
+        assert_eq!((got.as_u16(), &body["code"]), (status, &json!(code)), "{path}");
         assert_eq!(body["request_id"], "abc-1", "{path}");
         assert_eq!(headers[REQUEST_ID_HEADER], "abc-1", "{path}");
         assert!(!body.to_string().contains("a secret"), "{body}");
@@ -126,9 +112,7 @@ async fn a_request_id_that_is_not_sane_is_replaced() {
 #[tokio::test]
 async fn bodies_end_at_the_limit() {
     for (length, status) in [(0, 200), (9, 200), (10, 200), (11, 413), (100_000, 413)] {
-        let request = Request::post("/body")
-            .body(Body::from("x".repeat(length)))
-            .unwrap();
+        let request = Request::post("/body").body(Body::from("x".repeat(length))).unwrap();
         let (got, _, body) = ask(request).await;
         assert_eq!(got.as_u16(), status, "{length}: {body}");
         if status == 200 {
@@ -164,11 +148,8 @@ async fn readiness_names_what_is_missing() {
     assert!(ask("/metrics").await.1.contains("seen_total 1"));
 }
 
-async fn served() -> (
-    std::net::SocketAddr,
-    Shutdown,
-    tokio::task::JoinHandle<Result<(), ServeError>>,
-) {
+async fn served()
+-> (std::net::SocketAddr, Shutdown, tokio::task::JoinHandle<Result<(), ServeError>>) {
     let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
@@ -188,25 +169,15 @@ async fn exchange(address: std::net::SocketAddr, sent: &[u8]) -> String {
 async fn a_stop_lets_the_open_request_end() {
     let (address, shutdown, server) = served().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let idle = TcpStream::connect(address).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     shutdown.trigger();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with("waited"), "{answer}");
-    tokio::time::timeout(Duration::from_secs(5), server)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    assert!(
-        TcpStream::connect(address).await.is_err(),
-        "nobody listens any more"
-    );
+    tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     drop(idle);
 }
 
@@ -214,26 +185,13 @@ async fn a_stop_lets_the_open_request_end() {
 async fn headers_are_limited() {
     let (address, _shutdown, _server) = served().await;
     let end = "Connection: close\r\n\r\n";
-    let usual = exchange(
-        address,
-        format!("GET /busy HTTP/1.1\r\nHost: a\r\n{end}").as_bytes(),
-    )
-    .await;
+    let usual =
+        exchange(address, format!("GET /busy HTTP/1.1\r\nHost: a\r\n{end}").as_bytes()).await;
     assert!(usual.starts_with("HTTP/1.1 503"), "{usual}");
-    let long = format!(
-        "GET /busy HTTP/1.1\r\nHost: a\r\nx: {}\r\n{end}",
-        "y".repeat(70_000)
-    );
-    assert!(
-        !exchange(address, long.as_bytes())
-            .await
-            .starts_with("HTTP/1.1 503")
-    );
+    let long = format!("GET /busy HTTP/1.1\r\nHost: a\r\nx: {}\r\n{end}", "y".repeat(70_000));
+    assert!(!exchange(address, long.as_bytes()).await.starts_with("HTTP/1.1 503"));
     let many: String = (0..200).map(|number| format!("x{number}: y\r\n")).collect();
-    let many = exchange(
-        address,
-        format!("GET /busy HTTP/1.1\r\nHost: a\r\n{many}{end}").as_bytes(),
-    )
-    .await;
+    let many =
+        exchange(address, format!("GET /busy HTTP/1.1\r\nHost: a\r\n{many}{end}").as_bytes()).await;
     assert!(!many.starts_with("HTTP/1.1 503"), "{many}");
 }

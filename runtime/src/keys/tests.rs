@@ -19,10 +19,7 @@ fn a_new_key_parses_to_its_id_and_hash() {
 fn the_format_is_fixed() {
     let key = compose("abcDEF012345", "0123456789abcdefghijABCDEFGHIJ01");
     assert_eq!(parse(&key.text).unwrap().id, "abcDEF012345");
-    assert_eq!(
-        key.text,
-        "weir_live_abcDEF012345_0123456789abcdefghijABCDEFGHIJ01_6Ryaqj"
-    );
+    assert_eq!(key.text, "weir_live_abcDEF012345_0123456789abcdefghijABCDEFGHIJ01_6Ryaqj");
 }
 
 #[test]

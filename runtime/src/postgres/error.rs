@@ -80,19 +80,14 @@ fn classify(error: &PgDatabaseError) -> PostgresError {
         "23505" | "23P01" => PostgresError::Conflict(named()),
         _ if code.starts_with("23") => PostgresError::Violation(named()),
         _ if is_unavailable(code) => PostgresError::Unavailable(message.to_owned()),
-        _ => PostgresError::Refused {
-            code: code.to_owned(),
-            message: message.to_owned(),
-        },
+        _ => PostgresError::Refused { code: code.to_owned(), message: message.to_owned() },
     }
 }
 
 /// SQLSTATEs that pass by themselves or with an operator's help, without a change of ours.
 fn is_unavailable(code: &str) -> bool {
     // Connections (08), resources such as disk, memory and connections (53), system errors (58).
-    ["08", "53", "58"]
-        .iter()
-        .any(|class| code.starts_with(class))
+    ["08", "53", "58"].iter().any(|class| code.starts_with(class))
         || matches!(
             code,
             "57P01" | "57P02" | "57P03" | "57P05" // stopped, crashed, starting, idle too long

@@ -41,10 +41,7 @@ pub async fn connect(
         .after_connect(move |connection, _| {
             let setup = setup.clone();
             Box::pin(async move {
-                connection
-                    .execute(sqlx::raw_sql(AssertSqlSafe(setup)))
-                    .await
-                    .map(|_| ())
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(setup))).await.map(|_| ())
             })
         })
         // sqlx 0.9.0 gives connections back inside of a transaction when `begin` was cancelled

@@ -60,12 +60,7 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// Settings for a small machine, with every commit durable.
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        Self {
-            data: data.into(),
-            connections: 100,
-            shared_buffers_mb: 256,
-            settings: Vec::new(),
-        }
+        Self { data: data.into(), connections: 100, shared_buffers_mb: 256, settings: Vec::new() }
     }
 }
 
@@ -138,12 +133,8 @@ impl Server {
             let log = folder.log()?;
             let command = run_as.server_command(&binaries.postgres(), &arguments);
             let postmaster = Postmaster::start(command, log)?;
-            let server = Self {
-                folder: folder.share()?,
-                port,
-                password: password.clone(),
-                postmaster,
-            };
+            let server =
+                Self { folder: folder.share()?, port, password: password.clone(), postmaster };
             match server.wait_until_ready().await {
                 Err(ServerError::Failed { output, .. })
                     if output.contains("Address already in use") =>
@@ -154,10 +145,7 @@ impl Server {
                 Ok(()) => return Ok(server),
             }
         }
-        Err(ServerError::Failed {
-            program: "postgres".to_owned(),
-            output: last,
-        })
+        Err(ServerError::Failed { program: "postgres".to_owned(), output: last })
     }
 
     /// URL of `database` for `user` over TCP.
@@ -207,10 +195,7 @@ impl Server {
     /// Ends all sessions, writes a checkpoint and stops.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.postmaster.signal(Signal::SIGINT);
-        if tokio::time::timeout(STOP_TIMEOUT, self.postmaster.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_TIMEOUT, self.postmaster.wait()).await.is_err() {
             tracing::warn!("postgres did not stop in time; stopping it at once");
         }
         Ok(())
@@ -232,10 +217,7 @@ impl Server {
             };
             if let Some(status) = self.postmaster.ended() {
                 let output = format!("{status}\n{}", folder::tail(&self.folder.log_path()));
-                return Err(ServerError::Failed {
-                    program: "postgres".to_owned(),
-                    output,
-                });
+                return Err(ServerError::Failed { program: "postgres".to_owned(), output });
             }
             if Instant::now() > deadline {
                 return Err(ServerError::NotReady { last });

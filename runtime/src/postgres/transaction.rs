@@ -92,9 +92,7 @@ where
     E: From<PostgresError>,
 {
     let connection = open(pool, begin).await?;
-    let lent = Arc::clone(&connection)
-        .try_lock_owned()
-        .map_err(|_| still_lent())?;
+    let lent = Arc::clone(&connection).try_lock_owned().map_err(|_| still_lent())?;
     let outcome = body(Transaction(lent)).await;
     let mut connection = connection.try_lock_owned().map_err(|_| still_lent())?;
     match outcome {
@@ -115,18 +113,13 @@ async fn open(
     begin: &str,
 ) -> Result<Arc<Mutex<PoolConnection<Postgres>>>, PostgresError> {
     let mut connection = pool.acquire().await?;
-    connection
-        .execute(raw_sql(AssertSqlSafe(begin.to_owned())))
-        .await?;
+    connection.execute(raw_sql(AssertSqlSafe(begin.to_owned()))).await?;
     Ok(Arc::new(Mutex::new(connection)))
 }
 
 /// Whatever cuts COMMIT short leaves its outcome open, unless Postgres itself said no.
 async fn commit(connection: &mut PgConnection) -> Result<(), PostgresError> {
-    let committed = connection
-        .execute(raw_sql(COMMIT))
-        .await
-        .map_err(PostgresError::from);
+    let committed = connection.execute(raw_sql(COMMIT)).await.map_err(PostgresError::from);
     committed.map(|_| ()).map_err(|error| match error {
         PostgresError::Unavailable(reason) => PostgresError::OutcomeUnknown(reason),
         error => error,

@@ -10,25 +10,15 @@ fn failure(shutdown: &Shutdown) -> (String, String) {
 #[tokio::test]
 async fn an_error_or_a_panic_stops_the_process() {
     let shutdown = Shutdown::new();
-    spawn("fails", &shutdown, async { Err("no disk".into()) })
-        .ended()
-        .await;
+    spawn("fails", &shutdown, async { Err("no disk".into()) }).ended().await;
     assert_eq!(failure(&shutdown), ("fails".into(), "no disk".into()));
 
     let shutdown = Shutdown::new();
-    spawn("panics", &shutdown, async { panic!("at {}", 7) })
-        .ended()
-        .await;
-    assert_eq!(
-        failure(&shutdown),
-        ("panics".into(), "panicked: at 7".into())
-    );
+    spawn("panics", &shutdown, async { panic!("at {}", 7) }).ended().await;
+    assert_eq!(failure(&shutdown), ("panics".into(), "panicked: at 7".into()));
 
     let shutdown = Shutdown::new();
-    spawn_thread("thread", &shutdown, || panic!("oh"))
-        .unwrap()
-        .ended()
-        .await;
+    spawn_thread("thread", &shutdown, || panic!("oh")).unwrap().ended().await;
     assert_eq!(failure(&shutdown), ("thread".into(), "panicked: oh".into()));
 
     let shutdown = Shutdown::new();
@@ -42,10 +32,7 @@ async fn threads_bear_their_names() {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
     let body =
         move || Ok(sender.blocking_send(std::fs::read_to_string("/proc/thread-self/comm")?)?);
-    spawn_thread("fifteen-letters", &shutdown, body)
-        .unwrap()
-        .ended()
-        .await;
+    spawn_thread("fifteen-letters", &shutdown, body).unwrap().ended().await;
     assert_eq!(receiver.recv().await.unwrap().trim(), "fifteen-letters");
     assert!(spawn_thread("sixteen-letters-", &shutdown, || Ok(())).is_err());
 }
@@ -86,10 +73,7 @@ async fn work_outlives_the_one_who_asked() {
         _ = work => panic!("it was not cut short"),
     }
     assert_eq!(receiver.await.unwrap(), 7);
-    let failure = to_completion(async { panic!("gone") })
-        .await
-        .map(|(): ()| ())
-        .unwrap_err();
+    let failure = to_completion(async { panic!("gone") }).await.map(|(): ()| ()).unwrap_err();
     assert_eq!(failure.message, "panicked: gone");
 }
 

@@ -25,18 +25,13 @@ impl Binaries {
             name.split('.').next()?.parse::<u32>().ok()
         };
         let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten();
-        let newest = versions
-            .map(|entry| entry.path().join("bin"))
-            .filter(has_server)
-            .max_by_key(version);
+        let newest =
+            versions.map(|entry| entry.path().join("bin")).filter(has_server).max_by_key(version);
         let on_path = || {
             let path = crate::config::variable("PATH")?;
             std::env::split_paths(&path).find(has_server)
         };
-        newest
-            .or_else(on_path)
-            .map(Self)
-            .ok_or(ServerError::NotInstalled)
+        newest.or_else(on_path).map(Self).ok_or(ServerError::NotInstalled)
     }
 
     pub(super) fn postgres(&self) -> PathBuf {
@@ -68,10 +63,7 @@ impl Binaries {
         let mut command =
             tokio::process::Command::from(run_as.command(&self.0.join("initdb"), &arguments));
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = command
-            .output()
-            .await
-            .map_err(ServerError::io("run initdb"))?;
+        let output = command.output().await.map_err(ServerError::io("run initdb"))?;
         if !output.status.success() {
             let text = [output.stdout, output.stderr].concat();
             return Err(ServerError::Failed {
@@ -112,24 +104,19 @@ impl RunAs {
             });
         }
         // initdb and postgres look their user up by its number, so it must be one that exists.
-        let inside = find("postgres")
-            .or_else(|| find("nobody"))
-            .or_else(|| find("daemon"));
+        let inside = find("postgres").or_else(|| find("nobody")).or_else(|| find("daemon"));
         if let Some(user) = &inside {
             let namespace = Self::Namespace(user.uid, user.gid);
             if namespace.works() {
                 return Ok(namespace);
             }
         }
-        find("postgres")
-            .map(Self::User)
-            .ok_or_else(|| ServerError::Failed {
-                program: "postgres".to_owned(),
-                output:
-                    "root cannot run it: there are neither user namespaces nor a user postgres; \
+        find("postgres").map(Self::User).ok_or_else(|| ServerError::Failed {
+            program: "postgres".to_owned(),
+            output: "root cannot run it: there are neither user namespaces nor a user postgres; \
                      start weir as another user"
-                        .to_owned(),
-            })
+                .to_owned(),
+        })
     }
 
     /// A command that runs `program` so.
@@ -139,17 +126,12 @@ impl RunAs {
             Self::Namespace(user, group) => {
                 let mut command = std::process::Command::new("unshare");
                 command.arg("--user").arg(format!("--map-user={user}"));
-                command
-                    .arg(format!("--map-group={group}"))
-                    .arg("--")
-                    .arg(program);
+                command.arg(format!("--map-group={group}")).arg("--").arg(program);
                 command
             }
             Self::User(user) => {
                 let mut command = std::process::Command::new("setpriv");
-                command
-                    .arg(format!("--reuid={}", user.uid))
-                    .arg(format!("--regid={}", user.gid));
+                command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
                 command.arg("--init-groups").arg("--").arg(program);
                 command
             }
@@ -169,21 +151,15 @@ impl RunAs {
         program: &Path,
         arguments: &[String],
     ) -> std::process::Command {
-        let mut all = vec![
-            "--pdeathsig=INT".to_owned(),
-            "--".to_owned(),
-            super::path_text(program),
-        ];
+        let mut all =
+            vec!["--pdeathsig=INT".to_owned(), "--".to_owned(), super::path_text(program)];
         all.extend_from_slice(arguments);
         self.command(Path::new("setpriv"), &all)
     }
 
     fn works(&self) -> bool {
         let mut command = self.command(Path::new("true"), &[]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     }
 }

@@ -31,11 +31,7 @@ impl Folder {
     /// Makes the folder (mode 0700) if it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, ServerError> {
         let at = |what: &str| ServerError::io(format!("{what} {}", path.display()));
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(at("make"))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("make"))?;
         let path = path.canonicalize().map_err(at("open"))?;
         let lock = private(&path.join("lock")).map_err(ServerError::io("open the lock"))?;
         match lock.try_lock() {
@@ -47,14 +43,8 @@ impl Folder {
 
     /// A second handle of the same lock.
     pub(super) fn share(&self) -> Result<Self, ServerError> {
-        let lock = self
-            .lock
-            .try_clone()
-            .map_err(ServerError::io("keep the lock"))?;
-        Ok(Self {
-            path: self.path.clone(),
-            lock,
-        })
+        let lock = self.lock.try_clone().map_err(ServerError::io("keep the lock"))?;
+        Ok(Self { path: self.path.clone(), lock })
     }
 
     pub(super) fn cluster(&self) -> PathBuf {
@@ -62,9 +52,7 @@ impl Folder {
     }
 
     pub(super) fn cluster_owner(&self) -> Option<Uid> {
-        fs::metadata(self.cluster())
-            .ok()
-            .map(|metadata| Uid::from_raw(metadata.uid()))
+        fs::metadata(self.cluster()).ok().map(|metadata| Uid::from_raw(metadata.uid()))
     }
 
     pub(super) fn log_path(&self) -> PathBuf {
@@ -94,8 +82,7 @@ impl Folder {
         let draft = path.with_extension("new");
         let mut file = private(&draft).map_err(fail("write the password"))?;
         file.set_len(0).map_err(fail("write the password"))?;
-        file.write_all(password.as_bytes())
-            .map_err(fail("write the password"))?;
+        file.write_all(password.as_bytes()).map_err(fail("write the password"))?;
         file.sync_all().map_err(fail("write the password"))?;
         give(&draft, run_as)?;
         fs::rename(&draft, &path).map_err(fail("write the password"))?;
@@ -106,9 +93,7 @@ impl Folder {
     /// The port of the last run if it is free, or another free one, which is then kept.
     pub(super) fn port(&self, another: bool) -> Result<u16, ServerError> {
         let path = self.path.join("port");
-        let kept = fs::read_to_string(&path)
-            .ok()
-            .and_then(|text| text.trim().parse::<u16>().ok());
+        let kept = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u16>().ok());
         if let Some(port) = kept.filter(|_| !another)
             && TcpListener::bind(("127.0.0.1", port)).is_ok()
         {
@@ -137,12 +122,8 @@ impl Folder {
     pub(super) fn log(&self) -> Result<File, ServerError> {
         let path = self.log_path();
         let fail = || ServerError::io("open the server's log");
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(fail())?;
+        let log =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(fail())?;
         if log.metadata().map_err(fail())?.len() > LOG_LENGTH_MAX {
             log.set_len(0).map_err(fail())?;
         }
@@ -170,12 +151,7 @@ pub(super) fn tail(path: &Path) -> String {
 }
 
 fn private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 fn give(path: &Path, run_as: &RunAs) -> Result<(), ServerError> {

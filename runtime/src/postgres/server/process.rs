@@ -43,11 +43,7 @@ impl Postmaster {
         let fail = || ServerError::io("start postgres");
         let errors = log.try_clone().map_err(fail())?;
         // Ctrl-C reaches the terminal's whole process group; ours must drain before this one stops.
-        command
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         let (status_sender, status) = watch::channel(None);
         let (started_sender, started) = mpsc::sync_channel(1);
         // Its end is reported through `status`, not as a failure of the process.
@@ -57,20 +53,14 @@ impl Postmaster {
                 Err(error) => return Ok(started_sender.send(Err(error))?),
             };
             started_sender.send(Ok(child.id()))?;
-            let ended = child
-                .wait()
-                .map_or_else(|error| error.to_string(), |status| status.to_string());
+            let ended =
+                child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             status_sender.send_replace(Some(ended));
             Ok(())
         })
         .map_err(fail())?;
-        let outcome = started
-            .recv()
-            .map_err(|error| fail()(std::io::Error::other(error)))?;
-        Ok(Self {
-            pid: outcome.map_err(fail())?,
-            status,
-        })
+        let outcome = started.recv().map_err(|error| fail()(std::io::Error::other(error)))?;
+        Ok(Self { pid: outcome.map_err(fail())?, status })
     }
 
     pub(super) fn pid(&self) -> u32 {
