@@ -137,19 +137,19 @@ fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
         statement.bind("UInt64", question.offset.to_string()),
     );
     statement.sql = format!(
-        "SELECT {window} AS window_s, {groups} AS groups, toString(meter) AS meter, toString(any(unit)) AS unit,
-            sum(quantity * sign) AS quantity, toString(currency) AS currency, sum(charge * sign) AS charge,
-            toString(cost_currency) AS cost_currency, sum(cost * sign) AS cost, sum(toInt64(sign)) AS events,
-            sum(if(status = 'unpriced', toInt64(sign), 0)) AS unpriced_events,
-            sum(if(cost IS NULL, toInt64(sign), 0)) AS uncosted_events
+        "SELECT {window} AS window_s, {groups} AS groups, toString(u.meter) AS meter, toString(any(u.unit)) AS unit,
+            sum(u.quantity * u.sign) AS quantity, toString(u.currency) AS currency, sum(u.charge * u.sign) AS charge,
+            toString(u.cost_currency) AS cost_currency, sum(u.cost * u.sign) AS cost, sum(toInt64(u.sign)) AS events,
+            sum(if(u.status = 'unpriced', toInt64(u.sign), 0)) AS unpriced_events,
+            sum(if(u.cost IS NULL, toInt64(u.sign), 0)) AS uncosted_events
         FROM (
             SELECT team, user, app, feature, time, meter, unit, quantity, status, currency, charge, cost_currency, cost, dimensions, sign
             FROM usage_lines WHERE {filter}
             LIMIT 1 BY partition, position, index, line_number, rating_run, sign
-        )
-        GROUP BY window_s, groups, meter, currency, cost_currency
-        ORDER BY window_s, groups, meter, currency, cost_currency LIMIT {limit} OFFSET {offset}
-        SETTINGS max_execution_time = 20, output_format_json_quote_64bit_integers = 1"
+        ) AS u
+        GROUP BY window_s, groups, u.meter, u.currency, u.cost_currency
+        ORDER BY window_s, groups, u.meter, u.currency, u.cost_currency LIMIT {limit} OFFSET {offset}
+        SETTINGS max_execution_time = 20"
     );
     statement
 }
@@ -164,15 +164,15 @@ fn window(statement: &mut Statement, question: &UsageQuestion) -> String {
         Window::Month => "toStartOfMonth",
     };
     let zone = statement.bind("String", &question.time_zone);
-    format!("toUInt32(toUnixTimestamp(toDateTime({function}(time, {zone}), {zone})))")
+    format!("toUInt32(toUnixTimestamp(toDateTime({function}(u.time, {zone}), {zone})))")
 }
 
 fn column(statement: &mut Statement, group: &Group) -> String {
     match group {
-        Group::Team => "team".to_owned(),
-        Group::User => "user".to_owned(),
-        Group::App => "toString(app)".to_owned(),
-        Group::Feature => "toString(feature)".to_owned(),
-        Group::Dimension(name) => format!("dimensions[{}]", statement.bind("String", name)),
+        Group::Team => "u.team".to_owned(),
+        Group::User => "u.user".to_owned(),
+        Group::App => "toString(u.app)".to_owned(),
+        Group::Feature => "toString(u.feature)".to_owned(),
+        Group::Dimension(name) => format!("u.dimensions[{}]", statement.bind("String", name)),
     }
 }
