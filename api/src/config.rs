@@ -40,3 +40,31 @@ impl Config {
         faults.check(self.pending_scan_ms > 0, "api.pending_scan_ms", at_least_one);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Whole {
+        api: Config,
+    }
+
+    #[test]
+    fn the_defaults_are_whole_and_without_fault() {
+        let whole: Whole = runtime::config::load(include_str!("../config.toml"), None).unwrap();
+        let mut faults = Faults::default();
+        whole.api.check(&mut faults);
+        faults.finish().unwrap();
+        let wrong = Config {
+            publish_wait_ms: 0,
+            balance_refresh_ms: 1,
+            live_entries_max: 0,
+            pending_blocks_max: 0,
+            pending_scan_ms: 0,
+        };
+        let mut faults = Faults::default();
+        wrong.check(&mut faults);
+        assert_eq!(faults.finish().unwrap_err().faults.len(), 5);
+    }
+}

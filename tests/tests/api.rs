@@ -45,7 +45,15 @@ async fn twins_with_one_idempotency_key_have_one_effect_and_one_answer() -> Resu
     for _ in 0..64 {
         let (router, key) = (world.router.clone(), world.key.clone());
         twins.spawn(async move {
-            send(&router, Method::POST, "/v1/teams", &key, &headers, Some(json!({"team": "acme", "name": "Acme"}))).await
+            send(
+                &router,
+                Method::POST,
+                "/v1/teams",
+                &key,
+                &headers,
+                Some(json!({"team": "acme", "name": "Acme"})),
+            )
+            .await
         });
     }
     let (mut bodies, mut repeated) = (BTreeSet::new(), 0);
@@ -55,22 +63,37 @@ async fn twins_with_one_idempotency_key_have_one_effect_and_one_answer() -> Resu
         bodies.insert(answer.expect(201)?.to_string());
     }
     assert_eq!((bodies.len(), repeated), (1, 63), "{bodies:?}");
-    let teams: i64 = sqlx::query_scalar("SELECT count(*) FROM teams").fetch_one(&world.admin).await?;
+    let teams: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM teams").fetch_one(&world.admin).await?;
     assert_eq!(teams, 1);
 
-    let reused = world.send(Method::POST, "/v1/teams", &world.key, &headers, Some(json!({"team": "other"}))).await?;
+    let reused = world
+        .send(Method::POST, "/v1/teams", &world.key, &headers, Some(json!({"team": "other"})))
+        .await?;
     reused.refused(409, "idempotency_key_reused")?;
     // Without a key it is another call; with a key on another route or of another tenant too.
     world.post("/v1/teams", json!({"team": "acme"})).await?.refused(409, "team_exists")?;
-    world.send(Method::POST, "/v1/apps", &world.key, &headers, Some(json!({"app": "acme"}))).await?.expect(201)?;
-    world.send(Method::POST, "/v1/teams", &world.other_key, &headers, Some(json!({"team": "acme"}))).await?.expect(201)?;
+    world
+        .send(Method::POST, "/v1/apps", &world.key, &headers, Some(json!({"app": "acme"})))
+        .await?
+        .expect(201)?;
+    world
+        .send(Method::POST, "/v1/teams", &world.other_key, &headers, Some(json!({"team": "acme"})))
+        .await?
+        .expect(201)?;
 
     // A refused call keeps nothing: the same key works once the reason is gone.
     let late = [("idempotency-key", "late")];
     let alias = json!({"alias": "a"});
-    world.send(Method::POST, "/v1/teams/new/aliases", &world.key, &late, Some(alias.clone())).await?.refused(404, "team_unknown")?;
+    world
+        .send(Method::POST, "/v1/teams/new/aliases", &world.key, &late, Some(alias.clone()))
+        .await?
+        .refused(404, "team_unknown")?;
     world.post("/v1/teams", json!({"team": "new"})).await?.expect(201)?;
-    world.send(Method::POST, "/v1/teams/new/aliases", &world.key, &late, Some(alias)).await?.expect(201)?;
+    world
+        .send(Method::POST, "/v1/teams/new/aliases", &world.key, &late, Some(alias))
+        .await?
+        .expect(201)?;
     world.stop().await
 }
 
@@ -79,31 +102,69 @@ async fn keys_are_shown_once_limited_and_revoked_within_a_second() -> Result<()>
     let world = World::api().await?;
     let headers = [("idempotency-key", "make")];
     let wanted = json!({"name": "ci", "scopes": ["teams:read", "keys:write"]});
-    let made = world.send(Method::POST, "/v1/api-keys", &world.key, &headers, Some(wanted.clone())).await?.expect(201)?;
+    let made = world
+        .send(Method::POST, "/v1/api-keys", &world.key, &headers, Some(wanted.clone()))
+        .await?
+        .expect(201)?;
     let key = made["key"].as_str().context("a key")?.to_owned();
-    let again = world.send(Method::POST, "/v1/api-keys", &world.key, &headers, Some(wanted)).await?.expect(201)?;
-    assert_eq!(again, { let mut same = made.clone(); same["key"] = Value::Null; same });
-    let stored: Vec<String> = sqlx::query_scalar("SELECT answer FROM idempotency").fetch_all(&world.admin).await?;
-    assert!(!stored.is_empty() && stored.iter().all(|answer| !answer.contains("weir_live_")), "{stored:?}");
+    let again = world
+        .send(Method::POST, "/v1/api-keys", &world.key, &headers, Some(wanted))
+        .await?
+        .expect(201)?;
+    assert_eq!(again, {
+        let mut same = made.clone();
+        same["key"] = Value::Null;
+        same
+    });
+    let stored: Vec<String> =
+        sqlx::query_scalar("SELECT answer FROM idempotency").fetch_all(&world.admin).await?;
+    assert!(
+        !stored.is_empty() && stored.iter().all(|answer| !answer.contains("weir_live_")),
+        "{stored:?}"
+    );
     let listed = world.get("/v1/api-keys").await?.expect(200)?.to_string();
     assert!(!listed.contains("weir_live_") && listed.contains(made["key_id"].as_str().unwrap()));
 
-    let with = async |method: Method, path: &str, body: Option<Value>| world.send(method, path, &key, &[], body).await;
+    let with = async |method: Method, path: &str, body: Option<Value>| {
+        world.send(method, path, &key, &[], body).await
+    };
     with(Method::GET, "/v1/teams", None).await?.expect(200)?;
-    with(Method::POST, "/v1/teams", Some(json!({"team": "x"}))).await?.refused(403, "scope_missing")?;
-    with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["*"]}))).await?.refused(403, "scope_not_yours")?;
-    with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["teams:read"]}))).await?.expect(201)?;
-    with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["teams:eat"]}))).await?.refused(422, "scope_unknown")?;
+    with(Method::POST, "/v1/teams", Some(json!({"team": "x"})))
+        .await?
+        .refused(403, "scope_missing")?;
+    with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["*"]})))
+        .await?
+        .refused(403, "scope_not_yours")?;
+    with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["teams:read"]})))
+        .await?
+        .expect(201)?;
+    with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["teams:eat"]})))
+        .await?
+        .refused(422, "scope_unknown")?;
 
     let path = format!("/v1/api-keys/{}", made["key_id"].as_str().unwrap());
-    world.send(Method::DELETE, &path, &world.other_key, &[], None).await?.refused(404, "key_unknown")?;
+    let change =
+        async |body: Value| world.send(Method::PATCH, &path, &world.key, &[], Some(body)).await;
+    change(json!({})).await?.refused(400, "body_invalid")?;
+    change(json!({"expires_at": "2020-01-01T00:00:00Z"})).await?.refused(422, "expiry_past")?;
+    assert_eq!(
+        change(json!({"expires_at": "2100-01-01T00:00:00+01:00"})).await?.expect(200)?["expires_at"],
+        "2099-12-31T23:00:00.000000Z"
+    );
+    assert_eq!(change(json!({"expires_at": null})).await?.expect(200)?["expires_at"], Value::Null);
+    world
+        .send(Method::DELETE, &path, &world.other_key, &[], None)
+        .await?
+        .refused(404, "key_unknown")?;
     let revoked = world.send(Method::DELETE, &path, &world.key, &[], None).await?.expect(200)?;
     assert!(revoked["revoked_at"].is_string());
     tokio::time::sleep(Duration::from_secs(1)).await;
     with(Method::GET, "/v1/teams", None).await?.refused(401, "key_revoked")?;
 
     let expired = add_key(&world.admin, TENANT, "old", &["*"]).await?;
-    sqlx::query("UPDATE api_keys SET expires_at = now() - interval '1 second' WHERE name = 'old'").execute(&world.admin).await?;
+    sqlx::query("UPDATE api_keys SET expires_at = now() - interval '1 second' WHERE name = 'old'")
+        .execute(&world.admin)
+        .await?;
     let of_nobody = runtime::keys::generate()?.text;
     let forged = format!("{}{}", &world.key[..30], &of_nobody[30..]);
     for (key, code) in [
@@ -124,10 +185,14 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     world.put("/v1/catalog", catalog()).await?.expect(200)?;
     world.post("/v1/apps", json!({"app": "tool"})).await?.expect(201)?;
     let headers = [("idempotency-key", "k")];
-    world.send(Method::POST, "/v1/teams", &world.key, &headers, Some(json!({"team": "acme"}))).await?.expect(201)?;
+    world
+        .send(Method::POST, "/v1/teams", &world.key, &headers, Some(json!({"team": "acme"})))
+        .await?
+        .expect(201)?;
     world.post("/v1/teams/acme/aliases", json!({"alias": "acme-2"})).await?.expect(201)?;
     let sent = world.post("/v1/events", events("acme", 0..5)).await?.expect(200)?;
-    let settled = |body: &Value| body["total"]["counts"]["accepted"] == 5 && body["total"]["pending"] == 0;
+    let settled =
+        |body: &Value| body["total"]["counts"]["accepted"] == 5 && body["total"]["pending"] == 0;
     world.until("/v1/conservation", settled).await?;
 
     // Wall 2: every table with tenants, without any filter, as the api's role with the other tenant.
@@ -143,10 +208,15 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     for (tenant, sees) in [(Some(TENANT), true), (Some(OTHER), false), (None, false)] {
         let mut connection = pool.acquire().await?;
         let setting = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
-        sqlx::query("SELECT set_config('app.tenant', $1, false)").bind(setting).execute(&mut *connection).await?;
+        sqlx::query("SELECT set_config('app.tenant', $1, false)")
+            .bind(setting)
+            .execute(&mut *connection)
+            .await?;
         for table in &tables {
-            let sql = format!("SELECT count(*) FILTER (WHERE tenant_id = $1), count(*) FROM {table}");
-            let row = sqlx::query(AssertSqlSafe(sql)).bind(TENANT).fetch_one(&mut *connection).await?;
+            let sql =
+                format!("SELECT count(*) FILTER (WHERE tenant_id = $1), count(*) FROM {table}");
+            let row =
+                sqlx::query(AssertSqlSafe(sql)).bind(TENANT).fetch_one(&mut *connection).await?;
             let (of_one, all): (i64, i64) = (row.get(0), row.get(1));
             assert_eq!(of_one > 0, sees, "{table} as {tenant:?}: {of_one} of {all}");
             assert!(tenant.is_some() || all == 0, "{table} without a tenant: {all}");
@@ -174,15 +244,36 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
         assert_eq!(other.status.as_u16(), 404, "{path}: {}", other.text);
         assert!(!other.text.contains(&TENANT.to_string()));
     }
-    for path in ["/v1/teams", "/v1/apps", "/v1/meters", "/v1/rate-cards", "/v1/cost-cards", "/v1/usage", "/v1/events", "/v1/rejected-events"] {
+    for path in [
+        "/v1/teams",
+        "/v1/apps",
+        "/v1/meters",
+        "/v1/rate-cards",
+        "/v1/cost-cards",
+        "/v1/usage",
+        "/v1/events",
+        "/v1/rejected-events",
+    ] {
         let own = world.get(path).await?.expect(200)?;
-        assert_eq!(own["items"].as_array().map(Vec::is_empty), Some(path == "/v1/rejected-events"), "{path}: {own}");
-        let other = world.send(Method::GET, path, &world.other_key, &[], None).await?.expect(200)?;
+        assert_eq!(
+            own["items"].as_array().map(Vec::is_empty),
+            Some(path == "/v1/rejected-events"),
+            "{path}: {own}"
+        );
+        let other =
+            world.send(Method::GET, path, &world.other_key, &[], None).await?.expect(200)?;
         assert_eq!(other["items"], json!([]), "{path}");
     }
-    let other = world.send(Method::GET, "/v1/conservation", &world.other_key, &[], None).await?.expect(200)?;
-    assert_eq!((&other["total"]["counts"]["accepted"], &other["total"]["pending"]), (&json!(0), &json!(0)));
-    let other = world.send(Method::GET, "/v1/catalog", &world.other_key, &[], None).await?.expect(200)?;
+    let other = world
+        .send(Method::GET, "/v1/conservation", &world.other_key, &[], None)
+        .await?
+        .expect(200)?;
+    assert_eq!(
+        (&other["total"]["counts"]["accepted"], &other["total"]["pending"]),
+        (&json!(0), &json!(0))
+    );
+    let other =
+        world.send(Method::GET, "/v1/catalog", &world.other_key, &[], None).await?.expect(200)?;
     assert_eq!(other["catalog_version"], 0);
     world.stop().await
 }
@@ -198,16 +289,27 @@ async fn bad_catalogs_are_refused_with_every_row_and_reason() -> Result<()> {
 
     let faults = |problem: &Value| -> Vec<String> {
         let faults = problem["faults"].as_array().cloned().unwrap_or_default();
-        faults.iter().map(|fault| format!("{}: {}", fault["place"].as_str().unwrap(), fault["reason"].as_str().unwrap())).collect()
+        faults
+            .iter()
+            .map(|fault| {
+                format!(
+                    "{}: {}",
+                    fault["place"].as_str().unwrap(),
+                    fault["reason"].as_str().unwrap()
+                )
+            })
+            .collect()
     };
     let mut bad = catalog();
-    bad["cards"][0]["versions"].as_array_mut().unwrap().push(json!({"effective_from": "2026-02-01T00:00:00Z", "rates": [
-        {"meter": "tokens", "price": "-1"},
-        {"meter": "calls", "price": "1", "unlimited": true},
-        {"meter": "seats", "price": "1"},
-        {"meter": "tokens", "dimensions": {"colour": "red"}, "price": "1"},
-        {"meter": "calls", "price": "0.0000000000001"},
-    ]}));
+    bad["cards"][0]["versions"].as_array_mut().unwrap().push(
+        json!({"effective_from": "2026-02-01T00:00:00Z", "rates": [
+            {"meter": "tokens", "price": "-1"},
+            {"meter": "calls", "price": "1", "unlimited": true},
+            {"meter": "seats", "price": "1"},
+            {"meter": "tokens", "dimensions": {"colour": "red"}, "price": "1"},
+            {"meter": "calls", "price": "0.0000000000001"},
+        ]}),
+    );
     let problem = world.put("/v1/catalog", bad).await?.refused(422, "catalog_invalid")?;
     insta::assert_json_snapshot!(faults(&problem), @r#"
     [
@@ -222,7 +324,10 @@ async fn bad_catalogs_are_refused_with_every_row_and_reason() -> Result<()> {
     let mut changed = catalog();
     changed["cards"][0]["versions"][0]["rates"][1]["price"] = json!("0.6");
     let problem = world.put("/v1/catalog", changed).await?.refused(422, "catalog_invalid")?;
-    assert_eq!(faults(&problem), ["cards[standard].versions[1].rates[1]: it is published and cannot change; add a version"]);
+    assert_eq!(
+        faults(&problem),
+        ["cards[standard].versions[1].rates[1]: it is published and cannot change; add a version"]
+    );
     let mut unknown = catalog();
     unknown["cards"][0]["versions"][0]["rates"][0]["prize"] = json!("1");
     world.put("/v1/catalog", unknown).await?.refused(400, "body_invalid")?;
@@ -234,27 +339,61 @@ async fn bad_catalogs_are_refused_with_every_row_and_reason() -> Result<()> {
     world.post("/v1/meters", seats).await?.refused(409, "meter_exists")?;
     let rates = json!([{"meter": "seats", "price": "7.50"}]);
     let version = json!({"effective_from": "2030-01-01T00:00:00+01:00", "rates": rates});
-    let added = world.post("/v1/rate-cards/standard/versions", version.clone()).await?.expect(201)?;
+    let added =
+        world.post("/v1/rate-cards/standard/versions", version.clone()).await?.expect(201)?;
     assert_eq!((&added["card"], &added["version"]), (&json!("standard"), &json!(2)));
-    world.post("/v1/rate-cards/none/versions", version.clone()).await?.refused(404, "card_unknown")?;
-    world.post("/v1/cost-cards/standard/versions", version.clone()).await?.refused(404, "card_unknown")?;
-    world.post("/v1/cost-cards/providers/versions", json!({"rates": [{"meter": "no", "price": "1"}]})).await?.refused(422, "catalog_invalid")?;
-    world.post("/v1/cost-cards", json!({"key": "new", "currency": "EUR", "rates": rates})).await?.expect(201)?;
-    world.post("/v1/rate-cards", json!({"key": "new", "currency": "EUR", "rates": rates})).await?.refused(409, "card_exists")?;
-    world.put("/v1/catalog/defaults", json!({"default_rate_card": "new", "default_cost_card": null})).await?.refused(422, "catalog_invalid")?;
-    world.put("/v1/catalog/defaults", json!({"default_rate_card": "standard", "default_cost_card": "new"})).await?.expect(200)?;
+    world
+        .post("/v1/rate-cards/none/versions", version.clone())
+        .await?
+        .refused(404, "card_unknown")?;
+    world
+        .post("/v1/cost-cards/standard/versions", version.clone())
+        .await?
+        .refused(404, "card_unknown")?;
+    world
+        .post(
+            "/v1/cost-cards/providers/versions",
+            json!({"rates": [{"meter": "no", "price": "1"}]}),
+        )
+        .await?
+        .refused(422, "catalog_invalid")?;
+    world
+        .post("/v1/cost-cards", json!({"key": "new", "currency": "EUR", "rates": rates}))
+        .await?
+        .expect(201)?;
+    world
+        .post("/v1/rate-cards", json!({"key": "new", "currency": "EUR", "rates": rates}))
+        .await?
+        .refused(409, "card_exists")?;
+    world
+        .put("/v1/catalog/defaults", json!({"default_rate_card": "new", "default_cost_card": null}))
+        .await?
+        .refused(422, "catalog_invalid")?;
+    world
+        .put(
+            "/v1/catalog/defaults",
+            json!({"default_rate_card": "standard", "default_cost_card": "new"}),
+        )
+        .await?
+        .expect(200)?;
     let current = world.get("/v1/catalog").await?.expect(200)?;
     assert_eq!(current["catalog_version"], 5);
     assert_eq!(current["catalog"]["default_cost_card"], "new");
     let card = world.get("/v1/rate-cards/standard").await?.expect(200)?;
-    assert_eq!(card["versions"][1], json!({"version": 2, "effective_from": "2029-12-31T23:00:00.000000Z", "rates": [{"meter": "seats", "price": "7.5", "per": 1}]}));
+    assert_eq!(
+        card["versions"][1],
+        json!({"version": 2, "effective_from": "2029-12-31T23:00:00.000000Z", "rates": [{"meter": "seats", "price": "7.5", "per": 1}]})
+    );
     // What is answered can be published as it is.
     let again = world.put("/v1/catalog", current["catalog"].clone()).await?.expect(200)?;
     assert_eq!(again["catalog_version"], 5);
     for partition in 0..PARTITIONS {
         assert_eq!(markers(&world, partition)?, [1, 2, 3, 4, 5]);
     }
-    let documents: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT document, document_hash FROM catalog_versions").fetch_all(&world.admin).await?;
+    let documents: Vec<(String, Vec<u8>)> =
+        sqlx::query_as("SELECT document, document_hash FROM catalog_versions")
+            .fetch_all(&world.admin)
+            .await?;
     for (document, _) in &documents {
         let document: domain::catalog::CatalogDocument = serde_json::from_str(document)?;
         assert!(document.faults().is_empty());
@@ -267,7 +406,9 @@ async fn markers_follow_after_an_outage_of_the_log_in_order() -> Result<()> {
     let world = World::api().await?;
     world.gate.shut(true);
     let headers = [("idempotency-key", "publish")];
-    let publish = async || world.send(Method::PUT, "/v1/catalog", &world.key, &headers, Some(catalog())).await;
+    let publish = async || {
+        world.send(Method::PUT, "/v1/catalog", &world.key, &headers, Some(catalog())).await
+    };
     let problem = publish().await?.refused(503, "marker_waiting")?;
     assert_eq!(problem["catalog_version"], 1);
     publish().await?.refused(503, "marker_waiting")?;
@@ -283,8 +424,11 @@ async fn markers_follow_after_an_outage_of_the_log_in_order() -> Result<()> {
             1 => (second.clone(), world.key.clone()),
             _ => (second.clone(), world.other_key.clone()),
         };
-        let meter = json!({"key": format!("m{number}"), "event_types": ["t"], "aggregation": "count"});
-        publishers.spawn(async move { send(&router, Method::POST, "/v1/meters", &key, &[], Some(meter)).await });
+        let meter =
+            json!({"key": format!("m{number}"), "event_types": ["t"], "aggregation": "count"});
+        publishers.spawn(async move {
+            send(&router, Method::POST, "/v1/meters", &key, &[], Some(meter)).await
+        });
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     world.gate.shut(false);
@@ -294,7 +438,13 @@ async fn markers_follow_after_an_outage_of_the_log_in_order() -> Result<()> {
     }
     let published = publish().await?.expect(200)?;
     assert_eq!(published["catalog_version"], 1);
-    let waiting = async || sqlx::query_scalar::<_, i64>("SELECT count(*) FROM catalog_outbox WHERE appended_at IS NULL").fetch_one(&world.admin).await;
+    let waiting = async || {
+        sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM catalog_outbox WHERE appended_at IS NULL",
+        )
+        .fetch_one(&world.admin)
+        .await
+    };
     for _ in 0..200 {
         if waiting().await? == 0 {
             break;
@@ -350,29 +500,48 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
     world.post("/v1/events", bad).await?.expect(200)?;
 
     let accepted = u64::from(count) * 5 + live_seen + 2;
-    let settled = |body: &Value| body["total"]["counts"]["accepted"] == accepted && body["total"]["pending"] == 0;
+    let settled = |body: &Value| {
+        body["total"]["counts"]["accepted"] == accepted && body["total"]["pending"] == 0
+    };
     let statement = world.until("/v1/conservation", settled).await?;
     let total = &statement["total"];
     assert_eq!(total["balanced"], true, "{statement}");
     assert_eq!(total["summary"], "every accepted event is posted");
-    for (outcome, wanted) in [("rated", u64::from(count) * 4 + 1), ("duplicates", u64::from(count)), ("conflicts", 1), ("rejected", 1)] {
+    for (outcome, wanted) in [
+        ("rated", u64::from(count) * 4 + 1),
+        ("duplicates", u64::from(count)),
+        ("conflicts", 1),
+        ("rejected", 1),
+    ] {
         assert_eq!(total["counts"][outcome], wanted, "{outcome}: {statement}");
     }
 
     // Charges, plainly: 0.01 for 3 of gpt (rounded to 12 decimals, never a tie), 0.5 for one of own.
     let raw = |number: u32| {
         let tokens = i128::from(number) + 1;
-        if number % 3 == 2 { tokens * 500_000_000_000 } else { (tokens * 10_000_000_000 * 2 + 3) / 6 }
+        if number % 3 == 2 {
+            tokens * 500_000_000_000
+        } else {
+            (tokens * 10_000_000_000 * 2 + 3) / 6
+        }
     };
     let charge: i128 = (0..count).map(raw).sum();
     let text = |raw: i128| domain::money::Amount::from_raw(raw).unwrap().to_string();
     for team in teams {
         let owed = if team == "acme" { charge + 10_000_000_000 } else { charge };
         let path = format!("/v1/teams/{team}/balance");
-        let balance = world.until(&path, |body| body["balances"][0]["posted"] == text(-owed)).await?;
-        assert_eq!(balance["balances"], json!([{"currency": "USD", "posted": text(-owed), "live": text(-owed)}]));
+        let balance =
+            world.until(&path, |body| body["balances"][0]["posted"] == text(-owed)).await?;
+        assert_eq!(
+            balance["balances"],
+            json!([{"currency": "USD", "posted": text(-owed), "live": text(-owed)}])
+        );
         let reach = &balance["partitions"][0];
-        assert_eq!((reach["lag"].as_i64(), &reach["posted_position"]), (Some(0), &reach["live_position"]), "{balance}");
+        assert_eq!(
+            (reach["lag"].as_i64(), &reach["posted_position"]),
+            (Some(0), &reach["live_position"]),
+            "{balance}"
+        );
     }
     let archived = |body: &Value| {
         let partitions = body["partitions"].as_array().unwrap();
@@ -391,27 +560,59 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
         (&json!(tokens.to_string()), &json!(text(charge)), &json!(cost), &json!(count))
     );
     assert_eq!(row["margin"], text(charge - i128::from(tokens) * 1_000_000_000));
-    assert_eq!((&row["currency"], &row["unpriced_events"], &row["window_start"]), (&json!("USD"), &json!(0), &Value::Null));
+    assert_eq!(
+        (&row["currency"], &row["unpriced_events"], &row["window_start"]),
+        (&json!("USD"), &json!(0), &Value::Null)
+    );
     // By day in a zone whose clock changes on 29 March; by dimension and with a filter.
-    let days = world.get("/v1/usage?meter=calls&team=bolt&window=day&time_zone=Europe/Berlin").await?.expect(200)?;
-    let days: Vec<(&str, &str, i64)> = days["items"].as_array().unwrap().iter().map(|row| (row["window_start"].as_str().unwrap(), row["window_end"].as_str().unwrap(), row["events"].as_i64().unwrap())).collect();
-    assert_eq!(days, [
-        ("2026-03-28T00:00:00+01:00", "2026-03-29T00:00:00+01:00", 23),
-        ("2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00", 23),
-        ("2026-03-30T00:00:00+02:00", "2026-03-31T00:00:00+02:00", 2),
-    ]);
+    let days = world
+        .get("/v1/usage?meter=calls&team=bolt&window=day&time_zone=Europe/Berlin")
+        .await?
+        .expect(200)?;
+    let days: Vec<(&str, &str, i64)> = days["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                row["window_start"].as_str().unwrap(),
+                row["window_end"].as_str().unwrap(),
+                row["events"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        days,
+        [
+            ("2026-03-28T00:00:00+01:00", "2026-03-29T00:00:00+01:00", 23),
+            ("2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00", 23),
+            ("2026-03-30T00:00:00+02:00", "2026-03-31T00:00:00+02:00", 2),
+        ]
+    );
     for window in ["minute", "hour", "month"] {
         let rows = world.get(&format!("/v1/usage?meter=calls&team=bolt&window={window}&time_zone=Asia/Kathmandu&limit=1000")).await?.expect(200)?;
-        let events: i64 = rows["items"].as_array().unwrap().iter().map(|row| row["events"].as_i64().unwrap()).sum();
+        let events: i64 = rows["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["events"].as_i64().unwrap())
+            .sum();
         assert_eq!(events, i64::from(count), "{window}");
     }
-    let grouped = world.get("/v1/usage?meter=tokens&team=bolt&group_by=model,region,team").await?.expect(200)?;
-    let groups: Vec<Value> = grouped["items"].as_array().unwrap().iter().map(|row| row["group"].clone()).collect();
-    assert_eq!(groups, [
-        json!({"model": "gpt", "region": "eu", "team": "bolt"}),
-        json!({"model": "gpt", "region": "us", "team": "bolt"}),
-        json!({"model": "own", "region": "eu", "team": "bolt"}),
-    ]);
+    let grouped = world
+        .get("/v1/usage?meter=tokens&team=bolt&group_by=model,region,team")
+        .await?
+        .expect(200)?;
+    let groups: Vec<Value> =
+        grouped["items"].as_array().unwrap().iter().map(|row| row["group"].clone()).collect();
+    assert_eq!(
+        groups,
+        [
+            json!({"model": "gpt", "region": "eu", "team": "bolt"}),
+            json!({"model": "gpt", "region": "us", "team": "bolt"}),
+            json!({"model": "own", "region": "eu", "team": "bolt"}),
+        ]
+    );
     let filtered = world.get("/v1/usage?meter=tokens&filter[region]=us&from=2026-03-28T00:00:00Z&to=2026-03-29T00:00:00Z").await?.expect(200)?;
     assert_eq!(filtered["items"][0]["events"], 8 * 4);
     let nothing = world.get("/v1/usage?team=it's%20%5C%20%7Bp0%3AString%7D").await?.expect(200)?;
@@ -420,7 +621,8 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
     // Events: lines and journal, every page once.
     let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let page = world.get(&format!("/v1/events?team=acme&limit=20{cursor}")).await?.expect(200)?;
+        let page =
+            world.get(&format!("/v1/events?team=acme&limit=20{cursor}")).await?.expect(200)?;
         seen.extend(page["items"].as_array().unwrap().clone());
         pages += 1;
         match page["next_cursor"].as_str() {
@@ -428,34 +630,78 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
             None => break,
         }
     }
-    let receipts: BTreeSet<&str> = seen.iter().map(|event| event["receipt"].as_str().unwrap()).collect();
-    assert_eq!((seen.len(), receipts.len(), pages), (count as usize * 2 + 1, count as usize * 2 + 1, 5));
-    assert!(seen.is_sorted_by_key(|event| std::cmp::Reverse(event["time"].as_str().unwrap().to_owned())));
+    let receipts: BTreeSet<&str> =
+        seen.iter().map(|event| event["receipt"].as_str().unwrap()).collect();
+    assert_eq!(
+        (seen.len(), receipts.len(), pages),
+        (count as usize * 2 + 1, count as usize * 2 + 1, 5)
+    );
+    assert!(
+        seen.is_sorted_by_key(|event| std::cmp::Reverse(
+            event["time"].as_str().unwrap().to_owned()
+        ))
+    );
     let found = world.get("/v1/events?source=test&id=acme-3&type=llm.call").await?.expect(200)?;
-    let statuses: BTreeSet<&str> = found["items"].as_array().unwrap().iter().map(|event| event["status"].as_str().unwrap()).collect();
+    let statuses: BTreeSet<&str> = found["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["status"].as_str().unwrap())
+        .collect();
     assert_eq!(statuses, ["duplicate", "rated"].into());
     let event = world.get(&format!("/v1/events/{receipt}")).await?.expect(200)?;
-    assert_eq!((&event["status"], &event["posted"], &event["id"]), (&json!("rated"), &json!(true), &json!("last")));
-    let line = event["lines"].as_array().unwrap().iter().find(|line| line["meter"] == "tokens").context("a line")?;
-    assert_eq!(*line, json!({"meter": "tokens", "unit": "token", "quantity": "3", "status": "priced", "dimensions": {"model": "gpt"},
+    assert_eq!(
+        (&event["status"], &event["posted"], &event["id"]),
+        (&json!("rated"), &json!(true), &json!("last"))
+    );
+    let line = event["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|line| line["meter"] == "tokens")
+        .context("a line")?;
+    assert_eq!(
+        *line,
+        json!({"meter": "tokens", "unit": "token", "quantity": "3", "status": "priced", "dimensions": {"model": "gpt"},
         "card": "standard", "card_version": 1, "currency": "USD", "charge": "0.01",
-        "cost_card": "providers", "cost_card_version": 1, "cost_currency": "USD", "cost": "0.003"}));
-    let journal = world.get(&format!("/v1/journals/{}", event["journal_id"].as_str().context("a journal")?)).await?.expect(200)?;
-    assert!(journal["transfers"]["items"].as_array().unwrap().iter().any(|transfer| transfer["team"] == "acme"));
+        "cost_card": "providers", "cost_card_version": 1, "cost_currency": "USD", "cost": "0.003"})
+    );
+    let journal = world
+        .get(&format!("/v1/journals/{}", event["journal_id"].as_str().context("a journal")?))
+        .await?
+        .expect(200)?;
+    assert!(
+        journal["transfers"]["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|transfer| transfer["team"] == "acme")
+    );
     let rejected = world.get("/v1/rejected-events?team=cato").await?.expect(200)?;
-    assert_eq!((&rejected["items"][0]["status"], &rejected["items"][0]["id"]), (&json!("rejected"), &json!("bad")), "{rejected}");
+    assert_eq!(
+        (&rejected["items"][0]["status"], &rejected["items"][0]["id"]),
+        (&json!("rejected"), &json!("bad")),
+        "{rejected}"
+    );
     assert!(rejected["items"][0]["raw"].as_str().unwrap().contains("many"));
     let conflicts = world.get("/v1/rejected-events?reason=conflict").await?.expect(200)?;
     let first = world.get("/v1/events?team=bolt&id=bolt-0").await?.expect(200)?;
-    let first = first["items"].as_array().unwrap().iter().find(|event| event["status"] == "rated").context("the first")?;
+    let first = first["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|event| event["status"] == "rated")
+        .context("the first")?;
     assert_eq!(conflicts["items"][0]["twin"], first["receipt"]);
 
     // The books: a team's transfers come in pages and sum up to its balance.
     let (mut sum, mut cursor) = (0_i128, String::new());
     loop {
-        let page = world.get(&format!("/v1/teams/bolt/transfers?limit=2{cursor}")).await?.expect(200)?;
+        let page =
+            world.get(&format!("/v1/teams/bolt/transfers?limit=2{cursor}")).await?.expect(200)?;
         for transfer in page["items"].as_array().unwrap() {
-            let amount = domain::money::Amount::parse_exact(transfer["amount"].as_str().unwrap())?.raw();
+            let amount =
+                domain::money::Amount::parse_exact(transfer["amount"].as_str().unwrap())?.raw();
             sum += if transfer["debit"] == "receivable" { amount } else { -amount };
         }
         match page["next_cursor"].as_str() {
@@ -464,20 +710,35 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
         }
     }
     assert_eq!(sum, charge);
-    for path in ["/v1/teams/nobody/balance", "/v1/events/0:999999:0", "/v1/events/99:0:0", "/v1/events/x", "/v1/journals/x"] {
+    for path in [
+        "/v1/teams/nobody/balance",
+        "/v1/events/0:999999:0",
+        "/v1/events/99:0:0",
+        "/v1/events/x",
+        "/v1/journals/x",
+    ] {
         assert_eq!(world.get(path).await?.status.as_u16(), 404, "{path}");
     }
 
     // A team with usage is no alias; and without the archive the rest goes on.
-    world.post("/v1/teams/bolt/aliases", json!({"alias": "cato"})).await?.refused(409, "alias_is_team")?;
+    world
+        .post("/v1/teams/bolt/aliases", json!({"alias": "cato"}))
+        .await?
+        .refused(409, "alias_is_team")?;
     let mut world = world;
     drop(world.engine.take());
     world.get("/v1/usage").await?.refused(503, "archive_unavailable")?;
     world.get("/v1/events").await?.refused(503, "archive_unavailable")?;
     world.get("/v1/teams/acme/balance").await?.expect(200)?;
-    assert_eq!(world.get(&format!("/v1/events/{receipt}")).await?.expect(200)?["status"], "pending");
+    assert_eq!(
+        world.get(&format!("/v1/events/{receipt}")).await?.expect(200)?["status"],
+        "pending"
+    );
     let statement = world.get("/v1/conservation").await?.expect(200)?;
-    assert_eq!((&statement["archive_available"], &statement["partitions"][0]["archived_position"]), (&json!(false), &Value::Null));
+    assert_eq!(
+        (&statement["archive_available"], &statement["partitions"][0]["archived_position"]),
+        (&json!(false), &Value::Null)
+    );
     world.stop().await
 }
 
@@ -491,7 +752,13 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = world.get(&format!("/v1/teams?limit=2{cursor}")).await?.expect(200)?;
-        seen.extend(page["items"].as_array().unwrap().iter().map(|team| team["team"].as_str().unwrap().to_owned()));
+        seen.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|team| team["team"].as_str().unwrap().to_owned()),
+        );
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
@@ -501,16 +768,29 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
     sorted.sort();
     assert_eq!(seen, sorted);
     world.get("/v1/teams/a%2Fb").await?.expect(200)?;
-    for (query, code) in [("limit=0", "limit_invalid"), ("limit=1001", "limit_invalid"), ("limit=x", "query_invalid"), ("cursor=zz", "cursor_invalid"), ("page=2", "query_invalid")] {
+    for (query, code) in [
+        ("limit=0", "limit_invalid"),
+        ("limit=1001", "limit_invalid"),
+        ("limit=x", "query_invalid"),
+        ("cursor=zz", "cursor_invalid"),
+        ("page=2", "query_invalid"),
+    ] {
         world.get(&format!("/v1/teams?{query}")).await?.refused(400, code)?;
     }
 
-    let aliased = world.post("/v1/teams/a/aliases", json!({"alias": "old-a"})).await?.expect(201)?;
+    let aliased =
+        world.post("/v1/teams/a/aliases", json!({"alias": "old-a"})).await?.expect(201)?;
     let effective = domain::time::parse(aliased["effective_at"].as_str().unwrap())?;
     let ahead = effective - runtime::task::now_us();
     assert!((55_000_000..=60_000_000).contains(&ahead), "{ahead}");
-    world.post("/v1/teams/b/aliases", json!({"alias": "old-a"})).await?.refused(409, "alias_exists")?;
-    world.post("/v1/teams/b/aliases", json!({"alias": "a"})).await?.refused(409, "alias_is_team")?;
+    world
+        .post("/v1/teams/b/aliases", json!({"alias": "old-a"}))
+        .await?
+        .refused(409, "alias_exists")?;
+    world
+        .post("/v1/teams/b/aliases", json!({"alias": "a"}))
+        .await?
+        .refused(409, "alias_is_team")?;
     world.post("/v1/teams", json!({"team": "old-a"})).await?.refused(409, "team_is_alias")?;
     world.stop().await
 }
@@ -523,8 +803,15 @@ async fn every_documented_route_wants_a_key_and_the_document_is_as_reviewed() ->
     let mut routes = 0;
     for (path, methods) in paths {
         assert!(path.starts_with("/v1/"), "{path}");
-        let concrete: String = path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect::<Vec<_>>().join("/");
-        for method in ["get", "post", "put", "patch", "delete"].iter().filter(|method| methods.get(**method).is_some()) {
+        let concrete: String = path
+            .split('/')
+            .map(|part| if part.starts_with('{') { "x" } else { part })
+            .collect::<Vec<_>>()
+            .join("/");
+        for method in ["get", "post", "put", "patch", "delete"]
+            .iter()
+            .filter(|method| methods.get(**method).is_some())
+        {
             let verb: Method = method.to_uppercase().parse()?;
             let answer = world.send(verb, &concrete, "", &[], Some(json!({}))).await?;
             answer.refused(401, "key_missing").with_context(|| format!("{method} {path}"))?;

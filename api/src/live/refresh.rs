@@ -58,6 +58,9 @@ async fn refresh(api: &Shared) -> Result<(), PostgresError> {
             tracing::debug!(partition, x = news.posted.x, r = news.posted.r, "balances loaded");
         }
         live.take(partition, &news);
+        let entries = i64::try_from(live.entries(partition)).unwrap_or(i64::MAX);
+        let label = partition.to_string();
+        api.metrics.live_entries.with_label_values(&[label.as_str()]).set(entries);
     }
     Ok(())
 }

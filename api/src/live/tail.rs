@@ -146,7 +146,8 @@ impl super::Live {
         self.entries(partition) >= self.entries_max
     }
 
-    fn entries(&self, partition: u32) -> usize {
+    /// Sums of a partition that are not posted yet.
+    pub(super) fn entries(&self, partition: u32) -> usize {
         self.lock(partition).map_or(0, |partition| partition.entries)
     }
 

@@ -53,7 +53,9 @@ pub(crate) struct NewApiKey {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ApiKeyChange {
-    /// When it ends, RFC 3339; null for never.
+    /// When it ends, RFC 3339; null for never. It must be there: nothing is lifted by leaving it out.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required)]
     expires_at: Option<String>,
 }
 

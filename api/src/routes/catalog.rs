@@ -51,8 +51,12 @@ pub(crate) struct Published {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Defaults {
     /// The rate card; null for none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required)]
     default_rate_card: Option<String>,
     /// The cost card; null for none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required)]
     default_cost_card: Option<String>,
 }
 

@@ -111,7 +111,12 @@ impl Answer {
 
     /// Asserts a problem of this status and code.
     pub fn refused(self, status: u16, code: &str) -> Result<Value> {
-        ensure!(self.status.as_u16() == status && self.body["code"] == code, "{}: {}", self.status, self.text);
+        ensure!(
+            self.status.as_u16() == status && self.body["code"] == code,
+            "{}: {}",
+            self.status,
+            self.text
+        );
         ensure!(self.headers["content-type"] == "application/problem+json");
         Ok(self.body)
     }
@@ -138,7 +143,13 @@ fn audit_key() -> Secret {
 }
 
 pub fn config() -> api::Config {
-    api::Config { publish_wait_ms: 1000, balance_refresh_ms: 50, live_entries_max: 100_000, pending_blocks_max: 10_000, pending_scan_ms: 5000 }
+    api::Config {
+        publish_wait_ms: 1000,
+        balance_refresh_ms: 50,
+        live_entries_max: 100_000,
+        pending_blocks_max: 10_000,
+        pending_scan_ms: 5000,
+    }
 }
 
 impl World {
@@ -160,7 +171,11 @@ impl World {
         let url = postgres.database("weir").await?;
         let admin = postgres.pool(&url, None, 4).await?;
         migrate(&admin).await?;
-        let (engine, clickhouse) = if all { archive(&folders.0).await? } else { (None, client("http://127.0.0.1:9", "weir")) };
+        let (engine, clickhouse) = if all {
+            archive(&folders.0).await?
+        } else {
+            (None, client("http://127.0.0.1:9", "weir"))
+        };
         let topics: &'static [Topic] = &[USAGE, RATED];
         let log = LocalLog::open(folders.1.path(), LocalOptions::new(PARTITIONS, topics))?;
         let gate = Arc::new(Gate { log, shut: AtomicBool::new(false) });
@@ -182,13 +197,36 @@ impl World {
             roles = roles.merge(pipeline(&context, &mut tasks).await?);
         }
         let (router, document) = roles.split_for_parts();
-        let router = runtime::http::finish(router.merge(api::documentation(document.clone())), &ServeOptions::default());
+        let router = runtime::http::finish(
+            router.merge(api::documentation(document.clone())),
+            &ServeOptions::default(),
+        );
         let document = serde_json::to_value(document)?;
-        Ok(World { router, document, gate, admin, key, other_key, context, postgres, url, engine, tasks, _folders: folders })
+        Ok(World {
+            router,
+            document,
+            gate,
+            admin,
+            key,
+            other_key,
+            context,
+            postgres,
+            url,
+            engine,
+            tasks,
+            _folders: folders,
+        })
     }
 
     /// Sends a request with a key and headers.
-    pub async fn send(&self, method: Method, path: &str, key: &str, headers: &[(&str, &str)], body: Option<Value>) -> Result<Answer> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Result<Answer> {
         send(&self.router, method, path, key, headers, body).await
     }
 
@@ -219,7 +257,11 @@ impl World {
 
     /// Another process's api on the same stores.
     pub async fn another(&self) -> Result<(Router, Context)> {
-        let context = Context { shutdown: self.context.shutdown.child(), metrics: Metrics::new(), ..self.context.clone() };
+        let context = Context {
+            shutdown: self.context.shutdown.child(),
+            metrics: Metrics::new(),
+            ..self.context.clone()
+        };
         let service = Service::open(config(), &context).await?;
         let (router, _) = service.router().split_for_parts();
         tokio::spawn(service.run());
@@ -237,7 +279,14 @@ impl World {
 }
 
 /// Sends a request to a router.
-pub async fn send(router: &Router, method: Method, path: &str, key: &str, headers: &[(&str, &str)], body: Option<Value>) -> Result<Answer> {
+pub async fn send(
+    router: &Router,
+    method: Method,
+    path: &str,
+    key: &str,
+    headers: &[(&str, &str)],
+    body: Option<Value>,
+) -> Result<Answer> {
     let mut request = Request::builder().method(method).uri(path);
     if !key.is_empty() {
         request = request.header("authorization", format!("Bearer {key}"));
@@ -268,17 +317,31 @@ async fn archive(folder: &Folder) -> Result<(Option<Engine>, ClickHouse)> {
     Ok((Some(engine), clickhouse))
 }
 
-async fn pipeline(context: &Context, tasks: &mut Vec<JoinHandle<Result<()>>>) -> Result<OpenApiRouter> {
+async fn pipeline(
+    context: &Context,
+    tasks: &mut Vec<JoinHandle<Result<()>>>,
+) -> Result<OpenApiRouter> {
     let section: Section = runtime::config::load(ingest::config::DEFAULT_TOML, None)?;
     let service = ingest::Service::open(section.ingest, context).await?;
     let router = service.router();
     tasks.push(spawn(async move { Ok(service.run().await?) }));
-    let rater = rater::config::Config { batch_events: 10_000, batch_bytes: 4 << 20, batch_ms: 20, batches_in_flight: 4 };
+    let rater = rater::config::Config {
+        batch_events: 10_000,
+        batch_bytes: 4 << 20,
+        batch_ms: 20,
+        batches_in_flight: 4,
+    };
     let (one, two, three) = (context.clone(), context.clone(), context.clone());
     tasks.push(spawn(async move { Ok(rater::run(rater, one).await?) }));
-    let writer = ledger_writer::Config { window_ms: 100, batches_max: 1000, sums_max: 50_000, audit_key: audit_key() };
+    let writer = ledger_writer::Config {
+        window_ms: 100,
+        batches_max: 1000,
+        sums_max: 50_000,
+        audit_key: audit_key(),
+    };
     tasks.push(spawn(async move { Ok(ledger_writer::run(writer, two).await?) }));
-    let archiver = archiver::Config { group_rows: 50_000, group_bytes: 32 << 20, group_wait_ms: 100 };
+    let archiver =
+        archiver::Config { group_rows: 50_000, group_bytes: 32 << 20, group_wait_ms: 100 };
     tasks.push(spawn(async move { Ok(archiver::run(archiver, three).await?) }));
     Ok(router)
 }
@@ -297,7 +360,11 @@ async fn migrate(admin: &Pool) -> Result<()> {
     let audit_key = AuditKey::parse(&audit_key()).context("an audit key")?;
     ledger::install::install(&mut connection, PARTITIONS, "test", &audit_key.id()).await?;
     for (tenant, name) in [(TENANT, "one"), (OTHER, "two")] {
-        sqlx::query("INSERT INTO tenants (tenant_id, key) VALUES ($1, $2)").bind(tenant).bind(name).execute(&mut *connection).await?;
+        sqlx::query("INSERT INTO tenants (tenant_id, key) VALUES ($1, $2)")
+            .bind(tenant)
+            .bind(name)
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }
