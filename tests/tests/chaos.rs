@@ -4,7 +4,7 @@
 
 use std::{env, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use benches::spread::Spread;
 use nix::sys::signal::Signal;
 use tests::{
@@ -51,14 +51,38 @@ impl Moments {
     }
 }
 
-/// A replay in small requests, begun anew with the same ids whenever it has ended.
-async fn keep_replaying(system: &System, replay: &mut Process, rounds: &mut u32) -> Result<()> {
-    if !replay.is_running()? {
-        finished(replay).await?;
-        *rounds += 1;
-        *replay = system.replay(&format!("replay-{rounds}"), &["--batch", "50"])?;
+/// Replays in small requests, begun anew with the same ids whenever one has ended.
+struct Replays {
+    running: Process,
+    rounds: u32,
+    repeated: u64,
+}
+
+impl Replays {
+    fn start(system: &System) -> Result<Self> {
+        let running = system.replay("replay-0", &["--batch", "50"])?;
+        Ok(Self { running, rounds: 0, repeated: 0 })
     }
-    Ok(())
+
+    async fn keep_on(&mut self, system: &System) -> Result<()> {
+        if !self.running.is_running()? {
+            self.end().await?;
+            self.rounds += 1;
+            self.running = system.replay(&format!("replay-{}", self.rounds), &["--batch", "50"])?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the last one; answers how many requests had to be sent again.
+    async fn end(&mut self) -> Result<u64> {
+        let output = finished(&mut self.running).await?;
+        println!("round {}: {}", self.rounds, output.trim());
+        let words: Vec<&str> = output.split_whitespace().collect();
+        let place =
+            words.iter().position(|word| *word == "requests").context("no count of requests")?;
+        self.repeated += words[place - 1].parse::<u64>()?;
+        Ok(self.repeated)
+    }
 }
 
 /// Every row took effect once, however often it was sent.
@@ -78,11 +102,10 @@ async fn check(system: &System) -> Result<()> {
 async fn embedded_survives_kills() -> Result<()> {
     let mut moments = Moments::new("embedded");
     let mut system = System::embedded().await?;
-    let mut rounds = 0;
-    let mut replay = system.replay("replay-0", &["--batch", "50"])?;
+    let mut replays = Replays::start(&system)?;
     for _ in 0..kills() {
         moments.pause(100, 2_000).await;
-        keep_replaying(&system, &mut replay, &mut rounds).await?;
+        replays.keep_on(&system).await?;
         system.kill("up")?;
         // Sometimes it is killed again while it recovers.
         if moments.next() % 3 == 0 {
@@ -92,7 +115,8 @@ async fn embedded_survives_kills() -> Result<()> {
         }
         system.start("up").await?;
     }
-    finished(&mut replay).await?;
+    let repeated = replays.end().await?;
+    ensure!(repeated > 0, "no kill interrupted a request");
     check(&system).await
 }
 
@@ -101,17 +125,16 @@ async fn roles_on_kafka_survive_kills() -> Result<()> {
     let mut moments = Moments::new("kafka");
     let broker = Broker::start()?;
     let mut system = System::kafka(&broker, 8).await?;
-    let mut rounds = 0;
-    let mut replay = system.replay("replay-0", &["--batch", "50"])?;
+    let mut replays = Replays::start(&system)?;
     for kill in 0..kills() {
         let role = ROLES[usize::try_from(kill)? % ROLES.len()];
         moments.pause(100, 2_000).await;
-        keep_replaying(&system, &mut replay, &mut rounds).await?;
+        replays.keep_on(&system).await?;
         system.kill(role)?;
         moments.pause(1, 500).await;
         system.start(role).await?;
     }
-    finished(&mut replay).await?;
+    replays.end().await?;
     check(&system).await
 }
 
@@ -123,8 +146,7 @@ async fn two_raters_and_two_ledger_writers() -> Result<()> {
     let mut system = System::kafka(&broker, 8).await?;
     system.start("rater.2").await?;
     system.start("ledger-writer.2").await?;
-    let mut rounds = 0;
-    let mut replay = system.replay("replay-0", &["--batch", "50"])?;
+    let mut replays = Replays::start(&system)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     system.kill("rater.2")?;
     system.kill("ledger-writer.2")?;
@@ -136,7 +158,7 @@ async fn two_raters_and_two_ledger_writers() -> Result<()> {
     // Longer than a member of a group is believed to live without a word.
     let frozen = std::time::Instant::now();
     while frozen.elapsed() < Duration::from_secs(15) {
-        keep_replaying(&system, &mut replay, &mut rounds).await?;
+        replays.keep_on(&system).await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let posted = system.conservation().await?["accepted"];
@@ -144,6 +166,6 @@ async fn two_raters_and_two_ledger_writers() -> Result<()> {
         system.process(name)?.signal(Signal::SIGCONT)?;
     }
     ensure!(posted > 0, "nothing was posted while the first owners were frozen");
-    finished(&mut replay).await?;
+    replays.end().await?;
     check(&system).await
 }

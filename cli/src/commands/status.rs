@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::Value;
 
 use crate::{client::Target, output::sayln, process};
@@ -58,7 +58,7 @@ async fn status(arguments: Arguments) -> Result<ExitCode> {
 
 fn table(statement: &Value, total: &Value) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(COLUMNS.map(|(heading, _)| heading));
+    table.load_style(UTF8_BORDERS_ONLY).set_header(COLUMNS.map(|(heading, _)| heading));
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
