@@ -244,7 +244,7 @@ async fn a_group_that_was_cut_anywhere_is_repeated_and_nothing_doubles() -> Resu
         world.rater.batch(0, JANUARY_US, &events(number..number + 10, JANUARY_US)).await?;
         number += 10;
         let successor =
-            world.archiver(config(70 + round, 5), &world.engine.url(), world.log.clone());
+            world.archiver(config(20 + round, 5), &world.engine.url(), world.log.clone());
         world.complete().await?;
         successor.stop().await?;
     }

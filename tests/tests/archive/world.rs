@@ -242,9 +242,10 @@ impl Archiver {
         self.run.await.unwrap()
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for it to end by itself, for at most a minute.
     pub async fn ended(self) -> Result<(), RunError> {
-        self.run.await.unwrap()
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.run).await;
+        ended.expect("it ends by itself").unwrap()
     }
 }
 
