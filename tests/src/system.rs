@@ -73,6 +73,15 @@ impl System {
 
     /// A process per role on `broker`, in topics of its own, with the catalog published.
     pub async fn kafka(broker: &Broker, partitions: u32) -> Result<Self> {
+        Self::kafka_with(broker, partitions, &[]).await
+    }
+
+    /// [`System::kafka`] with further settings of every process, as environment variables.
+    pub async fn kafka_with(
+        broker: &Broker,
+        partitions: u32,
+        further: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder = TestFolder::new("system")?;
         let postgres = TestPostgres::start().await?;
         let postgres_url = postgres.database("weir").await?.expose().to_owned();
@@ -95,7 +104,11 @@ impl System {
         ];
         let mut system = Self {
             processes: BTreeMap::new(),
-            settings: settings.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            settings: settings
+                .into_iter()
+                .chain(further.iter().map(|(name, value)| (*name, (*value).to_owned())))
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url,
