@@ -24,14 +24,8 @@ pub fn library() -> Result<PathBuf> {
 
 fn fetch() -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/setup/clickhouse.sh");
-    let output = Command::new(&script)
-        .output()
-        .context("run deploy/setup/clickhouse.sh")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(&script).output().context("run deploy/setup/clickhouse.sh")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let path = PathBuf::from(String::from_utf8(output.stdout)?.trim());
     ensure!(path.is_file(), "{} is missing", path.display());
     Ok(path)

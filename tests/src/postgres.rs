@@ -60,22 +60,14 @@ impl TestPostgres {
 
     /// Stops it (fast), and starts it again on the same data.
     pub async fn restart(&mut self) -> Result<()> {
-        self.server
-            .take()
-            .context("the server was stopped")?
-            .stop()
-            .await?;
+        self.server.take().context("the server was stopped")?.stop().await?;
         self.server = Some(Server::start(options(&self.folder)).await?);
         Ok(())
     }
 
     /// Ends the postmaster with SIGKILL, and starts again on the same data.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
-        self.server
-            .take()
-            .context("the server was stopped")?
-            .kill()
-            .await;
+        self.server.take().context("the server was stopped")?.kill().await;
         self.server = Some(Server::start(options(&self.folder)).await?);
         Ok(())
     }
@@ -84,26 +76,18 @@ impl TestPostgres {
     pub async fn database(&self, name: &str) -> Result<Secret> {
         let server = self.server()?;
         let mut connection = PgConnection::connect(server.superuser_url().expose()).await?;
-        connection
-            .execute(AssertSqlSafe(format!("CREATE DATABASE \"{name}\"")))
-            .await?;
+        connection.execute(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).await?;
         connection.close().await?;
         Ok(server.superuser_url_of(name))
     }
 
     /// A pool on `url`, as the processes open theirs.
     pub async fn pool(&self, url: &Secret, role: Option<&str>, connections: u32) -> Result<Pool> {
-        let config = PostgresConfig {
-            url: url.clone(),
-            connections,
-        };
+        let config = PostgresConfig { url: url.clone(), connections };
         Ok(connect(&config, role, "test").await?)
     }
 }
 
 fn options(folder: &TestFolder) -> ServerOptions {
-    ServerOptions {
-        shared_buffers_mb: 64,
-        ..ServerOptions::new(folder.path().join("postgres"))
-    }
+    ServerOptions { shared_buffers_mb: 64, ..ServerOptions::new(folder.path().join("postgres")) }
 }

@@ -108,7 +108,7 @@ async fn embedded_survives_kills() -> Result<()> {
         replays.keep_on(&system).await?;
         system.kill("up")?;
         // Sometimes it is killed again while it recovers.
-        if moments.next() % 3 == 0 {
+        if moments.next().is_multiple_of(3) {
             let starting = system.spawn("up")?;
             moments.pause(50, 1_500).await;
             starting.kill()?;

@@ -30,11 +30,7 @@ async fn setup(test: &str) -> Result<Setup> {
     let folder = Folder::new(test)?;
     let engine = start(PROGRAM, &folder, 4).await?;
     let clickhouse = client(&engine.url(), "default");
-    Ok(Setup {
-        engine,
-        clickhouse,
-        _folder: folder,
-    })
+    Ok(Setup { engine, clickhouse, _folder: folder })
 }
 
 impl Setup {
@@ -52,10 +48,7 @@ impl Setup {
 
     async fn kill(&self) -> Result<()> {
         let before = self.engine.starts();
-        kill(
-            Pid::from_raw(i32::try_from(self.engine.process_id())?),
-            Signal::SIGKILL,
-        )?;
+        kill(Pid::from_raw(i32::try_from(self.engine.process_id())?), Signal::SIGKILL)?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.engine.starts() == before || self.clickhouse.ping().await.is_err() {
             anyhow::ensure!(Instant::now() < deadline, "the engine did not come back");
@@ -73,15 +66,8 @@ async fn number(clickhouse: &ClickHouse, sql: &str) -> Result<u64> {
 
 fn resident_megabytes(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .context("no VmRSS")?;
-    let kilobytes: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .context("no figure")?
-        .parse()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
+    let kilobytes: u64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
     Ok(kilobytes / 1024)
 }
 
@@ -112,16 +98,12 @@ impl Row {
 
 /// Rows of `a UInt64, s String`.
 fn rows(values: &[(u64, &[u8])]) -> Bytes {
-    let row = values.iter().fold(Row::default(), |row, (a, s)| {
-        row.put(a.to_le_bytes()).string(s)
-    });
+    let row = values.iter().fold(Row::default(), |row, (a, s)| row.put(a.to_le_bytes()).string(s));
     row.0.into()
 }
 
 async fn insert(clickhouse: &ClickHouse, token: &str, rows: Bytes) -> Result<(), ClickHouseError> {
-    clickhouse
-        .insert_row_binary("t", "a, s", token, &[], rows)
-        .await
+    clickhouse.insert_row_binary("t", "a, s", token, &[], rows).await
 }
 
 #[tokio::test]
@@ -165,23 +147,14 @@ async fn any_bytes_arrive_as_they_were_sent() -> Result<()> {
         &[0xff, 0xfe, 0x80, 0xc3],
     ];
     for (index, first) in [9_u64, 10, 13, 32, 59, 0, 39].into_iter().enumerate() {
-        let block = rows(&[
-            (first, nasty[index]),
-            (first + 1000, nasty[(index + 1) % 7]),
-        ]);
+        let block = rows(&[(first, nasty[index]), (first + 1000, nasty[(index + 1) % 7])]);
         insert(&setup.clickhouse, &format!("n{index}"), block).await?;
     }
     assert_eq!(setup.count().await?, 14);
     for (index, first) in [9_u64, 10, 13, 32, 59, 0, 39].into_iter().enumerate() {
         let sql = "SELECT hex(s) AS h FROM t WHERE a = {a:UInt64}";
-        let found = setup
-            .clickhouse
-            .query_json_rows(sql, &[("a", &first.to_string())])
-            .await?;
-        let hex: String = nasty[index]
-            .iter()
-            .map(|byte| format!("{byte:02X}"))
-            .collect();
+        let found = setup.clickhouse.query_json_rows(sql, &[("a", &first.to_string())]).await?;
+        let hex: String = nasty[index].iter().map(|byte| format!("{byte:02X}")).collect();
         assert_eq!(found, [json!({ "h": hex })]);
     }
     setup.engine.stop().await;
@@ -229,14 +202,8 @@ async fn every_type_of_the_archive_passes_through_row_binary() -> Result<()> {
         .put([1]);
     let columns = "a, amount, identity, id, at, lines.meter, lines.charge, costs, labels, outcome, \
                    app, sign, maybe";
-    setup
-        .clickhouse
-        .insert_row_binary("t", columns, "one", &[], row.0.into())
-        .await?;
-    let found = setup
-        .clickhouse
-        .query_json_rows("SELECT * FROM t", &[])
-        .await?;
+    setup.clickhouse.insert_row_binary("t", columns, "one", &[], row.0.into()).await?;
+    let found = setup.clickhouse.query_json_rows("SELECT * FROM t", &[]).await?;
     assert_eq!(
         found,
         [json!({
@@ -292,36 +259,17 @@ async fn values_are_inert() -> Result<()> {
         assert_eq!(found[0]["matched"], json!("0"), "{value}");
         let url = format!("{}/?param_l={}", setup.engine.url(), percent(&list));
         let answer = post(&url, "SELECT {l:Array(String)}[1] AS s FORMAT JSONEachRow").await?;
-        assert_eq!(
-            serde_json::from_str::<Value>(&answer.2)?["s"],
-            json!(value),
-            "{list}"
-        );
+        assert_eq!(serde_json::from_str::<Value>(&answer.2)?["s"], json!(value), "{list}");
     }
     // As an identifier and in a number's place.
-    for sql in [
-        "SELECT count() FROM {s:Identifier}",
-        "SELECT {s:UInt64}",
-        "SELECT {s:Enum8('a'=1)}",
-    ] {
-        let refused = setup
-            .clickhouse
-            .query_json_rows(sql, &[("s", "t; DROP TABLE t")])
-            .await;
-        assert!(
-            matches!(refused, Err(ClickHouseError::Refused { .. })),
-            "{sql}: {refused:?}"
-        );
+    for sql in
+        ["SELECT count() FROM {s:Identifier}", "SELECT {s:UInt64}", "SELECT {s:Enum8('a'=1)}"]
+    {
+        let refused = setup.clickhouse.query_json_rows(sql, &[("s", "t; DROP TABLE t")]).await;
+        assert!(matches!(refused, Err(ClickHouseError::Refused { .. })), "{sql}: {refused:?}");
     }
     let sql = "SELECT number AS n FROM numbers(10) LIMIT {l:UInt64}";
-    assert_eq!(
-        setup
-            .clickhouse
-            .query_json_rows(sql, &[("l", "3")])
-            .await?
-            .len(),
-        3
-    );
+    assert_eq!(setup.clickhouse.query_json_rows(sql, &[("l", "3")]).await?.len(), 3);
     assert_eq!(setup.count().await?, 1);
     setup.engine.stop().await;
     Ok(())
@@ -334,9 +282,7 @@ async fn post(url: &str, body: &str) -> Result<(u16, Option<String>, String)> {
 
 async fn read(answer: reqwest::Response) -> Result<(u16, Option<String>, String)> {
     let code = answer.headers().get("x-clickhouse-exception-code");
-    let code = code
-        .map(|code| code.to_str().map(str::to_owned))
-        .transpose()?;
+    let code = code.map(|code| code.to_str().map(str::to_owned)).transpose()?;
     Ok((answer.status().as_u16(), code, answer.text().await?))
 }
 
@@ -363,34 +309,17 @@ async fn exceptions_carry_their_code() -> Result<()> {
     check("SELECT 1; SELECT 2", 62).await;
     check("SELECT nothing", 47).await;
     check("SELECT {x:String}", 456).await;
-    let wrong = setup
-        .clickhouse
-        .insert_row_binary("nowhere", "a", "", &[], Bytes::from("x"))
-        .await;
-    assert!(
-        matches!(wrong, Err(ClickHouseError::Refused { code: 60, .. })),
-        "{wrong:?}"
-    );
+    let wrong = setup.clickhouse.insert_row_binary("nowhere", "a", "", &[], Bytes::from("x")).await;
+    assert!(matches!(wrong, Err(ClickHouseError::Refused { code: 60, .. })), "{wrong:?}");
     setup.table("a UInt64, s String").await?;
     let cut = insert(&setup.clickhouse, "cut", rows(&[(1, b"x")]).slice(..7)).await;
-    assert!(
-        matches!(cut, Err(ClickHouseError::Refused { code: 33, .. })),
-        "{cut:?}"
-    );
+    assert!(matches!(cut, Err(ClickHouseError::Refused { code: 33, .. })), "{cut:?}");
     assert_eq!(setup.count().await?, 0);
-    let nowhere = client(&setup.engine.url(), "nowhere")
-        .execute("SELECT 1")
-        .await;
-    assert!(
-        matches!(nowhere, Err(ClickHouseError::Refused { code: 81, .. })),
-        "{nowhere:?}"
-    );
+    let nowhere = client(&setup.engine.url(), "nowhere").execute("SELECT 1").await;
+    assert!(matches!(nowhere, Err(ClickHouseError::Refused { code: 81, .. })), "{nowhere:?}");
     let hungry = "SELECT groupArray(number) FROM numbers(1000000000)";
     let hungry = setup.clickhouse.execute(hungry).await;
-    assert!(
-        matches!(hungry, Err(ClickHouseError::Unavailable(_))),
-        "{hungry:?}"
-    );
+    assert!(matches!(hungry, Err(ClickHouseError::Unavailable(_))), "{hungry:?}");
     // The connections are as good as before.
     for _ in 0..8 {
         setup.clickhouse.execute("SELECT 1").await?;
@@ -401,10 +330,7 @@ async fn exceptions_carry_their_code() -> Result<()> {
     );
     setup.engine.stop().await;
     let gone = setup.clickhouse.execute("SELECT 1").await;
-    assert!(
-        matches!(gone, Err(ClickHouseError::Unavailable(_))),
-        "{gone:?}"
-    );
+    assert!(matches!(gone, Err(ClickHouseError::Unavailable(_))), "{gone:?}");
     Ok(())
 }
 
@@ -413,16 +339,8 @@ async fn plain_http_clients_are_served() -> Result<()> {
     let setup = setup("http").await?;
     let url = setup.engine.url();
     let http = http()?;
-    assert_eq!(
-        http.get(format!("{url}/ping")).send().await?.text().await?,
-        "Ok.\n"
-    );
-    let answer = read(
-        http.get(format!("{url}/?query=SELECT%201%2C2"))
-            .send()
-            .await?,
-    )
-    .await?;
+    assert_eq!(http.get(format!("{url}/ping")).send().await?.text().await?, "Ok.\n");
+    let answer = read(http.get(format!("{url}/?query=SELECT%201%2C2")).send().await?).await?;
     assert_eq!(answer, (200, None, "1\t2\n".to_owned()));
     assert_eq!(post(&url, "SELECT 'a' AS x FORMAT CSV").await?.2, "\"a\"\n");
     let named = format!("{url}/?query=SELECT+number&default_format=CSV");
@@ -434,40 +352,20 @@ async fn plain_http_clients_are_served() -> Result<()> {
         "CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a",
     )
     .await?;
-    post(
-        &format!("{url}/?database=d"),
-        "INSERT INTO t VALUES (1, ';'), (2, 'b')",
-    )
-    .await?;
-    post(
-        &url,
-        "INSERT INTO d.t FORMAT JSONEachRow\n{\"a\": 3, \"s\": \"{x:String}\"}\n",
-    )
-    .await?;
+    post(&format!("{url}/?database=d"), "INSERT INTO t VALUES (1, ';'), (2, 'b')").await?;
+    post(&url, "INSERT INTO d.t FORMAT JSONEachRow\n{\"a\": 3, \"s\": \"{x:String}\"}\n").await?;
     let csv = format!("{url}/?query=INSERT+INTO+d.t+SETTINGS+max_threads=1+FORMAT+CSV");
     assert_eq!(post(&csv, "4,four\n5,five\n").await?.0, 200);
-    assert_eq!(
-        post(&url, "SELECT count(), sum(a) FROM d.t").await?.2,
-        "5\t15\n"
-    );
+    assert_eq!(post(&url, "SELECT count(), sum(a) FROM d.t").await?.2, "5\t15\n");
 
     let missing = post(&url, "SELECT * FROM nowhere").await?;
     assert_eq!((missing.0, missing.1.as_deref()), (404, Some("60")));
-    assert!(
-        missing.2.starts_with("Code: 60. DB::Exception: "),
-        "{}",
-        missing.2
-    );
+    assert!(missing.2.starts_with("Code: 60. DB::Exception: "), "{}", missing.2);
 
     // A setting holds for one request, on whatever connection the next one runs.
     let setting = "SELECT getSetting('max_block_size'), getSetting('max_execution_time')";
     let usual = post(&url, setting).await?.2;
-    let own = post(
-        &format!("{url}/?max_block_size=77&max_execution_time=5"),
-        setting,
-    )
-    .await?
-    .2;
+    let own = post(&format!("{url}/?max_block_size=77&max_execution_time=5"), setting).await?.2;
     assert_eq!(own, "77\t5\n");
     for _ in 0..8 {
         assert_eq!(post(&url, "SET max_block_size = 99").await?.0, 200);
@@ -478,17 +376,9 @@ async fn plain_http_clients_are_served() -> Result<()> {
     let unknown = post(&format!("{url}/?nonsense=1"), "SELECT 1").await?;
     assert_eq!((unknown.0, unknown.1.as_deref()), (404, Some("115")));
 
-    let writing = read(
-        http.get(format!("{url}/?query=DROP+TABLE+d.t"))
-            .send()
-            .await?,
-    )
-    .await?;
+    let writing = read(http.get(format!("{url}/?query=DROP+TABLE+d.t")).send().await?).await?;
     assert_eq!(writing.1.as_deref(), Some("164"));
-    let page = http
-        .post(&url)
-        .header("Origin", "http://localhost")
-        .body("SELECT 1");
+    let page = http.post(&url).header("Origin", "http://localhost").body("SELECT 1");
     assert_eq!(page.send().await?.status(), 403);
     setup.engine.stop().await;
     Ok(())
@@ -505,31 +395,17 @@ async fn the_crate_works_as_it_comes() -> Result<()> {
     let setup = setup("crate").await?;
     setup.table("a UInt64, s String").await?;
     // With its own compression, which inserts use.
-    let plain = clickhouse::Client::default()
-        .with_url(setup.engine.url())
-        .with_database("default");
-    let sent: Vec<Typed> = (0..10_000)
-        .map(|a| Typed {
-            a,
-            s: format!("row {a} 'quoted'"),
-        })
-        .collect();
+    let plain = clickhouse::Client::default().with_url(setup.engine.url()).with_database("default");
+    let sent: Vec<Typed> =
+        (0..10_000).map(|a| Typed { a, s: format!("row {a} 'quoted'") }).collect();
     let mut insert = plain.insert::<Typed>("t").await?;
     for row in &sent {
         insert.write(row).await?;
     }
     insert.end().await?;
     let sql = "SELECT ?fields FROM t WHERE a >= ? AND s != {s:String} ORDER BY a";
-    let found = plain
-        .query(sql)
-        .bind(1)
-        .param("s", "row 2 'quoted'")
-        .fetch_all::<Typed>()
-        .await?;
-    let expected: Vec<Typed> = sent
-        .into_iter()
-        .filter(|row| row.a >= 1 && row.a != 2)
-        .collect();
+    let found = plain.query(sql).bind(1).param("s", "row 2 'quoted'").fetch_all::<Typed>().await?;
+    let expected: Vec<Typed> = sent.into_iter().filter(|row| row.a >= 1 && row.a != 2).collect();
     assert_eq!(found, expected);
     setup.engine.stop().await;
     Ok(())
@@ -552,9 +428,8 @@ async fn eight_clients_insert_beside_a_heavy_query() -> Result<()> {
         clients.spawn(async move {
             let mut slowest = Duration::ZERO;
             for block in 0..10_u64 {
-                let values: Vec<(u64, &[u8])> = (0..100)
-                    .map(|row| (writer * 1000 + block * 100 + row, &b"x"[..]))
-                    .collect();
+                let values: Vec<(u64, &[u8])> =
+                    (0..100).map(|row| (writer * 1000 + block * 100 + row, &b"x"[..])).collect();
                 let began = Instant::now();
                 insert(&own, &format!("{writer}-{block}"), rows(&values)).await?;
                 slowest = slowest.max(began.elapsed());
@@ -600,10 +475,7 @@ async fn answered_inserts_survive_kills() -> Result<()> {
         let sql = format!("SELECT count() AS n FROM t WHERE intDiv(a, 1000000) = {round}");
         let found = number(&setup.clickhouse, &sql).await?;
         // The one that was on its way may be there too.
-        assert!(
-            found == answered || found == answered + 1,
-            "{found} of {answered}"
-        );
+        assert!(found == answered || found == answered + 1, "{found} of {answered}");
         println!("round {round}: {answered} answered, {found} found");
     }
     assert_eq!(setup.engine.url(), url);
@@ -617,9 +489,7 @@ async fn a_stop_and_a_second_engine_find_the_data() -> Result<()> {
     let folder = Folder::new("again")?;
     let engine = start(PROGRAM, &folder, 2).await?;
     let clickhouse = client(&engine.url(), "default");
-    clickhouse
-        .execute("CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a")
-        .await?;
+    clickhouse.execute("CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a").await?;
     insert(&clickhouse, "", rows(&[(7, b"seven")])).await?;
     // A folder serves one engine at a time.
     assert!(start(PROGRAM, &folder, 2).await.is_err());
@@ -629,9 +499,7 @@ async fn a_stop_and_a_second_engine_find_the_data() -> Result<()> {
     let began = Instant::now();
     let engine = start(PROGRAM, &folder, 2).await?;
     println!("started in {:?}", began.elapsed());
-    let found = client(&engine.url(), "default")
-        .query_json_rows("SELECT * FROM t", &[])
-        .await?;
+    let found = client(&engine.url(), "default").query_json_rows("SELECT * FROM t", &[]).await?;
     assert_eq!(found, [json!({ "a": "7", "s": "seven" })]);
     engine.stop().await;
     Ok(())
@@ -657,14 +525,8 @@ async fn a_projection_finds_places() -> Result<()> {
     assert_eq!(found, [json!({ "n": "1000" })]);
     let explain = format!("EXPLAIN projections = 1, indexes = 1 {select}");
     let plan = setup.clickhouse.query_json_rows(&explain, &values).await?;
-    let plan: Vec<&str> = plan
-        .iter()
-        .filter_map(|row| row["explain"].as_str())
-        .collect();
-    assert!(
-        plan.iter().any(|line| line.contains("by_place")),
-        "{plan:#?}"
-    );
+    let plan: Vec<&str> = plan.iter().filter_map(|row| row["explain"].as_str()).collect();
+    assert!(plan.iter().any(|line| line.contains("by_place")), "{plan:#?}");
     setup.engine.stop().await;
     Ok(())
 }
@@ -682,34 +544,18 @@ async fn migrations_are_applied_once() -> Result<()> {
     assert_eq!(weir.migrate(&[first], templating).await?, Vec::<u32>::new());
     let second = (2, "more", "ALTER TABLE a ADD COLUMN IF NOT EXISTS y UInt8");
     assert_eq!(weir.migrate(&[first, second], templating).await?, [2]);
-    let broken = (
-        3,
-        "broken",
-        "CREATE TABLE c (x UInt8) ENGINE = {engine} ORDER BY x; SELEC",
-    );
+    let broken = (3, "broken", "CREATE TABLE c (x UInt8) ENGINE = {engine} ORDER BY x; SELEC");
     let fault = weir.migrate(&[first, second, broken], templating).await;
-    assert!(
-        matches!(fault, Err(MigrateError::Statement { number: 3, .. })),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, Err(MigrateError::Statement { number: 3, .. })), "{fault:?}");
     let changed = (2, "more", "ALTER TABLE a ADD COLUMN z UInt8");
     let fault = weir.migrate(&[first, changed], templating).await;
-    assert!(
-        matches!(fault, Err(MigrateError::Changed { number: 2, .. })),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, Err(MigrateError::Changed { number: 2, .. })), "{fault:?}");
     let found = weir
-        .query_json_rows(
-            "SELECT number, name FROM schema_migrations ORDER BY number",
-            &[],
-        )
+        .query_json_rows("SELECT number, name FROM schema_migrations ORDER BY number", &[])
         .await?;
     assert_eq!(
         found,
-        [
-            json!({"number": 1, "name": "tables"}),
-            json!({"number": 2, "name": "more"})
-        ]
+        [json!({"number": 1, "name": "tables"}), json!({"number": 2, "name": "more"})]
     );
     setup.engine.stop().await;
     Ok(())
@@ -744,10 +590,7 @@ fn launch(command: &mut Command) -> Result<(Child, String)> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().context("no output")?).read_line(&mut line)?;
-    let address = line
-        .trim()
-        .strip_prefix("listening ")
-        .context("no address")?;
+    let address = line.trim().strip_prefix("listening ").context("no address")?;
     Ok((child, format!("http://{address}")))
 }
 
@@ -755,25 +598,13 @@ fn launch(command: &mut Command) -> Result<(Child, String)> {
 async fn sigterm_finishes_what_runs_and_exits_with_success() -> Result<()> {
     let folder = Folder::new("sigterm")?;
     let mut command = Command::new(PROGRAM);
-    command
-        .arg("--library")
-        .arg(library()?)
-        .arg("--data")
-        .arg(folder.path());
+    command.arg("--library").arg(library()?).arg("--data").arg(folder.path());
     let (mut child, url) = launch(command.args(["--listen", "127.0.0.1:0"]))?;
     let clickhouse = client(&url, "default");
-    clickhouse
-        .execute("CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a")
-        .await?;
+    clickhouse.execute("CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a").await?;
     let running = tokio::spawn({
         let clickhouse = clickhouse.clone();
-        async move {
-            number(
-                &clickhouse,
-                "SELECT toUInt64(sleepEachRow(1)) AS n FROM numbers(1)",
-            )
-            .await
-        }
+        async move { number(&clickhouse, "SELECT toUInt64(sleepEachRow(1)) AS n FROM numbers(1)").await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
@@ -789,13 +620,8 @@ async fn the_engine_dies_with_its_parent() -> Result<()> {
     let mut command = Command::new("sh");
     let script = r#"ENGINE_PARENT_PROCESS=$$ "$0" "$@" & wait"#;
     command.args(["-c", script, PROGRAM, "--listen", "127.0.0.1:0"]);
-    let (mut parent, url) = launch(
-        command
-            .arg("--library")
-            .arg(library()?)
-            .arg("--data")
-            .arg(folder.path()),
-    )?;
+    let (mut parent, url) =
+        launch(command.arg("--library").arg(library()?).arg("--data").arg(folder.path()))?;
     let clickhouse = client(&url, "default");
     clickhouse.ping().await?;
     parent.kill()?;

@@ -151,7 +151,9 @@ impl BlockHeader {
         if version != VERSION {
             return Err(DecodeError::Version(version));
         }
-        let _reserved = input.u16()?;
+        if input.u16()? != 0 {
+            return Err(DecodeError::Field("reserved"));
+        }
         let checksum = input.u64()?;
         if xxh3_64(input.rest()) != checksum {
             return Err(DecodeError::Checksum);

@@ -9,9 +9,7 @@ fn main() -> Result<()> {
     let (mut library, mut data, mut listen, mut connections) = (None, None, None, 4);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
-        let value = arguments
-            .next()
-            .with_context(|| format!("{name} needs a value"))?;
+        let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--library" => library = Some(PathBuf::from(value)),
             "--data" => data = Some(PathBuf::from(value)),

@@ -342,7 +342,7 @@ impl Rater {
         let (from, prev) = (chain.place.x + 1, chain.place.c);
         let parts = self.parts(partition, from, append_time_us, events)?;
         let (_, message) = encode(partition, from, from, prev, &parts);
-        let appended = append(&*self.log, partition, message.clone()).await?;
+        let appended = append(&self.log, partition, message.clone()).await?;
         let chain = &mut self.chains[partition as usize];
         let offer = chain.place.offer(partition, appended, &message)?;
         let Offer::Accepted(_, place) = offer else { anyhow::bail!("{offer:?}") };
@@ -361,7 +361,7 @@ impl Rater {
     pub async fn stale(&mut self, partition: u32, from: i64) -> Result<()> {
         let parts = self.parts(partition, from, JANUARY_US, &[])?;
         let (_, message) = encode(partition, from, from, [9; 32], &parts);
-        append(&*self.log, partition, message).await?;
+        append(&self.log, partition, message).await?;
         Ok(())
     }
 
