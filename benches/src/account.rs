@@ -135,6 +135,14 @@ pub struct Fates {
 }
 
 impl Fates {
+    fn add(&mut self, fate: Fate) {
+        match fate {
+            Fate::Rated => self.rated += 1,
+            Fate::Duplicate(_) => self.duplicates += 1,
+            Fate::Rejected => self.rejected += 1,
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn accepted(&self) -> u64 {
@@ -161,20 +169,17 @@ impl Account {
         let mut fates = Fates::default();
         let mut sums = vec![[Sums::default(); 2]; generator.teams()];
         for number in 0..count {
-            match generator.fate(number) {
-                Fate::Duplicate(_) => fates.duplicates += 1,
-                Fate::Rejected => fates.rejected += 1,
-                Fate::Rated => {
-                    fates.rated += 1;
-                    let call = generator.call(number);
-                    let team = usize::try_from(call.team).ok().and_then(|team| sums.get_mut(team));
-                    if let (Some(team), Some(model)) = (team, MODELS.get(call.model)) {
-                        let [input, output] = lines(model, call.input, call.output);
-                        let [of_input, of_output] = team;
-                        of_input.add(input);
-                        of_output.add(output);
-                    }
-                }
+            let fate = generator.fate(number);
+            fates.add(fate);
+            if fate != Fate::Rated {
+                continue;
+            }
+            let call = generator.call(number);
+            let team = usize::try_from(call.team).ok().and_then(|team| sums.get_mut(team));
+            if let (Some([of_input, of_output]), Some(model)) = (team, MODELS.get(call.model)) {
+                let [input, output] = lines(model, call.input, call.output);
+                of_input.add(input);
+                of_output.add(output);
             }
         }
         let mut account = Account { books: Books::new(), fates };

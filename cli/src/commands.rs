@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod bench;
 pub mod clickhouse_engine;
 pub mod config;
 pub mod hints;

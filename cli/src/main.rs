@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod client;
 mod commands;
 mod config;
@@ -50,6 +51,8 @@ enum Command {
     Migrate(commands::migrate::Arguments),
     /// Turn the rows of a CSV file into events and send them
     Replay(commands::replay::Arguments),
+    /// Measure a fresh system under load, and check its books
+    Bench(commands::bench::Arguments),
     /// Show what was accepted and what became of it, per partition
     Status(commands::status::Arguments),
     /// Print what to try with the `weir up` that runs
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Api(arguments) => commands::role::run(roles::Role::Api, arguments),
         Command::Migrate(arguments) => commands::migrate::run(arguments),
         Command::Replay(arguments) => commands::replay::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Hints(arguments) => commands::hints::run(arguments),
         Command::Keys(arguments) => commands::keys::run(arguments),

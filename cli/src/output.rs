@@ -24,6 +24,11 @@ pub fn fault(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "weir: {text}");
 }
 
+/// Writes a remark to standard error.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "weir: {text}");
+}
+
 /// [`say`] with the arguments of `format!`.
 macro_rules! sayln {
     ($($arguments:tt)*) => { $crate::output::say(format_args!($($arguments)*)) };

@@ -1,5 +1,6 @@
 //! All SQL of the binary: setting up a database, tenants and API keys.
 
+pub mod books;
 pub mod keys;
 pub mod private;
 pub mod roles;
