@@ -15,9 +15,9 @@ weir=${CARGO_TARGET_DIR:-$root/target}/$built/weir
 wait_s=300
 
 running() {
-    pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$data/endpoints.json" 2>/dev/null) || return 1
-    [ -n "$pid" ] && [ -e "/proc/$pid/exe" ] &&
-        case $(readlink "/proc/$pid/exe") in */weir | */weir\ *) true ;; *) false ;; esac
+    found=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$data/endpoints.json" 2>/dev/null) || return 1
+    [ -n "$found" ] && [ -e "/proc/$found/exe" ] &&
+        case $(readlink "/proc/$found/exe") in */weir | */weir\ *) true ;; *) false ;; esac
 }
 
 if ! running; then
@@ -34,8 +34,7 @@ if ! running; then
     started=$(date +%s)
     for attempt in 1 2; do
         # stdin, stdout and stderr of its own: it must not hold the caller's terminal or pipe.
-        WEIR_TELEMETRY__JSON=${WEIR_TELEMETRY__JSON:-false} \
-            setsid nohup "$weir" up --data "$data" --listen "$listen" --demo </dev/null >>"$data/weir.log" 2>&1 &
+        setsid nohup "$weir" up --data "$data" --listen "$listen" --demo </dev/null >>"$data/weir.log" 2>&1 &
         pid=$!
         while ! running; do
             if ! kill -0 "$pid" 2>/dev/null; then
