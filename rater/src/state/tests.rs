@@ -68,8 +68,11 @@ struct Owner {
     next_rated: usize,
 }
 
+/// A block of `[usage]`: its bytes, its events, and whether their time is in the future.
+type Block = (Vec<u8>, Vec<(u8, u8)>, bool);
+
 struct World {
-    usage: Vec<(Vec<u8>, Vec<(u8, u8)>, bool)>,
+    usage: Vec<Block>,
     rated: Vec<(u32, Vec<u8>)>,
     network: Vec<(u32, Vec<u8>)>,
     owners: [Option<Owner>; 2],
@@ -125,12 +128,13 @@ impl World {
             let opened = owner.state.open(position, message).unwrap();
             owner.state.rate(position, 1_000 + position, &opened, &[]).unwrap();
         }
-        if cut && owner.sent.len() < 3 {
-            if let Some((_, message)) = owner.state.cut() {
-                owner.sent.push(self.numbers);
-                self.network.push((self.numbers, message));
-                self.numbers += 1;
-            }
+        if cut
+            && owner.sent.len() < 3
+            && let Some((_, message)) = owner.state.cut()
+        {
+            owner.sent.push(self.numbers);
+            self.network.push((self.numbers, message));
+            self.numbers += 1;
         }
     }
 
