@@ -80,6 +80,9 @@ impl System {
         if endpoints.is_err() {
             let _ = child.kill();
             let _ = child.wait();
+            if folder.is_none() {
+                let _ = fs::remove_dir_all(&path);
+            }
         }
         let endpoints = endpoints?;
         config.clickhouse.url.clone_from(&endpoints.clickhouse);
@@ -236,7 +239,9 @@ async fn ready(child: &mut Child, folder: &Path) -> Result<Endpoints> {
 fn log_tail(folder: &Path) -> String {
     let text = fs::read(folder.join("weir.log")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
+    // What it says when all is well helps nobody here.
+    let lines: Vec<&str> =
+        text.lines().filter(|line| !line.contains("\"level\":\"INFO\"")).collect();
     lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..).unwrap_or_default().join("\n")
 }
 

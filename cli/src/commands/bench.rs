@@ -128,8 +128,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Some(failure) => anyhow::anyhow!(failure),
             None => error,
         });
-        let ran = ran
-            .with_context(|| format!("the log of `weir up` ends with:\n{}\n", system.log_tail()));
+        let log = system.log_tail();
+        let ran = match log.is_empty() {
+            true => ran,
+            false => ran.with_context(|| format!("the log of `weir up` ends with:\n{log}\n")),
+        };
         system.stop().await?;
         ran
     })
