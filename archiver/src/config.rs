@@ -11,6 +11,8 @@ const GROUP_ROWS_MAX: usize = 1_000_000;
 const GROUP_BYTES_MAX: usize = 256 << 20;
 /// Longest wait for a group, in milliseconds: one minute.
 const GROUP_WAIT_MS_MAX: u64 = 60_000;
+/// A bound on the pace; beyond it there is none in effect.
+const GROUPS_PER_SECOND_MAX: u32 = 1_000;
 
 /// The section `[archiver]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +24,8 @@ pub struct Config {
     pub group_bytes: usize,
     /// Milliseconds that the first batch of a group waits for others.
     pub group_wait_ms: u64,
+    /// Groups that are not full, inserted each second at most, over all partitions of the process.
+    pub groups_per_second: u32,
 }
 
 impl Config {
@@ -41,6 +45,11 @@ impl Config {
             (1..=GROUP_WAIT_MS_MAX).contains(&self.group_wait_ms),
             "archiver.group_wait_ms",
             "it must be between 1 and 60000",
+        );
+        faults.check(
+            (1..=GROUPS_PER_SECOND_MAX).contains(&self.groups_per_second),
+            "archiver.groups_per_second",
+            "it must be between 1 and 1000",
         );
     }
 

@@ -13,7 +13,7 @@ use domain::{
 };
 use runtime::log::{Message, Reader, SharedLog, Topic};
 
-use crate::{config::Config, error::ArchiveError, metrics::ArchiverMetrics};
+use crate::{config::Config, error::ArchiveError, metrics::ArchiverMetrics, pace::Pace};
 
 /// The topic of rated batches.
 pub const RATED: Topic = Topic("rated");
@@ -73,6 +73,7 @@ pub(crate) struct Collector {
     /// The batch after the last group's, where that ended because of a month.
     carried: Option<Batch>,
     ignored: Arc<dyn Fn() + Send + Sync>,
+    pace: Pace,
 }
 
 impl Collector {
@@ -82,11 +83,12 @@ impl Collector {
         partition: u32,
         place: Place,
         metrics: &ArchiverMetrics,
+        pace: &Pace,
     ) -> Result<Collector, ArchiveError> {
         let reader = log.reader(RATED, partition, place.r.saturating_add(1))?;
         let counter = metrics.ignored.clone();
         let ignored = Arc::new(move || counter.inc());
-        Ok(Collector { partition, reader, place, carried: None, ignored })
+        Ok(Collector { partition, reader, place, carried: None, ignored, pace: pace.clone() })
     }
 
     /// The next group; `None` where nothing came for a moment, or when `stopped`.
@@ -108,8 +110,8 @@ impl Collector {
                 (None, Some(_)) => {}
                 (Some(batch), None) => {
                     group = Some(begin(&batch)?);
-                    deadline =
-                        matches!(end, End::Full).then(|| Instant::now() + config.group_wait());
+                    deadline = matches!(end, End::Full)
+                        .then(|| self.pace.turn(Instant::now() + config.group_wait()));
                 }
                 (Some(batch), Some(group))
                     if matches!(end, End::At(_)) || same_month(group, &batch) =>

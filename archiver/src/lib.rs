@@ -6,6 +6,7 @@ mod error;
 mod group;
 mod insert;
 pub mod metrics;
+mod pace;
 mod partition;
 
 use std::{collections::HashMap, time::Duration};
@@ -23,6 +24,7 @@ use runtime::{
 pub use crate::{config::Config, error::ArchiveError, group::RATED};
 use crate::{
     metrics::ArchiverMetrics,
+    pace::Pace,
     partition::{Shared, check_name, own},
 };
 
@@ -53,6 +55,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let metrics = ArchiverMetrics::new(&context.metrics)?;
     let Some(pool) = connected(&context).await else { return Ok(()) };
     let shared = Shared {
+        pace: Pace::new(config.groups_per_second),
         config,
         log: context.log.clone(),
         pool,

@@ -20,6 +20,7 @@ use crate::{
     group::{Collector, End, Group},
     insert,
     metrics::ArchiverMetrics,
+    pace::Pace,
 };
 
 /// The wait after the first failure; it doubles.
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub pool: Pool,
     pub clickhouse: ClickHouse,
     pub metrics: ArchiverMetrics,
+    pub pace: Pace,
     pub readiness: Readiness,
     pub handle: Handle,
 }
@@ -165,7 +167,13 @@ impl Owner<'_> {
     }
 
     fn collector(&self, place: Place) -> Result<Collector, ArchiveError> {
-        Collector::open(&self.shared.log, self.partition, place, &self.shared.metrics)
+        Collector::open(
+            &self.shared.log,
+            self.partition,
+            place,
+            &self.shared.metrics,
+            &self.shared.pace,
+        )
     }
 
     /// Everything works: said once after failures, and at the start.

@@ -139,7 +139,8 @@ CREATE TABLE accounts (
     team       text COLLATE "C" NOT NULL DEFAULT '',
     currency   text COLLATE "C" NOT NULL,
     UNIQUE (tenant_id, kind, team, currency),
-    UNIQUE (tenant_id, account_id, currency),
+    -- Only for foreign keys. It leads with the id, so that no plan takes it for a way to find by name.
+    UNIQUE (account_id, tenant_id, currency),
     CHECK ((kind IN ('receivable', 'wallet')) = (team <> ''))
 );
 

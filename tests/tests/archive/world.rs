@@ -250,7 +250,7 @@ impl Archiver {
 }
 
 pub fn config(group_rows: usize, group_wait_ms: u64) -> Config {
-    Config { group_rows, group_bytes: 1 << 25, group_wait_ms }
+    Config { group_rows, group_bytes: 1 << 25, group_wait_ms, groups_per_second: 100 }
 }
 
 /// Asks again until it is so, for at most a minute.
