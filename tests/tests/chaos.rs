@@ -30,8 +30,9 @@ struct Moments(u64);
 
 impl Moments {
     fn new(scenario: &str) -> Self {
-        let seed =
-            number("WEIR_SEED").unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+        // The random half of a UUID.
+        let random = || uuid::Uuid::now_v7().as_u64_pair().1;
+        let seed = number("WEIR_SEED").unwrap_or_else(random);
         println!("{scenario}: WEIR_SEED={seed} WEIR_KILLS={}", kills());
         Self(seed)
     }

@@ -1,8 +1,19 @@
 //! `weir up`: everything on this machine, in one process and its children.
 
-use std::{future::pending, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    future::pending,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use runtime::{
     clickhouse::{Engine, EngineLaunch, find_library},
     config::Secret,
@@ -31,6 +42,9 @@ use crate::{
 
 /// Statements that the ClickHouse engine runs at once.
 const ENGINE_CONNECTIONS: usize = 4;
+/// An engine that was told to stop gives running statements 20 s.
+const ENGINE_END_TIME_MAX: Duration = Duration::from_secs(30);
+const ENGINE_ATTEMPTS_MAX: u32 = 5;
 /// Characters of a made password: 190 bits of base 62.
 const PASSWORD_LENGTH: usize = 32;
 /// How often the start looks whether the roles are ready.
@@ -158,7 +172,34 @@ async fn start_engine(folder: &DataFolder) -> Result<Engine> {
         data: folder.path().join("clickhouse"),
         connections: ENGINE_CONNECTIONS,
     };
-    Ok(Engine::start(launch).await?)
+    let status = launch.data.join("status");
+    let mut attempt = 1;
+    loop {
+        wait_until_unlocked(&status).await;
+        match Engine::start(launch.clone()).await {
+            Ok(engine) => return Ok(engine),
+            // An engine that outlived its parent by a moment was faster with the lock.
+            Err(error) if attempt < ENGINE_ATTEMPTS_MAX => {
+                tracing::warn!(%error, attempt, "the ClickHouse engine did not start; trying again");
+                attempt += 1;
+                tokio::time::sleep(READY_POLL).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits until nobody holds the lock of the engine's folder. The folder is ours, so it can only be
+/// an engine whose `weir up` was killed, and which is still closing its tables.
+async fn wait_until_unlocked(status: &Path) {
+    let deadline = Instant::now() + ENGINE_END_TIME_MAX;
+    while Instant::now() < deadline {
+        let Ok(file) = File::options().read(true).write(true).open(status) else { return };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => tokio::time::sleep(READY_POLL).await,
+            _ => return,
+        }
+    }
 }
 
 async fn run_roles(
