@@ -75,6 +75,8 @@ pub struct Catalog {
     pub(crate) by_type: HashMap<Box<str>, Vec<usize>>,
     /// Fields by slot.
     pub(crate) fields: Vec<Field>,
+    /// Slots by JSON pointer.
+    pub(crate) slots: HashMap<Box<str>, usize>,
 }
 
 /// What a line says of the card that priced it.
@@ -190,8 +192,12 @@ impl Compiler {
         };
         let known = self.catalog.fields.iter().position(|known| *known == field);
         known.unwrap_or_else(|| {
+            let slot = self.catalog.fields.len();
+            if let Field::Data(pointer) = &field {
+                self.catalog.slots.insert(pointer.as_str().into(), slot);
+            }
             self.catalog.fields.push(field);
-            self.catalog.fields.len().saturating_sub(1)
+            slot
         })
     }
 

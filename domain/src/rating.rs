@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::{
     catalog::{Catalog, CompiledFilter, EffectiveRates, Meter},
     event::unescape,
-    meter::{Aggregation, EnvelopeField, Field},
+    meter::{Aggregation, EnvelopeField},
     money::{Amount, NumberError},
     quantity::Quantity,
     rate_card::Rate,
@@ -89,17 +89,11 @@ impl Binding {
     /// Looks up every string of the dictionary once.
     #[must_use]
     pub fn new(catalog: &Catalog, dictionary: &Dictionary<'_>) -> Binding {
-        let slots: std::collections::HashMap<&str, u32> = catalog
-            .fields
-            .iter()
-            .zip(1..)
-            .filter_map(|(field, slot)| match field {
-                Field::Data(pointer) => Some((pointer.as_str(), slot)),
-                Field::Envelope(_) => None,
-            })
-            .collect();
-        let slot_of =
-            dictionary.texts().iter().map(|text| slots.get(text).copied().unwrap_or(0)).collect();
+        let slot = |text: &&str| {
+            let slot = catalog.slots.get(*text)?;
+            u32::try_from(slot.saturating_add(1)).ok()
+        };
+        let slot_of = dictionary.texts().iter().map(|text| slot(text).unwrap_or(0)).collect();
         Binding { slot_of }
     }
 }

@@ -8,10 +8,9 @@ use std::{collections::VecDeque, sync::Arc};
 use domain::{
     chain::{Hash, Offer, Place},
     wire::{
-        block::{Block, BlockHeader},
+        block::{Block, BlockHeader, marked_versions},
         codec::DecodeError,
         rated::{Outer, OuterError, Sections},
-        record::Entry,
         row::RowHead,
     },
 };
@@ -201,18 +200,13 @@ impl State {
         let damaged = |source| StateError::Block { position, source };
         let header = BlockHeader::decode(payload).map_err(damaged)?;
         let body = header.body(payload).map_err(damaged)?;
-        let block = Block::decode(&header, &body).map_err(damaged)?;
         let mut current = self.catalogs.version;
-        let mut versions = Vec::new();
-        for entry in &block.entries {
-            if let Entry::Marker { catalog_version, .. } = entry
-                && *catalog_version > current
-            {
-                current = *catalog_version;
-                versions.push(current);
-            }
-        }
-        drop(block);
+        let mut versions = marked_versions(&header, &body).map_err(damaged)?;
+        versions.retain(|version| {
+            let newer = *version > current;
+            current = current.max(*version);
+            newer
+        });
         Ok(Opened { header, body, versions })
     }
 

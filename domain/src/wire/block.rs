@@ -7,7 +7,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{DecodeError, Dictionary, DictionaryWriter, Input, Output};
-use super::record::Entry;
+use super::record::{self, Entry};
 
 /// First bytes of every block.
 pub const MAGIC: [u8; 4] = *b"WRUB";
@@ -201,6 +201,19 @@ pub struct Block<'a> {
     pub dictionary: Dictionary<'a>,
     /// The entries; the index of an event is its place here.
     pub entries: Vec<Entry<'a>>,
+}
+
+/// The catalog versions that the markers of a body name, in order, without reading the rest.
+pub fn marked_versions(header: &BlockHeader, body: &[u8]) -> Result<Vec<u64>, DecodeError> {
+    let mut input = Input::new(body);
+    for _ in 0..input.count(1)? {
+        input.bytes()?;
+    }
+    let mut versions = Vec::new();
+    for _ in 0..header.entries {
+        versions.extend(record::marked_version(input.bytes()?)?);
+    }
+    Ok(versions)
 }
 
 impl<'a> Block<'a> {

@@ -233,6 +233,16 @@ const HAS_HOLD: u8 = 2;
 const HOLD_END: u8 = 4;
 const HAS_QUOTE: u8 = 8;
 
+/// The catalog version of an entry that is a marker; `None` for any other.
+pub(super) fn marked_version(entry: &[u8]) -> Result<Option<u64>, DecodeError> {
+    let mut input = Input::new(entry);
+    if input.u8()? != MARKER {
+        return Ok(None);
+    }
+    input.uuid()?;
+    input.varint().map(Some)
+}
+
 impl<'a> Entry<'a> {
     /// Appends the entry, without a length.
     pub fn encode(&self, out: &mut Vec<u8>) {
