@@ -21,7 +21,7 @@ use nix::{
 };
 use runtime::config::variable;
 
-use crate::postgres::TestFolder;
+use crate::{postgres::TestFolder, proxy::Proxy};
 
 /// The version that `deploy/setup/kafka.sh` fetches.
 const VERSION: &str = "4.1.1";
@@ -36,6 +36,8 @@ const JVM: &[&str] = &["-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"
 pub struct Broker {
     running: Option<Running>,
     port: u16,
+    /// What it tells clients to connect to: its own port, or that of a proxy.
+    advertised: u16,
     folder: TestFolder,
 }
 
@@ -48,19 +50,32 @@ struct Running {
 impl Broker {
     /// Starts a broker on free ports and waits until it answers.
     pub fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// [`Broker::start`], with all clients going through `proxy`.
+    pub fn start_behind(proxy: &Proxy) -> Result<Self> {
+        let broker = Self::start_with(Some(proxy.port()))?;
+        proxy.forward_to(broker.port);
+        Ok(broker)
+    }
+
+    fn start_with(advertised: Option<u16>) -> Result<Self> {
         let folder = TestFolder::new("kafka")?;
         let [port, controller] = free_ports()?;
-        fs::write(folder.path().join("server.properties"), properties(&folder, port, controller))?;
+        let advertised = advertised.unwrap_or(port);
+        let properties = properties(&folder, port, advertised, controller);
+        fs::write(folder.path().join("server.properties"), properties)?;
         fs::write(folder.path().join("log4j2.properties"), LOGGING)?;
         format(&folder)?;
-        let mut broker = Self { running: None, port, folder };
+        let mut broker = Self { running: None, port, advertised, folder };
         broker.restart()?;
         Ok(broker)
     }
 
     /// `host:port` for clients.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.advertised)
     }
 
     /// Ends it with SIGKILL.
@@ -199,14 +214,14 @@ fn answers(port: u16) -> Result<()> {
     Ok(())
 }
 
-fn properties(folder: &TestFolder, port: u16, controller: u16) -> String {
+fn properties(folder: &TestFolder, port: u16, advertised: u16, controller: u16) -> String {
     let data = folder.path().join("data");
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n\
          controller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=PLAINTEXT\n\
          log.dirs={}\n\

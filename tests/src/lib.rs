@@ -10,4 +10,6 @@ pub mod oracle;
 
 pub mod process;
 
+pub mod proxy;
+
 pub mod system;

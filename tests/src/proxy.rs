@@ -1,0 +1,420 @@
+//! A TCP proxy that fails where a test wants it to, and counts what it did.
+//!
+//! It knows nothing of the protocol. Its worst faults: requests arrive and their answers do not
+//! ([`Fault::DropAnswers`]), and requests arrive long after whoever sent them has given them up
+//! ([`Fault::HoldRequests`], then [`Proxy::cut_and_deliver`]).
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    runtime::{Builder, Runtime},
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+const CHUNK_BYTES: usize = 64 << 10;
+/// What a connection holds at most; beyond it the sender waits.
+const HELD_BYTES_MAX: usize = 64 << 20;
+/// How long the server may take over requests that were delivered late.
+const LATE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What happens from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: everything passes.
+    None,
+    /// Requests arrive, answers do not. A connection that lost some of an answer is reset when
+    /// this ends.
+    DropAnswers,
+    /// Requests wait, what was answered before passes.
+    HoldRequests,
+    /// Whatever arrives, in either direction, passes this much later.
+    Delay(Duration),
+    /// New connections are reset at once, those that exist work.
+    Refuse,
+}
+
+/// What was done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections carried.
+    pub connections: u64,
+    /// Bytes of answers that reached nobody.
+    pub dropped_bytes: u64,
+    /// Bytes of requests that arrived while their answers were dropped.
+    pub unanswered_bytes: u64,
+    /// Bytes of requests that arrived after their connection was cut.
+    pub late_bytes: u64,
+    /// Pieces that were delayed.
+    pub delayed: u64,
+    /// Connections reset.
+    pub cut: u64,
+    /// Connections refused.
+    pub refused: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    connections: AtomicU64,
+    dropped_bytes: AtomicU64,
+    unanswered_bytes: AtomicU64,
+    late_bytes: AtomicU64,
+    delayed: AtomicU64,
+    cut: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// How all connections are cut.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cut {
+    /// The how manieth.
+    number: u64,
+    /// When the requests that are held arrive, if they do.
+    deliver_after: Option<Duration>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    target: Arc<AtomicU16>,
+    fault: watch::Sender<Fault>,
+    cut: watch::Sender<Cut>,
+    counters: Arc<Counters>,
+}
+
+/// A proxy on a port of its own. Its connections end with it.
+pub struct Proxy {
+    port: u16,
+    shared: Shared,
+    // Of its own, so that it works on while a test blocks.
+    runtime: Option<Runtime>,
+}
+
+impl Proxy {
+    /// Listens. Connections are reset until [`Proxy::forward_to`] was called.
+    pub fn listen() -> Result<Proxy> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        let shared = Shared {
+            target: Arc::default(),
+            fault: watch::Sender::new(Fault::None),
+            cut: watch::Sender::new(Cut::default()),
+            counters: Arc::default(),
+        };
+        let listening = shared.clone();
+        runtime.spawn(async move {
+            if let Ok(listener) = TcpListener::from_std(listener) {
+                accept(&listener, &listening).await;
+            }
+        });
+        Ok(Proxy { port, shared, runtime: Some(runtime) })
+    }
+
+    /// Where clients go.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where connections go from now on.
+    pub fn forward_to(&self, port: u16) {
+        self.shared.target.store(port, Ordering::SeqCst);
+    }
+
+    /// Sets what happens from now on.
+    pub fn set(&self, fault: Fault) {
+        self.shared.fault.send_replace(fault);
+    }
+
+    /// Resets every connection; requests that are held are lost.
+    pub fn cut(&self) {
+        self.cut_with(None);
+    }
+
+    /// Resets every connection for its client; the server gets the requests that are held after
+    /// a while, and its answers reach nobody.
+    pub fn cut_and_deliver(&self, after: Duration) {
+        self.cut_with(Some(after));
+    }
+
+    fn cut_with(&self, deliver_after: Option<Duration>) {
+        self.shared.cut.send_modify(|cut| *cut = Cut { number: cut.number + 1, deliver_after });
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        Counts {
+            connections: read(&counters.connections),
+            dropped_bytes: read(&counters.dropped_bytes),
+            unanswered_bytes: read(&counters.unanswered_bytes),
+            late_bytes: read(&counters.late_bytes),
+            delayed: read(&counters.delayed),
+            cut: read(&counters.cut),
+            refused: read(&counters.refused),
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn count(counter: &AtomicU64, bytes: usize) {
+    counter.fetch_add(bytes as u64, Ordering::SeqCst);
+}
+
+async fn accept(listener: &TcpListener, shared: &Shared) {
+    while let Ok((client, _)) = listener.accept().await {
+        let target = shared.target.load(Ordering::SeqCst);
+        if *shared.fault.borrow() == Fault::Refuse || target == 0 {
+            count(&shared.counters.refused, 1);
+            let _ = client.set_zero_linger();
+            continue;
+        }
+        count(&shared.counters.connections, 1);
+        let shared = shared.clone();
+        // Before anything is awaited, so that no cut is missed.
+        let cut = shared.cut.subscribe();
+        tokio::spawn(async move { carry(client, target, &shared, cut).await });
+    }
+}
+
+/// Carries a connection until both sides have closed it, or it is cut or damaged.
+async fn carry(mut client: TcpStream, target: u16, shared: &Shared, mut cut: watch::Receiver<Cut>) {
+    let _ = client.set_nodelay(true);
+    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else {
+        let _ = client.set_zero_linger();
+        return;
+    };
+    let _ = server.set_nodelay(true);
+    let mut held = Vec::new();
+    let ended = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        tokio::select! {
+            // First, so that a fault that ends right after a cut lets nothing through.
+            biased;
+            _ = cut.changed() => Err(anyhow::anyhow!("cut")),
+            both = async { tokio::try_join!(
+                requests(from_client, to_server, &mut held, shared),
+                answers(from_server, to_client, shared),
+            ) } => both.map(|_| ()),
+        }
+    };
+    if ended.is_ok() {
+        return;
+    }
+    count(&shared.counters.cut, 1);
+    let _ = client.set_zero_linger();
+    drop(client);
+    let deliver_after = cut.borrow().deliver_after;
+    if let Some(after) = deliver_after
+        && !held.is_empty()
+    {
+        sleep(after).await;
+        let _ = deliver(server, &held, shared).await;
+    }
+}
+
+/// Writes what was held, and waits until the server has seen the end of it.
+async fn deliver(mut server: TcpStream, held: &[u8], shared: &Shared) -> Result<()> {
+    count(&shared.counters.late_bytes, held.len());
+    server.write_all(held).await?;
+    server.shutdown().await?;
+    let mut answer = vec![0; CHUNK_BYTES];
+    let drained = async { while matches!(server.read(&mut answer).await, Ok(1..)) {} };
+    timeout(LATE_TIME_MAX, drained).await.context("the server has not closed")
+}
+
+/// Passes requests on through `held`, where they stay when the connection is cut.
+async fn requests(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    held: &mut Vec<u8>,
+    shared: &Shared,
+) -> Result<()> {
+    let mut changes = shared.fault.subscribe();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut open = true;
+    while open || !held.is_empty() {
+        tokio::select! {
+            length = from.read(&mut chunk), if open && held.len() < HELD_BYTES_MAX => {
+                let length = length?;
+                open = length > 0;
+                held.extend_from_slice(&chunk[..length]);
+            }
+            changed = changes.changed() => changed?,
+        }
+        let fault = *changes.borrow_and_update();
+        match fault {
+            Fault::HoldRequests => continue,
+            Fault::DropAnswers => count(&shared.counters.unanswered_bytes, held.len()),
+            Fault::Delay(delay) if !held.is_empty() => {
+                count(&shared.counters.delayed, 1);
+                sleep(delay).await;
+            }
+            _ => {}
+        }
+        // Not `write_all`: a cut in the midst of it must know what has arrived.
+        while !held.is_empty() {
+            let length = to.write(held).await?;
+            held.drain(..length);
+        }
+    }
+    Ok(to.shutdown().await?)
+}
+
+/// Passes answers on; fails when the connection is to be reset.
+async fn answers(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, shared: &Shared) -> Result<()> {
+    let mut changes = shared.fault.subscribe();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut damaged = false;
+    loop {
+        let length = tokio::select! {
+            length = from.read(&mut chunk) => Some(length?),
+            changed = changes.changed() => { changed?; None }
+        };
+        let fault = *changes.borrow_and_update();
+        if damaged && fault != Fault::DropAnswers {
+            bail!("the rest of a torn answer means nothing");
+        }
+        let Some(length) = length else { continue };
+        match fault {
+            _ if length == 0 => return Ok(to.shutdown().await?),
+            Fault::DropAnswers => {
+                damaged = true;
+                count(&shared.counters.dropped_bytes, length);
+                continue;
+            }
+            Fault::Delay(delay) => {
+                count(&shared.counters.delayed, 1);
+                sleep(delay).await;
+            }
+            _ => {}
+        }
+        to.write_all(&chunk[..length]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net, thread,
+        time::Instant,
+    };
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Sends back whatever it gets, and remembers it.
+    fn echo() -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (sender, seen) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, sender) = (stream.unwrap(), sender.clone());
+                thread::spawn(move || {
+                    let mut chunk = [0; 100];
+                    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+                        let _ = sender.send(chunk[..length].to_vec());
+                        let _ = stream.write_all(&chunk[..length]);
+                    }
+                });
+            }
+        });
+        (port, seen)
+    }
+
+    fn connect(proxy: &Proxy) -> net::TcpStream {
+        let stream = net::TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn ask(stream: &mut net::TcpStream, text: &[u8]) -> std::io::Result<Vec<u8>> {
+        stream.write_all(text)?;
+        let mut answer = vec![0; text.len()];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    }
+
+    #[test]
+    fn each_fault_does_what_it_says() {
+        let proxy = Proxy::listen().unwrap();
+        let mut early = connect(&proxy);
+        assert!(ask(&mut early, b"x").is_err(), "there is nowhere to go yet");
+        let (port, seen) = echo();
+        proxy.forward_to(port);
+        let mut first = connect(&proxy);
+        assert_eq!(ask(&mut first, b"hello").unwrap(), b"hello");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"hello");
+
+        proxy.set(Fault::Delay(Duration::from_millis(100)));
+        let began = Instant::now();
+        assert_eq!(ask(&mut first, b"slow").unwrap(), b"slow");
+        assert!(began.elapsed() >= Duration::from_millis(200), "both ways are slow");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"slow");
+
+        proxy.set(Fault::DropAnswers);
+        first.write_all(b"lost").unwrap();
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"lost");
+        while proxy.counts().dropped_bytes < 4 {
+            thread::yield_now();
+        }
+        proxy.set(Fault::None);
+        assert!(first.read(&mut [0; 10]).is_err(), "a torn connection is reset");
+
+        proxy.set(Fault::Refuse);
+        assert!(ask(&mut connect(&proxy), b"x").is_err());
+        proxy.set(Fault::None);
+
+        let mut second = connect(&proxy);
+        assert_eq!(ask(&mut second, b"again").unwrap(), b"again");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"again");
+        proxy.set(Fault::HoldRequests);
+        second.write_all(b"late").unwrap();
+        assert!(seen.recv_timeout(Duration::from_millis(200)).is_err(), "it waits");
+        proxy.cut_and_deliver(Duration::from_millis(100));
+        proxy.set(Fault::None);
+        assert!(second.read(&mut [0; 10]).is_err());
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"late");
+
+        let mut third = connect(&proxy);
+        assert_eq!(ask(&mut third, b"end").unwrap(), b"end");
+        proxy.cut();
+        assert!(third.read(&mut [0; 10]).is_err());
+        let counts = proxy.counts();
+        let expected = Counts {
+            connections: 3,
+            dropped_bytes: 4,
+            unanswered_bytes: 4,
+            late_bytes: 4,
+            delayed: 2,
+            cut: 3,
+            refused: 2,
+        };
+        assert_eq!(counts, expected);
+    }
+}
