@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ledger::install::{InstallError, Installation};
 use runtime::{
     clickhouse::ClickHouse,
     config::{LogConfig, Secret},
@@ -10,9 +11,10 @@ use runtime::{
     http::Readiness,
     log::{
         LogError, SharedLog, Topic,
-        kafka::{KafkaLog, KafkaOptions, create_topics},
+        kafka::{KafkaLog, KafkaOptions, cluster_id, create_topics},
         local::{LocalLog, LocalOptions},
     },
+    postgres::{PostgresError, connect},
     shutdown::Shutdown,
     task,
     telemetry::{self, Metrics},
@@ -21,6 +23,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     config::{Config, TelemetryConfig},
+    roles::Role,
     store,
 };
 
@@ -85,9 +88,12 @@ pub fn kafka_options(config: &LogConfig) -> KafkaOptions {
     }
 }
 
-/// The name of the log in the cluster that the configuration names.
-pub fn kafka_name(config: &LogConfig) -> String {
-    format!("kafka-{}", config.kafka.prefix)
+/// The name of the log in the cluster that the configuration names: another cluster at the same
+/// address has another name, and is refused by the database that belongs to the first.
+pub async fn kafka_name(config: &LogConfig) -> Result<String> {
+    let options = kafka_options(config);
+    let id = task::blocking(move || cluster_id(&options)).await??;
+    Ok(format!("kafka-{id}-{}", config.kafka.prefix))
 }
 
 /// Connects to Kafka, however long it is away; `None` when a stop was asked for.
@@ -95,7 +101,7 @@ pub async fn kafka_log(config: &LogConfig, shutdown: &Shutdown) -> Result<Option
     loop {
         let options = kafka_options(config);
         match task::blocking(move || KafkaLog::connect(options)).await? {
-            Ok(log) => return Ok(Some(NamedLog { log, name: kafka_name(config) })),
+            Ok(log) => return Ok(Some(NamedLog { log, name: kafka_name(config).await? })),
             Err(LogError::Unavailable(reason)) => {
                 tracing::warn!(reason, "Kafka is away; waiting for it")
             }
@@ -106,6 +112,39 @@ pub async fn kafka_log(config: &LogConfig, shutdown: &Shutdown) -> Result<Option
             () = tokio::time::sleep(RETRY) => {}
         }
     }
+}
+
+/// Refuses a database that belongs to another log; waits while Postgres is away. False when a stop
+/// was asked for.
+pub async fn check_installation(
+    config: &Config,
+    role: Role,
+    log_name: &str,
+    shutdown: &Shutdown,
+) -> Result<bool> {
+    loop {
+        match installation(config, role).await {
+            Ok(installation) => {
+                installation.check(config.log.partitions, log_name)?;
+                return Ok(true);
+            }
+            Err(InstallError::Postgres(PostgresError::Unavailable(reason))) => {
+                tracing::warn!(reason, "Postgres is away; waiting for it");
+            }
+            Err(error) => bail!(error),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(false),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+async fn installation(config: &Config, role: Role) -> Result<Installation, InstallError> {
+    let name = format!("weir-{}", role.name());
+    let pool = connect(&config.postgres, Some(role.database_role()), &name).await?;
+    let mut connection = pool.acquire().await.map_err(PostgresError::from)?;
+    ledger::install::read(&mut connection).await
 }
 
 /// Makes the topics that are missing.

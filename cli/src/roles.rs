@@ -40,6 +40,16 @@ impl Role {
         }
     }
 
+    /// The role in Postgres that it works as.
+    pub fn database_role(self) -> &'static str {
+        match self {
+            Role::Ingest | Role::Rater => "weir_reader",
+            Role::LedgerWriter => "weir_writer",
+            Role::Archiver => "weir_archiver",
+            Role::Api => "weir_api",
+        }
+    }
+
     /// Starts the role under `tasks` and gives the routes that it answers.
     pub async fn start(
         self,

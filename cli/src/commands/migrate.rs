@@ -36,9 +36,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 async fn migrate(config: Config, arguments: Arguments) -> Result<ExitCode> {
     process::make_topics(&config.log, arguments.replication).await.context("Kafka")?;
     sayln!("Kafka: topics are there ({} partitions)", config.log.partitions);
-    process::prepare_postgres(&config, &process::kafka_name(&config.log))
-        .await
-        .context("Postgres")?;
+    let log_name = process::kafka_name(&config.log).await.context("Kafka")?;
+    process::prepare_postgres(&config, &log_name).await.context("Postgres")?;
     sayln!("Postgres: tables are up to date");
     process::prepare_clickhouse(&config, &arguments.archive).await.context("ClickHouse")?;
     sayln!("ClickHouse: tables are up to date");

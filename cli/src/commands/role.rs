@@ -35,6 +35,9 @@ async fn serve_role(role: Role, config: Config) -> Result<ExitCode> {
     let Some(named) = process::kafka_log(&config.log, &shutdown).await? else {
         return Ok(ExitCode::SUCCESS);
     };
+    if !process::check_installation(&config, role, &named.name, &shutdown).await? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let context = process::context(&config, named.log, shutdown.clone());
     let mut tasks = Tasks::new(&shutdown);
     let router = role.start(&config, &context, &mut tasks).await?;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use self::{group::KafkaMembership, producer::Producer, reader::KafkaReader};
 pub use self::{
     options::{BATCH_BYTES_MAX, KafkaOptions},
-    settings::{check_settings, create_topics},
+    settings::{check_settings, cluster_id, create_topics},
 };
 use super::{AppendError, Log, LogError, Membership, Pending, Reader, Topic};
 

@@ -53,6 +53,16 @@ fn retry<T>(
     }
 }
 
+/// The cluster's own id, which tells it from another one at the same address. Blocks; waits for a
+/// cluster that starts.
+pub fn cluster_id(options: &KafkaOptions) -> Result<String, LogError> {
+    let admin = admin(options)?;
+    retry(options, || {
+        let id = admin.inner().fetch_cluster_id(REQUEST_TIMEOUT);
+        id.ok_or_else(|| LogError::Unavailable("the cluster did not say its id".to_owned()))
+    })
+}
+
 /// Creates the topics that do not exist, all with the same number of partitions. A topic that
 /// exists is left as it is; [`check_settings`] judges it. Blocks.
 pub fn create_topics(
