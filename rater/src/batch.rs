@@ -47,7 +47,7 @@ pub struct Batch {
     append_time_us: (i64, i64),
     counts: Vec<(Uuid, Counts)>,
     dictionary: DictionaryWriter,
-    sums: HashMap<SumKey, Sum>,
+    sums: hashbrown::HashMap<SumKey, Sum>,
     rows: RowsWriter,
     others: RowsWriter,
 }
@@ -84,7 +84,7 @@ impl Batch {
             append_time_us: (append_time_us, append_time_us),
             counts: Vec::new(),
             dictionary: DictionaryWriter::default(),
-            sums: HashMap::new(),
+            sums: hashbrown::HashMap::new(),
             rows: RowsWriter::default(),
             others: RowsWriter::default(),
         }

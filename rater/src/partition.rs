@@ -38,6 +38,9 @@ pub const USAGE: Topic = Topic("usage");
 pub const RATED: Topic = Topic("rated");
 
 const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// Between looks at reports while no input comes; a report changes nothing for the next block.
+const REPORT_WAIT: Duration = Duration::from_millis(10);
+/// Between looks at reports while nothing more may be sent.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1);
 const BOUNDS_WAIT: Duration = Duration::from_secs(5);
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -320,7 +323,7 @@ impl<'a> Owner<'a> {
         } else if self.pending.is_empty() {
             IDLE_WAIT
         } else {
-            IN_FLIGHT_WAIT
+            REPORT_WAIT
         };
         Ok(self.usage.next(wait)?)
     }

@@ -1,9 +1,12 @@
 //! Primitives of the formats: little-endian integers, varints, length-prefixed bytes.
 
-use std::{collections::HashMap, hash::BuildHasherDefault};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use uuid::Uuid;
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -209,10 +212,27 @@ impl Output for Vec<u8> {
     }
 }
 
+/// One-shot xxh3 for the dictionary's short strings.
+#[derive(Clone, Copy, Debug, Default)]
+struct TextHasher(u64);
+
+impl Hasher for TextHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    /// The end mark of a string: one string is the whole key.
+    fn write_u8(&mut self, _: u8) {}
+}
+
 /// Collects the different strings of a message, so that each is written once.
 #[derive(Debug, Default)]
 pub struct DictionaryWriter {
-    places: HashMap<Box<str>, u32, BuildHasherDefault<Xxh3Default>>,
+    places: HashMap<Box<str>, u32, BuildHasherDefault<TextHasher>>,
     encoded: Vec<u8>,
 }
 
