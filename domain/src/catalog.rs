@@ -468,14 +468,7 @@ impl Compiler {
     }
 }
 
-/// The value of an envelope field is looked up by the caller; this names the fields a catalog uses.
 impl Catalog {
-    /// Envelope fields and pointers by slot.
-    #[must_use]
-    pub fn fields(&self) -> &[Field] {
-        &self.fields
-    }
-
     /// Whether a slot is an envelope field.
     #[must_use]
     pub fn envelope_field(&self, slot: usize) -> Option<EnvelopeField> {

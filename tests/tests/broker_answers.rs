@@ -192,7 +192,7 @@ fn since(before: Counts, now: Counts) -> Counts {
 
 #[tokio::test]
 async fn answers_of_the_broker_are_dropped() -> Result<()> {
-    let seed = number("WEIR_SEED").unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    let seed = number("WEIR_SEED").unwrap_or_else(|| uuid::Uuid::now_v7().as_u64_pair().1);
     let rounds = number("WEIR_DROPS").unwrap_or(3);
     println!("WEIR_SEED={seed} WEIR_DROPS={rounds}");
     let mut moments = Moments(seed);
