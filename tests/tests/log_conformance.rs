@@ -34,6 +34,7 @@ both! {
     a_reader_begins_at_any_position
     a_reader_waits_for_new_messages
     several_readers_read_while_others_append
+    readers_come_and_go_each_from_its_own_position
     threads_keep_their_order
     the_longest_message_passes_and_a_longer_one_is_refused
     topics_and_partitions_are_separate

@@ -13,7 +13,11 @@ use bytes::Bytes;
 use rdkafka::producer::Producer as _;
 use tokio::sync::oneshot;
 
-use self::{group::KafkaMembership, producer::Producer, reader::KafkaReader};
+use self::{
+    group::KafkaMembership,
+    producer::Producer,
+    reader::{Clients, KafkaReader},
+};
 pub use self::{
     options::{BATCH_BYTES_MAX, KafkaOptions},
     settings::{check_settings, cluster_id, create_topics},
@@ -39,6 +43,7 @@ pub(crate) struct Cluster {
     /// The cluster's names of the topics.
     names: Vec<(Topic, String)>,
     producer: Producer,
+    clients: Clients,
 }
 
 impl KafkaLog {
@@ -48,7 +53,8 @@ impl KafkaLog {
         let producer = Producer::create(&options)?;
         let names =
             options.topics.iter().map(|topic| (*topic, options.topic_name(*topic))).collect();
-        let cluster = Arc::new(Cluster { options, partitions, names, producer });
+        let cluster =
+            Arc::new(Cluster { options, partitions, names, producer, clients: Clients::default() });
         Ok(Arc::new(Self { cluster }))
     }
 }

@@ -131,6 +131,32 @@ pub fn several_readers_read_while_others_append(fixture: &Fixture) {
     });
 }
 
+/// Readers that come and go, each with messages fetched ahead of it that it never took, beside
+/// readers of the other partitions that stay: each reads on from its own position.
+pub fn readers_come_and_go_each_from_its_own_position(fixture: &Fixture) {
+    let log = fixture.open();
+    let log = &log;
+    append_many(log, 0, 0, 300);
+    std::thread::scope(|scope| {
+        for partition in 1..PARTITIONS {
+            scope.spawn(move || append_many(log, partition, u64::from(partition), 300));
+        }
+        for partition in 1..PARTITIONS {
+            scope.spawn(move || assert_eq!(read(log, ONE, partition, 0, 300).len(), 300));
+        }
+        scope.spawn(|| {
+            for from in [250, 0, 100, 0, 299, 7] {
+                let positions: Vec<i64> = read(log, ONE, 0, from, 3.min(300 - from as usize))
+                    .iter()
+                    .map(|message| message.position)
+                    .collect();
+                let expected: Vec<i64> = (from..(from + 3).min(300)).collect();
+                assert_eq!(positions, expected);
+            }
+        });
+    });
+}
+
 pub fn threads_keep_their_order(fixture: &Fixture) {
     let log = fixture.open();
     let handle = &log;

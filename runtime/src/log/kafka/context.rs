@@ -29,7 +29,10 @@ impl ConsumerContext for Logging {}
 
 /// A log line of librdkafka.
 pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // A property of the configuration reaches every client, and each ignores those of other kinds.
+    let expected = facility == "CONFWARN" && message.contains("property and will be ignored");
     match level {
+        _ if expected => tracing::debug!(kafka.facility = facility, "{message}"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical

@@ -126,11 +126,13 @@ impl KafkaOptions {
     /// Properties of a reader. It needs a group's name to be assigned partitions, but never joins.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.client(&[
-            ("fetch.wait.max.ms", "500"),
+            // How long the broker holds a request that finds nothing; a partition that is added waits as long.
+            ("fetch.wait.max.ms", "100"),
             ("fetch.error.backoff.ms", "100"),
             // How soon to fetch again when the prefetch queue was full; the default is a second.
             ("fetch.queue.backoff.ms", "10"),
-            ("queued.max.messages.kbytes", "32768"),
+            // Of one partition.
+            ("queued.max.messages.kbytes", "8192"),
         ]);
         config.set("group.id", self.group_name("reader"));
         config.set("enable.auto.commit", "false");

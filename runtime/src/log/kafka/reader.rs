@@ -1,12 +1,10 @@
-//! Reads one partition from an explicit position.
-//!
-//! Every reader has a client of its own: about four threads, up to three connections (bootstrap,
-//! the partition's leader, the group coordinator that librdkafka always looks up), and up to
-//! 32 MiB of fetched messages. That is what makes readers of one partition at different
-//! positions, and their errors, independent of each other.
+//! Reading a partition: its own queue of a consumer that many readers share, because each request
+//! for messages costs the broker, and one can ask for many partitions.
 
 use std::{
-    sync::Arc,
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -14,17 +12,55 @@ use bytes::Bytes;
 use rdkafka::{
     TopicPartitionList,
     config::FromClientConfigAndContext as _,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, Consumer as _, base_consumer::PartitionQueue},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Message as _, Timestamp},
     topic_partition_list::Offset,
 };
 
-use super::{Cluster, context::Logging};
+use super::{Cluster, context::Logging, options::KafkaOptions};
 use crate::log::{LogError, Message, Reader, Topic, deadline};
 
 /// How long to ask the broker where a partition begins and ends.
 const BOUNDS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reader waits for a message before it looks for errors of the whole client.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// The clients that readers share. One is gone when its last reader is.
+#[derive(Default)]
+pub(crate) struct Clients(Mutex<Vec<Weak<Client>>>);
+
+/// A consumer, and the partitions it has been given to.
+struct Client {
+    consumer: Arc<BaseConsumer<Logging>>,
+    /// Each partition once in the client's life: the queue of a partition that had another reader
+    /// may still hold what was fetched for that one, from another position.
+    given: Mutex<BTreeSet<(Topic, u32)>>,
+}
+
+impl Clients {
+    /// A client that has never read the partition.
+    fn give(
+        &self,
+        options: &KafkaOptions,
+        partition: (Topic, u32),
+    ) -> Result<Arc<Client>, KafkaError> {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|client| client.strong_count() > 0);
+        for client in clients.iter().filter_map(Weak::upgrade) {
+            if client.given.lock().unwrap_or_else(PoisonError::into_inner).insert(partition) {
+                return Ok(client);
+            }
+        }
+        let consumer = BaseConsumer::from_config_and_context(&options.reader(), Logging)?;
+        let client = Arc::new(Client {
+            consumer: Arc::new(consumer),
+            given: Mutex::new(BTreeSet::from([partition])),
+        });
+        clients.push(Arc::downgrade(&client));
+        Ok(client)
+    }
+}
 
 pub(crate) struct KafkaReader {
     cluster: Arc<Cluster>,
@@ -32,7 +68,22 @@ pub(crate) struct KafkaReader {
     partition: u32,
     /// The first position the caller has not got.
     position: i64,
-    consumer: Option<BaseConsumer<Logging>>,
+    source: Option<Source>,
+}
+
+/// Where a reader's messages come from. Dropping it ends their fetching.
+struct Source {
+    queue: PartitionQueue<Logging>,
+    assigned: TopicPartitionList,
+    client: Arc<Client>,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let Err(error) = self.client.consumer.incremental_unassign(&self.assigned) {
+            tracing::warn!(%error, "a partition stays with a Kafka client that nobody reads from");
+        }
+    }
 }
 
 impl KafkaReader {
@@ -42,26 +93,29 @@ impl KafkaReader {
         partition: u32,
         from: i64,
     ) -> Result<Self, LogError> {
-        let mut reader = Self { cluster, topic, partition, position: from, consumer: None };
-        reader.consumer = Some(reader.assign()?);
+        let mut reader = Self { cluster, topic, partition, position: from, source: None };
+        reader.source = Some(reader.begin()?);
         Ok(reader)
     }
 
-    /// A new client that stands at the position.
-    fn assign(&self) -> Result<BaseConsumer<Logging>, LogError> {
+    /// A queue that begins at the position.
+    fn begin(&self) -> Result<Source, LogError> {
         let options = &self.cluster.options;
         let broken = |error: KafkaError| LogError::Broken(format!("a Kafka reader: {error}"));
-        let consumer =
-            BaseConsumer::from_config_and_context(&options.reader(), Logging).map_err(broken)?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(
-            &options.topic_name(self.topic),
-            i32::try_from(self.partition).unwrap_or(i32::MAX),
-            Offset::Offset(self.position),
-        )
-        .map_err(broken)?;
-        consumer.assign(&list).map_err(broken)?;
-        Ok(consumer)
+        let client =
+            self.cluster.clients.give(options, (self.topic, self.partition)).map_err(broken)?;
+        let name = options.topic_name(self.topic);
+        let number = i32::try_from(self.partition).unwrap_or(i32::MAX);
+        let mut assigned = TopicPartitionList::new();
+        assigned
+            .add_partition_offset(&name, number, Offset::Offset(self.position))
+            .map_err(broken)?;
+        // Before it is assigned, so that no message of it ever comes to the client's own queue.
+        let queue = client.consumer.split_partition_queue(&name, number).ok_or_else(|| {
+            LogError::Broken(format!("{}/{} has no queue", self.topic, self.partition))
+        })?;
+        client.consumer.incremental_assign(&assigned).map_err(broken)?;
+        Ok(Source { queue, assigned, client })
     }
 
     /// What an error of the client means to the caller; `None` if it heals by waiting.
@@ -69,7 +123,7 @@ impl KafkaReader {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 // Where it stands now is undefined; the next call begins anew at the position.
-                self.consumer = None;
+                self.source = None;
                 Some(self.out_of_range())
             }
             Some(
@@ -77,14 +131,14 @@ impl KafkaReader {
                 | RDKafkaErrorCode::InvalidMessage
                 | RDKafkaErrorCode::Inconsistent,
             ) => {
-                self.consumer = None;
+                self.source = None;
                 let Self { topic, partition, position, .. } = self;
                 Some(LogError::Broken(format!(
                     "{topic}/{partition} is damaged at or after position {position}: {error}"
                 )))
             }
             Some(RDKafkaErrorCode::Fatal) => {
-                self.consumer = None;
+                self.source = None;
                 Some(LogError::Unavailable(error.to_string()))
             }
             _ => None,
@@ -107,14 +161,43 @@ impl KafkaReader {
             Err(error) => error,
         }
     }
+}
 
-    fn take(&mut self, message: &BorrowedMessage<'_>) -> Message {
-        self.position = message.offset().saturating_add(1);
-        Message {
-            position: message.offset(),
-            append_time_us: append_time_us(message.timestamp()),
-            payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+/// What a look at a queue found.
+enum Found {
+    Message(Message),
+    Error(KafkaError),
+    /// A message of a partition whose queue was split off came to the client's own.
+    Astray(String),
+    Nothing,
+}
+
+impl Source {
+    /// The next message at or after `position`, or the next error, of the partition or the client.
+    fn look(&self, position: i64, wait: Duration) -> Found {
+        match self.queue.poll(wait.min(GLANCE)) {
+            Some(Ok(message)) if message.offset() >= position => Found::Message(taken(&message)),
+            Some(Ok(_)) => Found::Nothing,
+            Some(Err(error)) => Found::Error(error),
+            None => match self.client.consumer.poll(Duration::ZERO) {
+                Some(Err(error)) => Found::Error(error),
+                Some(Ok(message)) => Found::Astray(format!(
+                    "message {} of {}/{} came to no reader",
+                    message.offset(),
+                    message.topic(),
+                    message.partition()
+                )),
+                None => Found::Nothing,
+            },
         }
+    }
+}
+
+fn taken(message: &BorrowedMessage<'_>) -> Message {
+    Message {
+        position: message.offset(),
+        append_time_us: append_time_us(message.timestamp()),
+        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
     }
 }
 
@@ -123,26 +206,26 @@ impl Reader for KafkaReader {
         let deadline = deadline(wait);
         let mut trouble = None;
         loop {
-            let consumer = match self.consumer.take() {
-                Some(consumer) => consumer,
-                None => self.assign()?,
+            let source = match mem::take(&mut self.source) {
+                Some(source) => source,
+                None => self.begin()?,
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            match consumer.poll(left) {
-                Some(Ok(message)) if message.offset() >= self.position => {
-                    let message = self.take(&message);
-                    self.consumer = Some(consumer);
+            let found = source.look(self.position, left);
+            self.source = Some(source);
+            match found {
+                Found::Message(message) => {
+                    self.position = message.position.saturating_add(1);
                     return Ok(Some(message));
                 }
-                Some(Ok(_)) => self.consumer = Some(consumer),
-                Some(Err(error)) => {
-                    self.consumer = Some(consumer);
+                Found::Error(error) => {
                     if let Some(fault) = self.judge(&error) {
                         return Err(fault);
                     }
                     trouble = Some(error.to_string());
                 }
-                None => self.consumer = Some(consumer),
+                Found::Astray(what) => return Err(LogError::Broken(what)),
+                Found::Nothing => {}
             }
             if Instant::now() >= deadline {
                 return trouble.map_or(Ok(None), |reason| Err(LogError::Unavailable(reason)));
