@@ -75,8 +75,19 @@ pub struct Catalog {
     pub(crate) by_type: HashMap<Box<str>, Vec<usize>>,
     /// Fields by slot.
     pub(crate) fields: Vec<Field>,
-    /// Slots by JSON pointer.
-    pub(crate) slots: HashMap<Box<str>, usize>,
+    /// Where an attribute goes, by its name.
+    pub(crate) slots: HashMap<Box<str>, Target>,
+}
+
+/// What an attribute does to a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// It is the value.
+    Value(usize),
+    /// It is a number that the value grows by.
+    More(usize),
+    /// It is a number that the value shrinks by.
+    Less(usize),
 }
 
 /// What a line says of the card that priced it.
@@ -193,8 +204,16 @@ impl Compiler {
         let known = self.catalog.fields.iter().position(|known| *known == field);
         known.unwrap_or_else(|| {
             let slot = self.catalog.fields.len();
-            if let Field::Data(pointer) = &field {
-                self.catalog.slots.insert(pointer.as_str().into(), slot);
+            let slots = &mut self.catalog.slots;
+            match &field {
+                Field::Data(pointer) => {
+                    slots.insert(pointer.as_str().into(), Target::Value(slot));
+                }
+                Field::Usage(field) => {
+                    slots.insert(field.pointer(false).into(), Target::More(slot));
+                    slots.insert(field.pointer(true).into(), Target::Less(slot));
+                }
+                Field::Envelope(_) => {}
             }
             self.catalog.fields.push(field);
             slot

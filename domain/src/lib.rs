@@ -1,17 +1,20 @@
 //! The rules of Weir, pure: no input or output, no clock, no randomness, no async.
 //!
 //! Reading order: [`money`] and [`quantity`] (exact numbers), [`time`], [`event`] (what a client
-//! reports and how it is identified), [`meter`], [`rate_card`] and [`catalog`] (what counts and
+//! reports and how it is identified), [`token`] (what an app may sign), [`llm_usage`] (what a
+//! provider's usage object says), [`meter`], [`rate_card`] and [`catalog`] (what counts and
 //! what it costs), [`rating`] (an event becomes lines), [`chain`] (which rated batches count), and
 //! [`wire`] (the formats between processes, defined in `docs/FORMATS.md`).
 
 pub mod catalog;
 pub mod chain;
 pub mod event;
+pub mod llm_usage;
 pub mod meter;
 pub mod money;
 pub mod quantity;
 pub mod rate_card;
 pub mod rating;
 pub mod time;
+pub mod token;
 pub mod wire;

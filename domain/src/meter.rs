@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::llm_usage::{PREFIX, UsageField};
+
 /// How the numbers of events become the meter's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,6 +88,8 @@ pub enum Field {
     Data(String),
     /// An attribute of the envelope.
     Envelope(EnvelopeField),
+    /// What ingest derived from the usage object of an LLM provider.
+    Usage(UsageField),
 }
 
 /// Attributes of the envelope that meters may look at.
@@ -104,8 +108,8 @@ pub enum EnvelopeField {
 }
 
 impl Field {
-    /// Reads `$.a.b`, `$.list[0]`, `$['a.b']` (below `data`) or `type`, `source`, `user`, `app`,
-    /// `feature` (of the envelope).
+    /// Reads `$.a.b`, `$.list[0]`, `$['a.b']` (below `data`); `type`, `source`, `user`, `app`,
+    /// `feature` (of the envelope); or `usage.input` and the other classes of LLM usage.
     pub fn parse(path: &str) -> Result<Field, String> {
         let envelope = match path {
             "type" => Some(EnvelopeField::Type),
@@ -118,6 +122,9 @@ impl Field {
         if let Some(field) = envelope {
             return Ok(Field::Envelope(field));
         }
+        if path.starts_with(PREFIX) {
+            return UsageField::parse(path).map(Field::Usage);
+        }
         let rest = path.strip_prefix('$').ok_or_else(|| wrong_path(path))?;
         pointer_of(rest)
             .filter(|pointer| !pointer.is_empty())
@@ -128,7 +135,7 @@ impl Field {
 
 fn wrong_path(path: &str) -> String {
     format!(
-        "`{path}` is no path; write `$.name`, `$.a.b`, `$.list[0]`, `$['a.b']`, or one of type, source, user, app, feature"
+        "`{path}` is no path; write `$.name`, `$.a.b`, `$.list[0]`, `$['a.b']`, one of type, source, user, app, feature, or a class of LLM usage such as `usage.input`"
     )
 }
 
@@ -171,6 +178,7 @@ pub fn push_segment(pointer: &mut String, segment: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm_usage::UsageClass;
 
     #[test]
     fn paths_become_pointers() {
@@ -187,5 +195,9 @@ mod tests {
             assert!(Field::parse(path).is_err(), "{path}");
         }
         assert_eq!(Field::parse("user"), Ok(Field::Envelope(EnvelopeField::User)));
+        let cached = Field::Usage(UsageField::Class(UsageClass::CacheRead));
+        assert_eq!(Field::parse("usage.cache_read"), Ok(cached));
+        assert_eq!(Field::parse("$.usage.cache_read"), Ok(Field::Data("/usage/cache_read".into())));
+        assert!(Field::parse("usage.cached").unwrap_err().contains("cache_read"));
     }
 }

@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 
 use crate::{
-    catalog::{Catalog, CompiledFilter, EffectiveRates, Meter},
+    catalog::{Catalog, CompiledFilter, EffectiveRates, Meter, Target},
     event::unescape,
-    meter::{Aggregation, EnvelopeField},
+    llm_usage,
+    meter::{Aggregation, EnvelopeField, Field},
     money::{Amount, NumberError},
     quantity::Quantity,
     rate_card::Rate,
@@ -81,28 +82,32 @@ pub enum Outcome {
 /// A block's dictionary seen from a catalog.
 #[derive(Debug)]
 pub struct Binding {
-    /// Per dictionary number: the catalog's slot plus one, or zero.
-    slot_of: Vec<u32>,
+    /// Per dictionary number: where attributes of this name go.
+    targets: Vec<Option<Target>>,
 }
 
 impl Binding {
     /// Looks up every string of the dictionary once.
     #[must_use]
     pub fn new(catalog: &Catalog, dictionary: &Dictionary<'_>) -> Binding {
-        let slot = |text: &&str| {
-            let slot = catalog.slots.get(*text)?;
-            u32::try_from(slot.saturating_add(1)).ok()
-        };
-        let slot_of = dictionary.texts().iter().map(|text| slot(text).unwrap_or(0)).collect();
-        Binding { slot_of }
+        let target = |text: &&str| catalog.slots.get(*text).copied();
+        Binding { targets: dictionary.texts().iter().map(target).collect() }
     }
 }
 
 /// Reused memory of the rating loop.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    by_slot: Vec<Option<Attribute>>,
+    by_slot: Vec<Option<Found>>,
     key: Vec<u8>,
+}
+
+/// What an event has for a slot.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Attribute(Attribute),
+    /// Of derived usage.
+    Sum(i64),
 }
 
 /// What rating one event needs.
@@ -167,11 +172,24 @@ fn place_attributes(rating: &Rating<'_>, event: &EventRecord<'_>, scratch: &mut 
     scratch.by_slot.resize(rating.catalog.fields.len(), None);
     for attribute in &event.attributes {
         let number = usize::try_from(attribute.pointer).unwrap_or(usize::MAX);
-        let slot = rating.binding.slot_of.get(number).copied().unwrap_or(0);
-        let slot = usize::try_from(slot).ok().and_then(|slot| slot.checked_sub(1));
-        if let Some(place) = slot.and_then(|slot| scratch.by_slot.get_mut(slot)) {
-            *place = Some(*attribute);
-        }
+        let Some(target) = rating.binding.targets.get(number).copied().flatten() else { continue };
+        let (Target::Value(slot) | Target::More(slot) | Target::Less(slot)) = target;
+        let Some(place) = scratch.by_slot.get_mut(slot) else { continue };
+        *place = Some(match target {
+            Target::Value(_) => Found::Attribute(*attribute),
+            _ => Found::Sum(sum_with(*place, target, event.attribute_bytes(attribute))),
+        });
+    }
+}
+
+/// What a slot of derived usage comes to with one more number.
+fn sum_with(found: Option<Found>, target: Target, number: &[u8]) -> i64 {
+    let so_far = if let Some(Found::Sum(sum)) = found { sum } else { 0 };
+    // Ingest writes only counts; their sums stay far below the limit of the type.
+    let number = llm_usage::count(number).unwrap_or(0);
+    match target {
+        Target::Less(_) => so_far.saturating_sub(number),
+        _ => so_far.saturating_add(number),
     }
 }
 
@@ -186,7 +204,13 @@ fn text_of<'a>(
         if let Some(field) = rating.catalog.envelope_field(*slot) {
             return envelope_text(rating, event, field).map(Cow::Borrowed);
         }
-        let attribute = scratch.by_slot.get(*slot).copied().flatten()?;
+        let attribute = match scratch.by_slot.get(*slot).copied().flatten()? {
+            Found::Attribute(attribute) => attribute,
+            Found::Sum(sum) => match rating.catalog.fields.get(*slot)? {
+                Field::Usage(field) => return field.text(sum).map(Cow::Owned),
+                _ => return None,
+            },
+        };
         let bytes = event.attribute_bytes(&attribute);
         match attribute.kind {
             AttributeKind::Null | AttributeKind::EmptyObject | AttributeKind::EmptyArray => None,

@@ -13,9 +13,9 @@ use domain::{
     chain::{GENESIS, Offer, Place},
     event::{ContentHasher, IdentityKey, IdentityParts},
     wire::{
-        block::{Block, BlockHeader, TenantCount},
+        block::{Block, BlockHeader, BlockWriter, TenantCount},
         rated::{Rows, Sections, encode},
-        record::AttributeKind,
+        record::{Attribute, AttributeKind, Entry, EventRecord},
         row::{REJECTED_EVENTS_COLUMNS, RowHead, USAGE_EVENTS_COLUMNS},
     },
 };
@@ -54,6 +54,45 @@ fn block_v1() {
     let block = Block::decode(&header, &body).unwrap();
     assert_eq!(block.dictionary.texts(), TEXTS);
     assert_eq!(block.entries, entries());
+}
+
+/// An event with a usage object: what was derived stands among the attributes, under names that are
+/// no JSON pointers, and points at the numbers that were sent.
+#[test]
+fn block_v1_with_derived_usage() {
+    let raw = r#"{"usage":{"prompt_tokens":2006,"details":{"cached_tokens":1920}}}"#;
+    let names = ["team", "", "llm", "/usage/prompt_tokens", "/usage/details/cached_tokens"];
+    let derived = ["usage.input", "usage.input-", "usage.cache_read"];
+    let mut writer = BlockWriter::default();
+    let tenant = writer.tenant(TENANT_A);
+    for name in names.into_iter().chain(derived) {
+        writer.dictionary.intern(name);
+    }
+    let number = |pointer, text: &str| Attribute {
+        pointer,
+        kind: AttributeKind::Number,
+        offset: u32::try_from(raw.find(text).unwrap()).unwrap(),
+        length: u32::try_from(text.len()).unwrap(),
+    };
+    let sent = [number(3, "2006"), number(4, "1920")];
+    let derived = [number(5, "2006"), number(6, "1920"), number(7, "1920")];
+    let event = EventRecord {
+        tenant,
+        team: 0,
+        subject: 0,
+        source: 1,
+        event_type: 2,
+        attributes: sent.into_iter().chain(derived).collect(),
+        raw: raw.as_bytes(),
+        ..support::bare_event()
+    };
+    writer.push(&Entry::Event(event.clone()));
+    let message = golden("block_v1_usage.bin", &writer.finish());
+    let header = BlockHeader::decode(&message).unwrap();
+    let body = header.body(&message).unwrap();
+    let block = Block::decode(&header, &body).unwrap();
+    assert_eq!(block.dictionary.texts()[5..], ["usage.input", "usage.input-", "usage.cache_read"]);
+    assert_eq!(block.entries, [Entry::Event(event)]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::{
     collect::{Collector, Fault, Field, Found, name_of},
     partition::partition_of,
     scan::Leaf,
+    usage,
 };
 
 /// Source of events that name none and come from a key without an app.
@@ -96,14 +97,22 @@ fn prepare(
         return Err(of_fault(fault));
     }
     let content = content(found, batch, text, &event_type, &subject);
+    let derived = usage::derive(found, &mut batch.strings, text.as_bytes())?;
     let identity =
         batch.caller.snapshot.identity_key.identity(&batch.identity_parts(&subject, &source, id));
     let team = batch.caller.team_of(&subject);
+    if !batch.caller.may_report(&team) {
+        return Err(Reject::new(
+            "team_not_yours",
+            "the token may not report usage of this team",
+            "send a token of this team, or one without a team",
+        ));
+    }
     let partition = partition_of(batch.caller.tenant.id, &team, batch.caller.snapshot.partitions);
 
     let attributes_at = batch.attributes.len();
     let shift = u32::try_from(begin).unwrap_or(u32::MAX);
-    batch.attributes.extend(found.attributes.iter().map(|attribute| Attribute {
+    batch.attributes.extend(found.attributes.iter().chain(&derived).map(|attribute| Attribute {
         offset: attribute.offset.saturating_sub(shift),
         ..*attribute
     }));
@@ -116,8 +125,11 @@ fn prepare(
         feature.as_deref().unwrap_or(""),
     ];
     // Each text of a dictionary stands behind its length.
+    let derived_bytes: usize =
+        derived.iter().map(|attribute| batch.strings.get(attribute.pointer).len()).sum();
     let string_bytes = found.pointer_bytes
-        + 2 * found.attributes.len()
+        + derived_bytes
+        + 2 * (found.attributes.len() + derived.len())
         + texts.iter().map(|text| text.len() + 2).sum::<usize>();
     let strings = &mut batch.strings;
     Ok(Prepared {
@@ -135,7 +147,7 @@ fn prepare(
         hold,
         hold_end,
         attributes_at,
-        attributes: found.attributes.len(),
+        attributes: found.attributes.len() + derived.len(),
         string_bytes,
         raw_at: begin,
         raw_length: end - begin,

@@ -8,6 +8,7 @@ use std::{collections::HashMap, mem::size_of, sync::Arc};
 use bytes::Bytes;
 use domain::{
     event::IdentityParts,
+    llm_usage,
     wire::{
         block::BlockWriter,
         record::{Attribute, Entry, EventRecord},
@@ -26,6 +27,8 @@ pub struct Strings {
     numbers: HashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
     bytes: usize,
+    /// Whether each text names a member of an LLM usage object; empty while none does.
+    usage: Vec<bool>,
 }
 
 impl Strings {
@@ -38,6 +41,10 @@ impl Strings {
         let text: Arc<str> = text.into();
         // A text is held once; its number twice, with the table's overhead.
         self.bytes += text.len() + 64;
+        if llm_usage::concerns(&text) {
+            self.usage.resize(self.texts.len(), false);
+            self.usage.push(true);
+        }
         self.texts.push(Arc::clone(&text));
         self.numbers.insert(text, number);
         number
@@ -48,6 +55,13 @@ impl Strings {
     pub fn get(&self, number: u32) -> &str {
         let place = usize::try_from(number).unwrap_or(usize::MAX);
         self.texts.get(place).map_or("", |text| text)
+    }
+
+    /// Whether a text is the pointer of a member of an LLM usage object.
+    #[must_use]
+    pub fn is_usage(&self, number: u32) -> bool {
+        let place = usize::try_from(number).unwrap_or(usize::MAX);
+        !self.usage.is_empty() && self.usage.get(place).copied().unwrap_or(false)
     }
 
     /// Bytes of memory.

@@ -10,7 +10,8 @@ use std::{
 
 use runtime::{
     context::{Context, DRAIN},
-    http::State as Ready,
+    http::{Attempts, State as Ready},
+    keys::{MasterKeyError, MasterKeys},
     log::SharedLog,
     postgres::{self, Pool, PostgresError},
     shutdown::{Failure, Shutdown},
@@ -20,14 +21,13 @@ use runtime::{
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    admit::Door, attempts::Attempts, block::Blocks, budget::Budget, metrics::Metrics,
+    admit::Door, block::Blocks, budget::Budget, metrics::Metrics,
     store::StoreError,
 };
 
 pub mod accept;
 pub mod admit;
 pub mod answer;
-pub mod attempts;
 pub mod batch;
 pub mod block;
 pub mod body;
@@ -36,11 +36,13 @@ pub mod collect;
 pub mod config;
 pub mod document;
 pub mod forms;
+pub mod limits;
 pub mod metrics;
 pub mod partition;
 mod routes;
 pub mod scan;
 pub mod store;
+pub mod usage;
 
 pub use config::Config;
 
@@ -64,6 +66,9 @@ pub enum OpenError {
     /// What Postgres holds cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The setting is no key.
+    #[error("WEIR_MASTER_KEY {0}")]
+    MasterKey(#[from] MasterKeyError),
     /// The log and the installation do not belong together.
     #[error(
         "the log has {log} partitions and the installation {installation}; connect the log that belongs to this database"
@@ -120,6 +125,7 @@ pub struct Service {
     config: Config,
     context: Context,
     pool: Pool,
+    master_keys: Option<MasterKeys>,
 }
 
 impl Service {
@@ -127,7 +133,8 @@ impl Service {
     pub async fn open(config: Config, context: &Context) -> Result<Service, OpenError> {
         let metrics = Metrics::new(&context.metrics)?;
         context.readiness.set(READINESS, Ready::NotReady("API keys are not loaded yet".into()));
-        let (pool, known) = first_load(context).await?;
+        let master_keys = MasterKeys::parse(&config.master_key)?;
+        let (pool, known) = first_load(context, master_keys.as_ref()).await?;
         let partitions = context.log.partitions();
         if known.partitions != partitions {
             return Err(OpenError::Partitions { log: partitions, installation: known.partitions });
@@ -150,7 +157,8 @@ impl Service {
             requests: AtomicUsize::new(0),
         };
         context.readiness.set(READINESS, Ready::Ready);
-        Ok(Service { ingest: Arc::new(ingest), config, context: context.clone(), pool })
+        let (ingest, context) = (Arc::new(ingest), context.clone());
+        Ok(Service { ingest, config, context, pool, master_keys })
     }
 
     /// The routes and their documentation.
@@ -171,7 +179,12 @@ impl Service {
         let mut tasks = Tasks::new(&shutdown);
         tasks.spawn(
             "ingest-refresh",
-            refresh(self.ingest.clone(), self.config, self.context.clone(), self.pool),
+            refresh(
+                self.ingest.clone(),
+                self.config,
+                self.context.clone(),
+                (self.pool, self.master_keys),
+            ),
         );
         for partition in 0..self.context.log.partitions() {
             let (blocks, log) =
@@ -191,13 +204,16 @@ impl Service {
 }
 
 /// Connects and loads, again and again while Postgres is away.
-async fn first_load(context: &Context) -> Result<(Pool, store::Snapshot), OpenError> {
+async fn first_load(
+    context: &Context,
+    master_keys: Option<&MasterKeys>,
+) -> Result<(Pool, store::Snapshot), OpenError> {
     let mut pause = Duration::from_millis(100);
     loop {
         let attempt = async {
             let pool =
                 postgres::connect(&context.postgres, Some("weir_reader"), "weir-ingest").await?;
-            let known = store::load(&pool).await?;
+            let known = store::load(&pool, master_keys).await?;
             Ok::<_, StoreError>((pool, known))
         };
         match attempt.await {
@@ -222,11 +238,12 @@ async fn refresh(
     ingest: Arc<Ingest>,
     config: Config,
     context: Context,
-    pool: Pool,
+    (pool, master_keys): (Pool, Option<MasterKeys>),
 ) -> Result<(), TaskError> {
     let mut failing = false;
     while !sleep_or_stop(config.refresh(), &context.shutdown).await {
-        let loaded = match tokio::time::timeout(LOAD_TIME_MAX, store::load(&pool)).await {
+        let load = store::load(&pool, master_keys.as_ref());
+        let loaded = match tokio::time::timeout(LOAD_TIME_MAX, load).await {
             Ok(loaded) => loaded.map_err(|error| task::chain(&error)),
             Err(_) => Err(format!("no answer within {} s", LOAD_TIME_MAX.as_secs())),
         };
@@ -234,7 +251,7 @@ async fn refresh(
         ingest.metrics.refreshes.with_label_values(&[outcome]).inc();
         match loaded {
             Ok(known) => {
-                ingest.door.known.store(Arc::new(known));
+                ingest.door.replace(known);
                 context.readiness.set(READINESS, Ready::Ready);
                 failing = false;
             }

@@ -19,7 +19,10 @@ fn catalog() -> CatalogDocument {
              "unit": "token", "dimensions": {"model": "$.model"}},
             {"key": "calls", "event_types": ["llm"], "aggregation": "count",
              "filters": [{"field": "$.status", "not_in": ["error"]}]},
-            {"key": "refunds", "event_types": ["refund"], "aggregation": "sum", "value": "$.amount", "allow_negative": true}
+            {"key": "refunds", "event_types": ["refund"], "aggregation": "sum", "value": "$.amount", "allow_negative": true},
+            {"key": "input", "event_types": ["usage"], "aggregation": "sum", "value": ["usage.input", "$.inputTokens"],
+             "dimensions": {"context": "usage.context"}},
+            {"key": "cached", "event_types": ["usage"], "aggregation": "sum", "value": "usage.cache_read"}
         ],
         "cards": [
             {"key": "standard", "kind": "rate", "currency": "USD", "versions": [
@@ -31,7 +34,9 @@ fn catalog() -> CatalogDocument {
                     {"meter": "tokens", "price": "5", "per": 1000000}]}]},
             {"key": "provider", "kind": "cost", "currency": "USD", "versions": [
                 {"version": 1, "effective_from_us": 0, "rates": [
-                    {"meter": "tokens", "dimensions": {"model": "big"}, "price": "0.002"}]}]}
+                    {"meter": "tokens", "dimensions": {"model": "big"}, "price": "0.002"},
+                    {"meter": "input", "price": "1", "per": 1000000},
+                    {"meter": "input", "dimensions": {"context": "200000"}, "price": "2", "per": 1000000}]}]}
         ],
         "default_rate_card": "standard", "default_cost_card": "provider"
     }"#,
@@ -163,6 +168,38 @@ fn an_event_becomes_lines() {
     );
     check("llm", &[("/tokens", "null"), ("/status", "null")], 1, "Unmetered: ");
     check("unknown", &[("/tokens", "7")], 1, "Unmetered: ");
+}
+
+#[test]
+fn derived_usage_is_the_sum_of_its_numbers() {
+    let check = |pairs: &[(&str, &str)], want| check("usage", pairs, 1, want);
+    check(
+        &[("usage.input", "100"), ("usage.input-", "30"), ("usage.input", "5")],
+        "Unpriced: input 75 unpriced cost 0.000075",
+    );
+    // The flat form of the same; derived usage goes first.
+    check(&[("/inputTokens", "7")], "Unpriced: input 7 unpriced cost 0.000007");
+    check(
+        &[("/inputTokens", "7"), ("usage.input", "8")],
+        "Unpriced: input 8 unpriced cost 0.000008",
+    );
+    // What a client sends itself has a pointer with a slash and is another attribute.
+    check(&[("/usage.input", "7"), ("/usage/input", "7"), ("", "7")], "Unmetered: ");
+    check(&[("usage.input", "0")], "Unpriced: input 0 unpriced cost 0");
+    // Long prompts by their length, cached tokens counted.
+    check(
+        &[
+            ("usage.input", "1000"),
+            ("usage.cache_read", "199001"),
+            ("usage.context", "1000"),
+            ("usage.context", "199001"),
+        ],
+        "Unpriced: input 1000 unpriced cost 0.002, cached 199001 unpriced cost ?",
+    );
+    check(
+        &[("usage.input", "1000"), ("usage.context", "200000")],
+        "Unpriced: input 1000 unpriced cost 0.001",
+    );
 }
 
 #[test]
