@@ -1,19 +1,21 @@
-//! Who sends: the API key of a request against what is known of keys.
+//! Who sends: the API key or token of a request against what is known of keys and secrets.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 use runtime::{
-    http::Problem,
+    http::{Attempts, Problem},
     keys::{self, KeyError},
 };
 
 use crate::{
-    attempts::Attempts,
+    limits::{Buckets, Limit, Limits},
     metrics::Metrics,
     store::{Snapshot, Tenant},
 };
+
+mod token;
 
 /// The scope that lets a key report usage.
 pub const SCOPE: &str = "events:write";
@@ -25,10 +27,14 @@ const SCOPE_ALL: &str = "*";
 pub struct Caller {
     /// The tenant of the key.
     pub tenant: Arc<Tenant>,
-    /// The public id of the key.
+    /// The public id of the key, or of the secret that signed the token.
     pub key: Arc<str>,
     /// The app of the key.
     pub app: Option<Arc<str>>,
+    /// The only team that may be reported for.
+    pub team: Option<Arc<str>>,
+    /// What its events are counted against.
+    pub buckets: Buckets,
     /// What was known.
     pub snapshot: Arc<Snapshot>,
     /// The database's time at the request.
@@ -44,6 +50,22 @@ impl Caller {
             _ => subject.into(),
         }
     }
+
+    /// Whether usage of this team, as [`Caller::team_of`] gives it, may be reported.
+    #[must_use]
+    pub fn may_report(&self, team: &str) -> bool {
+        self.team.as_deref().is_none_or(|own| own == team)
+    }
+}
+
+/// A credential that is good, before it is known what for.
+struct Credential {
+    tenant: Arc<Tenant>,
+    id: Arc<str>,
+    app: Option<Arc<str>>,
+    scopes: Vec<String>,
+    team: Option<Arc<str>>,
+    limit: Option<Limit>,
 }
 
 /// Authenticates requests.
@@ -53,6 +75,7 @@ pub struct Door {
     pub known: ArcSwap<Snapshot>,
     lease: Duration,
     attempts: Attempts,
+    limits: Limits,
     metrics: Metrics,
 }
 
@@ -60,35 +83,73 @@ impl Door {
     /// A door that is open for `lease` after each load.
     #[must_use]
     pub fn new(known: Snapshot, lease: Duration, attempts: Attempts, metrics: &Metrics) -> Door {
-        Door { known: ArcSwap::from_pointee(known), lease, attempts, metrics: metrics.clone() }
+        let (known, limits) = (ArcSwap::from_pointee(known), Limits::default());
+        Door { known, lease, attempts, limits, metrics: metrics.clone() }
     }
 
-    /// The caller, or the answer to one who may not.
+    /// Goes on with what was loaded anew.
+    pub fn replace(&self, known: Snapshot) {
+        self.limits
+            .keep(|tenant, credential| known.limits.contains_key(&(tenant, credential.into())));
+        self.known.store(Arc::new(known));
+    }
+
+    /// The caller, or the answer to one who may not. A path that names an app takes its own
+    /// credentials, and those of no app.
     ///
     /// A refused credential costs its address an attempt. One without attempts left is told 429
     /// instead of 401; a good key is let through all the same, because many clients may share an
     /// address and looking at a key costs no more than counting it.
-    pub fn admit(&self, headers: &HeaderMap, address: IpAddr) -> Result<Caller, Problem> {
-        let admitted = self.authenticate(headers);
+    pub fn admit(
+        &self,
+        headers: &HeaderMap,
+        address: IpAddr,
+        app: Option<&str>,
+    ) -> Result<Caller, Problem> {
+        let admitted = self.authenticate(headers, app);
         if let Err(problem) = &admitted
             && problem.status() == axum::http::StatusCode::UNAUTHORIZED
         {
             self.metrics.keys_refused.with_label_values(&[problem.code()]).inc();
-            if let Err(wait_s) = self.attempts.fail(address) {
-                return Err(Problem::too_many(
-                    wait_s,
-                    "too_many_attempts",
-                    "too many credentials from this address were refused",
-                    "correct the key, then wait for the time in Retry-After",
-                ));
-            }
+            self.attempts.refused(address)?;
         }
-        admitted
+        let caller = admitted?;
+        caller.buckets.look()?;
+        Ok(caller)
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let parsed = keys::parse(credential(headers)?).map_err(malformed)?;
+    fn authenticate(&self, headers: &HeaderMap, app: Option<&str>) -> Result<Caller, Problem> {
+        let text = credential(headers)?;
         let snapshot = self.known.load_full();
+        let found = if keys::is_token(text) {
+            self.fresh(&snapshot)?;
+            token::find(&snapshot, text)?
+        } else {
+            self.by_key(&snapshot, text)?
+        };
+        if !found.scopes.iter().any(|scope| scope == SCOPE || scope == SCOPE_ALL) {
+            let detail = format!("the API key or token has not the scope `{SCOPE}`");
+            return Err(Problem::forbidden("scope_missing", detail, "use one with this scope"));
+        }
+        let app = of_path(&found, app)?;
+        let limit =
+            |credential: &str| snapshot.limits.get(&(found.tenant.id, credential.into())).copied();
+        let buckets = self.limits.buckets((found.tenant.id, limit("")), (&found.id, found.limit));
+        let mut caller = Caller {
+            tenant: found.tenant,
+            key: found.id,
+            app,
+            team: None,
+            buckets,
+            database_us: snapshot.database_now_us(),
+            snapshot,
+        };
+        caller.team = found.team.map(|team| caller.team_of(&team));
+        Ok(caller)
+    }
+
+    /// Refuses to decide by what may have changed since.
+    fn fresh(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         let age = snapshot.loaded_at.elapsed();
         if age > self.lease {
             return Err(Problem::unavailable(
@@ -98,6 +159,12 @@ impl Door {
                 "send the same events again, with the same ids, after the time in Retry-After",
             ));
         }
+        Ok(())
+    }
+
+    fn by_key(&self, snapshot: &Snapshot, text: &str) -> Result<Credential, Problem> {
+        let parsed = keys::parse(text).map_err(malformed)?;
+        self.fresh(snapshot)?;
         self.metrics.key_lookups.inc();
         let candidates =
             snapshot.keys.get(parsed.id.as_str()).map(Vec::as_slice).unwrap_or_default();
@@ -125,24 +192,40 @@ impl Door {
                 "send another key",
             ));
         }
-        if !key.scopes.iter().any(|scope| scope == SCOPE || scope == SCOPE_ALL) {
-            let detail = format!("the API key has not the scope `{SCOPE}`");
-            return Err(Problem::forbidden("scope_missing", detail, "make a key with this scope"));
-        }
-        Ok(Caller {
+        Ok(Credential {
             tenant: Arc::clone(&key.tenant),
-            key: Arc::clone(&key.id),
+            id: Arc::clone(&key.id),
             app: key.app.clone(),
-            snapshot: Arc::clone(&snapshot),
-            database_us,
+            scopes: key.scopes.clone(),
+            team: None,
+            limit: key.limit,
         })
     }
+}
+
+/// The app for which events come: that of the path, if the credential may speak for it. An app
+/// that does not exist is answered like one of somebody else.
+fn of_path(found: &Credential, path: Option<&str>) -> Result<Option<Arc<str>>, Problem> {
+    let Some(path) = path else { return Ok(found.app.clone()) };
+    let own = found.app.clone();
+    let app = match own {
+        Some(own) => Some(own).filter(|own| **own == *path),
+        None => found.tenant.apps.get(path).cloned(),
+    };
+    if app.is_some() {
+        return Ok(app);
+    }
+    Err(Problem::forbidden(
+        "app_not_yours",
+        "the API key or token does not belong to the app in the path",
+        "send to the app that it belongs to, or to /v1/events",
+    ))
 }
 
 /// The credential of `Authorization: Bearer …`, else of `X-Api-Key`.
 fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     let missing = || {
-        let action = "send `Authorization: Bearer weir_live_…` or `X-Api-Key: weir_live_…`";
+        let action = "send `Authorization: Bearer` with an API key or a token, or `X-Api-Key`";
         Problem::unauthorized("key_missing", "the request has no API key", action)
     };
     if let Some(value) = headers.get(header::AUTHORIZATION) {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use runtime::config::Faults;
+use runtime::{
+    config::{Faults, Secret},
+    keys::MasterKeys,
+};
 use serde::Deserialize;
 
 /// The section with its defaults, commented: a part of the compiled-in configuration.
@@ -28,6 +31,8 @@ pub struct Config {
     pub failed_attempts_max: u32,
     /// Time after which an address gets one of its attempts back.
     pub failed_attempt_regain_ms: u64,
+    /// The master key under which apps' secrets are stored; empty: tokens cannot be checked.
+    pub master_key: Secret,
 }
 
 /// The api lets an alias take effect this long after it was written.
@@ -69,6 +74,9 @@ impl Config {
             "ingest.failed_attempt_regain_ms",
             "give at least 1",
         );
+        if let Err(error) = MasterKeys::parse(&self.master_key) {
+            faults.add("ingest.master_key", error.to_string());
+        }
     }
 
     pub(crate) fn answer_timeout(&self) -> Duration {

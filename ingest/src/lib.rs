@@ -20,10 +20,7 @@ use runtime::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{
-    admit::Door, block::Blocks, budget::Budget, metrics::Metrics,
-    store::StoreError,
-};
+use crate::{admit::Door, block::Blocks, budget::Budget, metrics::Metrics, store::StoreError};
 
 pub mod accept;
 pub mod admit;

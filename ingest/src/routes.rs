@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{ConnectInfo, Path, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -28,6 +28,7 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(post_events))
         .routes(routes!(post_events_ingest))
+        .routes(routes!(post_app_events))
         .with_state(Arc::clone(ingest))
 }
 
@@ -78,7 +79,7 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
         )
     ),
     params(
-        ("Authorization" = Option<String>, Header, description = "`Bearer weir_live_…`, a key with the scope `events:write`"),
+        ("Authorization" = Option<String>, Header, description = "`Bearer weir_live_…`, a key with the scope `events:write`, or `Bearer` and a token that an app signed"),
         ("X-Api-Key" = Option<String>, Header, description = "The key, instead of `Authorization`"),
         ("Content-Encoding" = Option<String>, Header, description = "`gzip`, `zstd` or `identity`"),
     ),
@@ -97,14 +98,14 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
             "type": "urn:weir:problem:json_invalid", "title": "Bad Request", "status": 400, "code": "json_invalid",
             "detail": "the body is not JSON at byte 17: expected a value",
             "action": "correct it and send all of it again: no event was accepted", "request_id": "0190-7a"})),
-        (status = 401, description = "No key, or one that is malformed, unknown, expired or revoked", body = ProblemDocument,
+        (status = 401, description = "No key or token, or one that is malformed, unknown, expired or revoked", body = ProblemDocument,
             content_type = "application/problem+json", example = json!({
             "type": "urn:weir:problem:key_expired", "title": "Unauthorized", "status": 401, "code": "key_expired",
             "detail": "the API key has expired", "action": "send another key"})),
-        (status = 403, description = "A key that may not report usage", body = ProblemDocument,
+        (status = 403, description = "A key or token that may not report usage", body = ProblemDocument,
             content_type = "application/problem+json", example = json!({
             "type": "urn:weir:problem:scope_missing", "title": "Forbidden", "status": 403, "code": "scope_missing",
-            "detail": "the API key has not the scope `events:write`", "action": "make a key with this scope"})),
+            "detail": "the API key or token has not the scope `events:write`", "action": "use one with this scope"})),
         (status = 413, description = "Too many bytes or events", body = ProblemDocument,
             content_type = "application/problem+json", example = json!({
             "type": "urn:weir:problem:too_many_events", "title": "Payload Too Large", "status": 413, "code": "too_many_events",
@@ -114,9 +115,13 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
             "type": "urn:weir:problem:encoding_unsupported", "title": "Unsupported Media Type", "status": 415,
             "code": "encoding_unsupported", "detail": "the content encoding is not supported",
             "action": "send the body as it is, or with gzip or zstd"})),
-        (status = 429, description = "Too many refused credentials from this address", body = ProblemDocument,
-            content_type = "application/problem+json",
-            headers(("Retry-After" = u64, description = "Seconds to wait")), example = json!({
+        (status = 429, description = "More events than the limit of the tenant or key, or too many refused credentials from this address",
+            body = ProblemDocument, content_type = "application/problem+json",
+            headers(
+                ("Retry-After" = u64, description = "Seconds to wait"),
+                ("RateLimit-Limit" = u64, description = "Events at once, of a limit"),
+                ("RateLimit-Remaining" = u64, description = "Events that are left of it"),
+                ("RateLimit-Reset" = u64, description = "Seconds until these events fit")), example = json!({
             "type": "urn:weir:problem:too_many_attempts", "title": "Too Many Requests", "status": 429, "code": "too_many_attempts",
             "detail": "too many credentials from this address were refused",
             "action": "correct the key, then wait for the time in Retry-After"})),
@@ -132,7 +137,7 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
     )
 )]
 async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    counted(&ingest, request).await
+    counted(&ingest, request, None).await
 }
 
 /// Report usage (another path)
@@ -157,28 +162,65 @@ async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Res
     )
 )]
 async fn post_events_ingest(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    counted(&ingest, request).await
+    counted(&ingest, request, None).await
 }
 
-async fn counted(ingest: &Arc<Ingest>, request: Request) -> Response {
+/// Report usage of an app
+///
+/// The same as `POST /v1/events`, for clients that name their app in the path: it must be the one
+/// that the API key or the token belongs to.
+#[utoipa::path(
+    post,
+    path = "/v1/apps/{app}/events",
+    operation_id = "postAppEvents",
+    tag = "events",
+    params(("app" = String, Path, description = "Key of the app")),
+    request_body(content((EventDocument = "application/json"), (String = "application/x-ndjson"))),
+    responses(
+        (status = 200, description = "All events are in the log", body = Answer),
+        (status = 207, description = "Some events are in the log, the others are rejected", body = Answer),
+        (status = 400, description = "No event was accepted", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No key or token that is good", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "A key or token that may not, or of another app", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Too many bytes or events", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not a form of events", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too fast, or too many refused credentials", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Send it again, with the same ids", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn post_app_events(
+    State(ingest): State<Arc<Ingest>>,
+    Path(app): Path<String>,
+    request: Request,
+) -> Response {
+    counted(&ingest, request, Some(&app)).await
+}
+
+async fn counted(ingest: &Arc<Ingest>, request: Request, app: Option<&str>) -> Response {
     let _open = ingest.open_request();
-    let response = respond(ingest, request).await.unwrap_or_else(IntoResponse::into_response);
+    let response = respond(ingest, request, app).await.unwrap_or_else(IntoResponse::into_response);
     ingest.metrics.requests.with_label_values(&[status_label(response.status())]).inc();
     response
 }
 
 /// Authenticate, read, accept, log, answer.
-async fn respond(ingest: &Ingest, request: Request) -> Result<Response, Problem> {
+async fn respond(
+    ingest: &Ingest,
+    request: Request,
+    app: Option<&str>,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let address = parts
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-    let caller = ingest.door.admit(&parts.headers, address)?;
+    let caller = ingest.door.admit(&parts.headers, address, app)?;
     let form = body::form(&parts.headers)?;
     let (body, held) = body::read(&parts.headers, body, &ingest.budget).await?;
     let deadline = Instant::now() + ingest.answer_timeout;
     let parsed = forms::parse(form, body, caller, held, task::now_us())?;
+    let events = parsed.batch.events.len();
+    parsed.batch.caller.buckets.take(events)?;
     Ok(log(ingest, parsed, deadline).await)
 }
 

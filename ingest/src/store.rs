@@ -1,7 +1,11 @@
-//! What ingest knows of Postgres: API keys, tenants, team aliases and the installation, in memory.
+//! What ingest knows of Postgres: API keys, secrets of apps, tenants, apps, team aliases,
+//! limits and the installation, in memory.
 //!
 //! [`load`] reads all of it as the role `weir_reader`; nobody asks Postgres while a request waits.
 
+mod limits;
+mod secrets;
 mod snapshot;
 
+pub use secrets::AppSecret;
 pub use snapshot::{Alias, Key, Snapshot, StoreError, Tenant, load};

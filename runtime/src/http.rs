@@ -2,15 +2,17 @@
 //!
 //! [`serve`] wraps a router with what no handler should have to think of: a request id, a total
 //! time, limits on headers and connections, a caught panic, and problem documents for unknown
-//! paths. [`Problem`] is the one error body. [`health_routes`] answers `/health`, `/ready` and
+//! paths. [`Attempts`] limits guessing. [`Problem`] is the one error body. [`health_routes`] answers `/health`, `/ready` and
 //! `/metrics`. Limits on bodies belong to the routes: [`read_body`].
 
+mod attempts;
 mod body;
 mod health;
 mod problem;
 mod request;
 mod server;
 
+pub use attempts::Attempts;
 pub use body::read_body;
 pub use health::{Readiness, State, health_routes};
 pub use problem::Problem;

@@ -1,5 +1,6 @@
-//! API keys: made, read and compared without anybody seeing them twice.
+//! Credentials: API keys, signed tokens, and the key under which secrets are stored.
 //!
+//! API keys are made, read and compared without anybody seeing them twice.
 //! `weir_live_<id>_<secret>_<checksum>`: the id (12 characters of base 62) is public and names the
 //! row; the secret (32 characters, 190 bits) is stored only as its SHA-256; the checksum (6
 //! characters) lets a mistyped or guessed key be refused without any look-up.
@@ -8,6 +9,12 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+mod master;
+mod token;
+
+pub use master::{MasterKeyError, MasterKeys, SealError};
+pub use token::{TOKEN_BYTES_MAX, Token, TokenError, is_token};
 
 /// What every key begins with.
 pub const PREFIX: &str = "weir_live_";

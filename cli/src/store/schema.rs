@@ -10,8 +10,16 @@ use sqlx::{
 };
 
 /// Number, name and text of every file in `migrations/postgres` (`tests/tests/tidy.rs` compares).
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "spine", include_str!("../../../migrations/postgres/0001_spine.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "spine", include_str!("../../../migrations/postgres/0001_spine.sql")),
+    (3, "app_secrets", include_str!("../../../migrations/postgres/0003_app_secrets.sql")),
+    (
+        4,
+        "entries_and_reinjections",
+        include_str!("../../../migrations/postgres/0004_entries_and_reinjections.sql"),
+    ),
+    (5, "audit_log", include_str!("../../../migrations/postgres/0005_audit_log.sql")),
+];
 
 /// Brings the tables up to date.
 pub async fn migrate(url: &Secret) -> Result<()> {

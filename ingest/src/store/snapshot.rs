@@ -1,10 +1,23 @@
 //! One load of everything, and its age by the database's clock.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use domain::event::IdentityKey;
-use runtime::postgres::{Pool, PostgresError};
+use runtime::{
+    keys::MasterKeys,
+    postgres::{Pool, PostgresError},
+};
 use uuid::Uuid;
+
+use super::{
+    limits,
+    secrets::{self, AppSecret},
+};
+use crate::limits::Limit;
 
 /// What was known at one moment.
 pub struct Snapshot {
@@ -18,6 +31,14 @@ pub struct Snapshot {
     pub partitions: u32,
     /// API keys by public id, which two tenants could share.
     pub keys: HashMap<Box<str>, Vec<Key>>,
+    /// Secrets of apps by public id.
+    pub secrets: HashMap<Box<str>, Vec<Arc<AppSecret>>>,
+    /// Secrets of apps that have not ended, by the app's name, which tenants may share.
+    pub secrets_of_app: HashMap<Box<str>, Vec<Arc<AppSecret>>>,
+    /// Whether this process has a master key.
+    pub reads_secrets: bool,
+    /// Limits by tenant and public id of a credential; of the tenant itself with an empty one.
+    pub limits: HashMap<(Uuid, Box<str>), Limit>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -43,6 +64,8 @@ pub struct Key {
     pub expires_us: Option<i64>,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
+    /// How fast it may report usage.
+    pub limit: Option<Limit>,
 }
 
 impl std::fmt::Debug for Key {
@@ -62,6 +85,8 @@ pub struct Tenant {
     pub external_key: Option<String>,
     /// Subjects that stand for a team of another name.
     pub aliases: HashMap<Box<str>, Alias>,
+    /// Its apps.
+    pub apps: HashSet<Arc<str>>,
 }
 
 impl Tenant {
@@ -106,30 +131,17 @@ impl Snapshot {
     }
 }
 
-/// Loads everything. Keys come before tenants, so that no key is without its tenant.
-pub async fn load(pool: &Pool) -> Result<Snapshot, StoreError> {
+/// Loads everything. Keys and secrets come before tenants, so that none is without its tenant.
+pub async fn load(pool: &Pool, master_keys: Option<&MasterKeys>) -> Result<Snapshot, StoreError> {
     let loaded_at = Instant::now();
     let (identity_key, partitions, database_us) =
         installation(pool).await?.ok_or(StoreError::NoInstallation)?;
     let keys = api_keys(pool).await?;
-    let mut aliases = aliases_by_tenant(pool).await?;
-    let tenants: HashMap<Uuid, Arc<Tenant>> = tenants(pool)
-        .await?
-        .into_iter()
-        .map(|(id, key, external_key)| {
-            let aliases = aliases.remove(&id).unwrap_or_default();
-            (id, Arc::new(Tenant { id, key, external_key, aliases }))
-        })
-        .collect();
-    let mut by_id: HashMap<Box<str>, Vec<Key>> = HashMap::with_capacity(keys.len());
-    for (tenant, id, secret_hash, app, scopes, expires_us, revoked_us) in keys {
-        let Some(tenant) = tenants.get(&tenant) else { continue };
-        let (id, tenant, app): (Arc<str>, _, _) =
-            (id.into(), Arc::clone(tenant), app.map(Arc::from));
-        let key =
-            Key { id: Arc::clone(&id), secret_hash, tenant, app, scopes, expires_us, revoked_us };
-        by_id.entry(Box::from(&*id)).or_default().push(key);
-    }
+    let secrets = secrets::rows(pool).await?;
+    let limits = limits::all(pool).await?;
+    let tenants = load_tenants(pool).await?;
+    let (secrets, secrets_of_app) =
+        secrets::by_id_and_app(secrets, &tenants, &limits, master_keys, database_us);
     Ok(Snapshot {
         loaded_at,
         database_us,
@@ -138,8 +150,49 @@ pub async fn load(pool: &Pool) -> Result<Snapshot, StoreError> {
         ),
         partitions: u32::try_from(partitions)
             .map_err(|_| StoreError::Installation("number of partitions"))?,
-        keys: by_id,
+        keys: keys_by_id(keys, &tenants, &limits),
+        secrets,
+        secrets_of_app,
+        reads_secrets: master_keys.is_some(),
+        limits,
     })
+}
+
+fn keys_by_id(
+    rows: Vec<KeyRow>,
+    tenants: &HashMap<Uuid, Arc<Tenant>>,
+    limits: &HashMap<(Uuid, Box<str>), Limit>,
+) -> HashMap<Box<str>, Vec<Key>> {
+    let mut by_id: HashMap<Box<str>, Vec<Key>> = HashMap::with_capacity(rows.len());
+    for (tenant, id, secret_hash, app, scopes, expires_us, revoked_us) in rows {
+        let limit = limits.get(&(tenant, id.as_str().into())).copied();
+        let Some(tenant) = tenants.get(&tenant) else { continue };
+        let (id, tenant, app): (Arc<str>, _, _) =
+            (id.into(), Arc::clone(tenant), app.map(Arc::from));
+        let key = Key {
+            id: Arc::clone(&id),
+            secret_hash,
+            tenant,
+            app,
+            scopes,
+            expires_us,
+            revoked_us,
+            limit,
+        };
+        by_id.entry(Box::from(&*id)).or_default().push(key);
+    }
+    by_id
+}
+
+async fn load_tenants(pool: &Pool) -> Result<HashMap<Uuid, Arc<Tenant>>, PostgresError> {
+    let mut aliases = aliases_by_tenant(pool).await?;
+    let mut apps = apps_by_tenant(pool).await?;
+    let tenants = tenants(pool).await?.into_iter().map(|(id, key, external_key)| {
+        let aliases = aliases.remove(&id).unwrap_or_default();
+        let apps = apps.remove(&id).unwrap_or_default();
+        (id, Arc::new(Tenant { id, key, external_key, aliases, apps }))
+    });
+    Ok(tenants.collect())
 }
 
 async fn installation(pool: &Pool) -> Result<Option<(Vec<u8>, i32, i64)>, PostgresError> {
@@ -162,6 +215,16 @@ async fn api_keys(pool: &Pool) -> Result<Vec<KeyRow>, PostgresError> {
 
 async fn tenants(pool: &Pool) -> Result<Vec<(Uuid, String, Option<String>)>, PostgresError> {
     Ok(sqlx::query_as("SELECT tenant_id, key, external_key FROM tenants").fetch_all(pool).await?)
+}
+
+async fn apps_by_tenant(pool: &Pool) -> Result<HashMap<Uuid, HashSet<Arc<str>>>, PostgresError> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("SELECT tenant_id, app FROM apps").fetch_all(pool).await?;
+    let mut apps: HashMap<Uuid, HashSet<Arc<str>>> = HashMap::new();
+    for (tenant, app) in rows {
+        apps.entry(tenant).or_default().insert(app.into());
+    }
+    Ok(apps)
 }
 
 async fn aliases_by_tenant(

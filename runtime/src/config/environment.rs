@@ -12,10 +12,12 @@ use figment::{
 use super::Faults;
 
 /// Names without `WEIR_SECTION__KEY` that set a key, when they are set and not empty.
-pub const WELL_KNOWN: [(&str, &str); 3] = [
+pub const WELL_KNOWN: &[(&str, &str)] = &[
     ("DATABASE_URL", "postgres.url"),
     ("CLICKHOUSE_URL", "clickhouse.url"),
     ("WEIR_KAFKA_BROKERS", "log.kafka.brokers"),
+    ("WEIR_MASTER_KEY", "api.master_key"),
+    ("WEIR_MASTER_KEY", "ingest.master_key"),
 ];
 
 /// Names that begin with `WEIR_` and are not keys: whoever needs one asks [`variable`].
@@ -58,7 +60,7 @@ pub(super) fn merge(
 ) -> Figment {
     let sections = sections(&figment);
     for (name, key) in WELL_KNOWN {
-        if let Some(value) = variables.get(name).filter(|value| !value.is_empty()) {
+        if let Some(value) = variables.get(*name).filter(|value| !value.is_empty()) {
             figment = set(figment, key, Value::from(value.as_str()));
         }
     }

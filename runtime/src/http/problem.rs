@@ -1,7 +1,7 @@
 //! The one error body: RFC 9457 problem documents.
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ pub struct Problem {
     action: String,
     retry_after_s: Option<u64>,
     extra: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -30,7 +31,8 @@ impl Problem {
         action: impl Into<String>,
     ) -> Self {
         let (detail, action) = (detail.into(), action.into());
-        Self { status, code, detail, action, retry_after_s: None, extra: Map::new() }
+        let (extra, headers) = (Map::new(), Vec::new());
+        Self { status, code, detail, action, retry_after_s: None, extra, headers }
     }
 
     /// 400: the request cannot be read.
@@ -142,6 +144,13 @@ impl Problem {
         self
     }
 
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -185,6 +194,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::Problem;
+
 /// Addresses remembered at a time: 64 bytes each. More share one bucket.
 const ADDRESSES_MAX: usize = 16_384;
 
@@ -39,6 +41,19 @@ impl Attempts {
     /// Counts a refused credential; the seconds to wait if the address has used up its attempts.
     pub fn fail(&self, address: IpAddr) -> Result<(), u64> {
         self.fail_at(address, Instant::now())
+    }
+
+    /// Counts a refused credential; 429 instead of whatever it would be told, if the address has
+    /// used up its attempts.
+    pub fn refused(&self, address: IpAddr) -> Result<(), Problem> {
+        self.fail(address).map_err(|wait_s| {
+            Problem::too_many(
+                wait_s,
+                "too_many_attempts",
+                "too many credentials from this address were refused",
+                "correct the key, then wait for the time in Retry-After",
+            )
+        })
     }
 
     fn fail_at(&self, address: IpAddr, now: Instant) -> Result<(), u64> {
