@@ -198,8 +198,10 @@ pub struct ArchiveArguments {
 }
 
 /// Number, name and text of every file in `migrations/clickhouse`.
-const ARCHIVE_MIGRATIONS: [(u32, &str, &str); 1] =
-    [(1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql"))];
+const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
+    (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),
+    (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
+];
 
 /// Brings the archive's schema up to date.
 pub async fn prepare_clickhouse(config: &Config, arguments: &ArchiveArguments) -> Result<()> {
@@ -217,6 +219,6 @@ pub async fn prepare_clickhouse(config: &Config, arguments: &ArchiveArguments) -
         .create_database(database, templating)
         .await
         .context("cannot make the archive's database")?;
-    clickhouse.migrate(&ARCHIVE_MIGRATIONS, templating).await?;
+    clickhouse.migrate(ARCHIVE_MIGRATIONS, templating).await?;
     Ok(())
 }

@@ -108,6 +108,25 @@ impl RateRow {
     }
 }
 
+impl CardVersion {
+    /// The row that prices usage of `meter` with these dimensions: the one that
+    /// [`RateTable::find`] takes its rate from, for explanations.
+    #[must_use]
+    pub fn row(&self, meter: &str, dimensions: &BTreeMap<String, String>) -> Option<&RateRow> {
+        let rows = || self.rates.iter().filter(|row| row.meter == meter);
+        let fits = |row: &&RateRow| {
+            row.dimensions.iter().all(|(name, value)| dimensions.get(name) == Some(value))
+        };
+        // Among as many dimensions, the combination that came first in the card wins.
+        let combination = |row: &RateRow| {
+            rows().position(|first| first.dimensions.keys().eq(row.dimensions.keys()))
+        };
+        rows().filter(fits).min_by_key(|row| {
+            (std::cmp::Reverse(row.dimensions.len()), combination(row).unwrap_or(usize::MAX))
+        })
+    }
+}
+
 /// The rows of one meter in one card version, ready for look-up.
 #[derive(Clone, Debug, Default)]
 pub struct RateTable {
@@ -191,6 +210,68 @@ mod tests {
         assert_eq!(table.find(&[Some("gpt-5"), Some("eu")], &mut scratch), None);
         assert!(table.insert(&[], Rate::Unlimited));
         assert_eq!(table.find(&[None, None], &mut scratch), Some(Rate::Unlimited));
+    }
+
+    #[test]
+    fn the_row_of_an_explanation_is_the_one_that_priced() {
+        let names = ["model", "region", "tier"];
+        let version = |shapes: &[&[(&str, &str)]]| CardVersion {
+            version: 1,
+            effective_from_us: 0,
+            rates: shapes
+                .iter()
+                .zip(1..)
+                .map(|(shape, number)| RateRow {
+                    meter: "m".into(),
+                    dimensions: shape
+                        .iter()
+                        .map(|(name, value)| ((*name).into(), (*value).into()))
+                        .collect(),
+                    price: Some(number.to_string()),
+                    per: 1,
+                    unlimited: false,
+                })
+                .collect(),
+        };
+        let versions = [
+            version(&[
+                &[("region", "a")],
+                &[("model", "a")],
+                &[("model", "b"), ("tier", "a")],
+                &[],
+            ]),
+            version(&[
+                &[],
+                &[("tier", "b")],
+                &[("model", "a")],
+                &[("tier", "a")],
+                &[("region", "a")],
+            ]),
+            version(&[&[("model", "b"), ("region", "b")], &[("region", "a"), ("tier", "b")]]),
+        ];
+        let values = [None, Some("a"), Some("b")];
+        let mut scratch = Vec::new();
+        for version in &versions {
+            let mut table = RateTable::default();
+            for row in &version.rates {
+                let numbered = names.iter().enumerate();
+                let numbered = numbered.filter_map(|(number, name)| {
+                    row.dimensions.get(*name).map(|value| (number, value.as_str()))
+                });
+                assert!(table.insert(&numbered.collect::<Vec<_>>(), row.rate().unwrap()));
+            }
+            for number in 0..27 {
+                let given = [number % 3, number / 3 % 3, number / 9].map(|place| values[place]);
+                let dimensions: BTreeMap<String, String> = names
+                    .iter()
+                    .zip(given)
+                    .filter_map(|(name, value)| Some(((*name).to_owned(), value?.to_owned())))
+                    .collect();
+                let row = version.row("m", &dimensions).map(|row| row.rate().unwrap());
+                assert_eq!(row, table.find(&given, &mut scratch), "{given:?}");
+                assert_eq!(version.row("other", &dimensions), None);
+            }
+        }
     }
 
     #[test]

@@ -228,7 +228,7 @@ async fn write(
     let inserted = transfer::insert(connection, &transfers).await?;
     check::inserted(&transfers, inserted);
 
-    rows::upsert_receivables(connection, posting, &ids).await?;
+    rows::upsert_receivables(connection, posting, &journals, &ids).await?;
     rows::upsert_totals(connection, &posting.usage).await?;
     rows::upsert_counts(connection, posting).await?;
 

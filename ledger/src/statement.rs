@@ -135,6 +135,13 @@ pub struct TransferRow {
     pub events: i64,
     /// When it was posted, microseconds since 1970.
     pub posted_at_us: i64,
+    /// Number of its journal among the team's postings in this currency, from 1; `None` for the
+    /// tenant's own, and for postings older than these numbers.
+    pub sequence: Option<i64>,
+    /// What the team owed before the journal.
+    pub balance_before: Option<String>,
+    /// What it owed after.
+    pub balance_after: Option<String>,
 }
 
 /// Transfers of a team, newest first, after the one at `cursor`.
@@ -149,12 +156,14 @@ pub async fn transfers_of_team(
     let rows = sqlx::query_as(
         "SELECT t.journal_id, t.ordinal, d.kind AS debit, k.kind AS credit, trim_scale(t.amount)::text AS amount,
              t.currency, t.reason, t.team, t.meter, t.card, t.card_version, trim_scale(t.quantity)::text AS quantity,
-             t.events, (extract(epoch FROM j.posted_at) * 1000000)::bigint AS posted_at_us
+             t.events, (extract(epoch FROM j.posted_at) * 1000000)::bigint AS posted_at_us, e.sequence,
+             trim_scale(e.balance_after - e.amount)::text AS balance_before, trim_scale(e.balance_after)::text AS balance_after
          FROM (SELECT * FROM transfers WHERE tenant_id = $1 AND team = $2 AND team <> ''
                  AND (journal_id, ordinal) < ($3, $4) ORDER BY journal_id DESC, ordinal DESC LIMIT $5) t
          JOIN journals j USING (tenant_id, journal_id)
          JOIN accounts d ON (d.tenant_id, d.account_id) = (t.tenant_id, t.debit_account)
          JOIN accounts k ON (k.tenant_id, k.account_id) = (t.tenant_id, t.credit_account)
+         LEFT JOIN receivable_entries e ON (e.tenant_id, e.journal_id, e.team, e.currency) = (t.tenant_id, t.journal_id, t.team, t.currency)
          ORDER BY t.journal_id DESC, t.ordinal DESC",
     )
     .bind(tenant)
@@ -178,11 +187,13 @@ pub async fn transfers_of_journal(
     let rows = sqlx::query_as(
         "SELECT t.journal_id, t.ordinal, d.kind AS debit, k.kind AS credit, trim_scale(t.amount)::text AS amount,
              t.currency, t.reason, t.team, t.meter, t.card, t.card_version, trim_scale(t.quantity)::text AS quantity,
-             t.events, (extract(epoch FROM j.posted_at) * 1000000)::bigint AS posted_at_us
+             t.events, (extract(epoch FROM j.posted_at) * 1000000)::bigint AS posted_at_us, e.sequence,
+             trim_scale(e.balance_after - e.amount)::text AS balance_before, trim_scale(e.balance_after)::text AS balance_after
          FROM transfers t
          JOIN journals j USING (tenant_id, journal_id)
          JOIN accounts d ON (d.tenant_id, d.account_id) = (t.tenant_id, t.debit_account)
          JOIN accounts k ON (k.tenant_id, k.account_id) = (t.tenant_id, t.credit_account)
+         LEFT JOIN receivable_entries e ON (e.tenant_id, e.journal_id, e.team, e.currency) = (t.tenant_id, t.journal_id, t.team, t.currency)
          WHERE t.tenant_id = $1 AND t.journal_id = $2 AND t.ordinal > $3
          ORDER BY t.ordinal LIMIT $4",
     )

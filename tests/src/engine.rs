@@ -8,9 +8,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use runtime::{
-    clickhouse::{ClickHouse, ClickHouseConfig, Engine, EngineLaunch, find_library},
+    clickhouse::{ClickHouse, ClickHouseConfig, Engine, EngineLaunch, Migration, find_library},
     config::Secret,
 };
+
+/// Number, name and text of the archive's migrations, in their order.
+pub const ARCHIVE_MIGRATIONS: &[Migration<'static>] = &[
+    (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),
+    (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
+];
 
 /// libchdb.so, fetched by `deploy/setup/clickhouse.sh` when it is not there yet.
 pub fn library() -> Result<PathBuf> {

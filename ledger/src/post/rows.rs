@@ -41,11 +41,12 @@ pub(super) async fn insert_journals(
     Ok(())
 }
 
-/// Adds to what each team owes. A team without any charge yet gets its row too: it says in which
-/// partition the team is.
+/// Adds to what each team owes, and writes what that made of it beside the journal. A team without
+/// any charge yet gets its row too: it says in which partition the team is.
 pub(super) async fn upsert_receivables(
     connection: &mut PgConnection,
     posting: &Posting,
+    journals: &[(Uuid, Uuid)],
     ids: &Ids<'_>,
 ) -> Result<(), PostgresError> {
     let mut owed: BTreeMap<AccountName, i128> = BTreeMap::new();
@@ -59,14 +60,22 @@ pub(super) async fn upsert_receivables(
         return Ok(());
     }
     let accounts = owed.keys().map(|name| ids.get(name)).collect::<Result<Vec<_>, _>>()?;
+    let (tenants, journals): (Vec<Uuid>, Vec<Uuid>) = journals.iter().copied().unzip();
     let changed = sqlx::query(
-        "INSERT INTO receivables AS old (tenant_id, account_id, team, currency, partition, balance, sequence)
-         SELECT tenant_id, account_id, team, currency, $6, amount::numeric, 1
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[])
-             AS new (tenant_id, account_id, team, currency, amount)
-         ON CONFLICT (tenant_id, team, currency) DO UPDATE
-         SET balance = old.balance + excluded.balance, sequence = old.sequence + 1
-         WHERE old.partition = excluded.partition AND old.account_id = excluded.account_id",
+        "WITH new AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[]::numeric[])
+                 AS new (tenant_id, account_id, team, currency, amount)),
+         changed AS (
+             INSERT INTO receivables AS old (tenant_id, account_id, team, currency, partition, balance, sequence)
+             SELECT tenant_id, account_id, team, currency, $6, amount, 1 FROM new
+             ON CONFLICT (tenant_id, team, currency) DO UPDATE
+             SET balance = old.balance + excluded.balance, sequence = old.sequence + 1
+             WHERE old.partition = excluded.partition AND old.account_id = excluded.account_id
+             RETURNING old.tenant_id, old.team, old.currency, old.balance, old.sequence)
+         INSERT INTO receivable_entries (tenant_id, journal_id, team, currency, amount, balance_after, sequence)
+         SELECT tenant_id, journal_id, team, currency, new.amount, changed.balance, changed.sequence
+         FROM changed JOIN new USING (tenant_id, team, currency)
+         JOIN UNNEST($7::uuid[], $8::uuid[]) AS posted (tenant_id, journal_id) USING (tenant_id)",
     )
     .bind(owed.keys().map(|name| name.tenant).collect::<Vec<_>>())
     .bind(accounts)
@@ -74,6 +83,8 @@ pub(super) async fn upsert_receivables(
     .bind(owed.keys().map(|name| &*name.currency).collect::<Vec<_>>())
     .bind(owed.values().map(|amount| numeral(*amount)).collect::<Vec<_>>())
     .bind(integer(posting.partition))
+    .bind(tenants)
+    .bind(journals)
     .execute(connection)
     .await?;
     let all = usize::try_from(changed.rows_affected()).ok() == Some(owed.len());

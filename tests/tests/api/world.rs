@@ -34,7 +34,7 @@ use runtime::{
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, migrate::Migrator, raw_sql};
 use tests::{
-    engine::{Folder, client, start},
+    engine::{ARCHIVE_MIGRATIONS, Folder, client, start},
     postgres::TestPostgres,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -312,8 +312,7 @@ async fn archive(folder: &Folder) -> Result<(Option<Engine>, ClickHouse)> {
     let engine = start(PROGRAM, folder, 4).await?;
     let clickhouse = client(&engine.url(), "weir");
     clickhouse.create_database("weir", Templating::default()).await?;
-    let script = include_str!("../../../migrations/clickhouse/0001_spine.sql");
-    clickhouse.migrate(&[(1, "spine", script)], Templating::default()).await?;
+    clickhouse.migrate(ARCHIVE_MIGRATIONS, Templating::default()).await?;
     Ok((Some(engine), clickhouse))
 }
 

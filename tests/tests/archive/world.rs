@@ -34,7 +34,7 @@ use runtime::{
 };
 use sqlx::{AssertSqlSafe, migrate::Migrator, raw_sql};
 use tests::{
-    engine::{Folder, client, start},
+    engine::{ARCHIVE_MIGRATIONS, Folder, client, start},
     postgres::TestPostgres,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -109,8 +109,7 @@ impl World {
         let engine = start(PROGRAM, &engine_folder, 4).await?;
         let clickhouse = client(&engine.url(), "weir");
         clickhouse.create_database("weir", Templating::default()).await?;
-        let script = include_str!("../../../migrations/clickhouse/0001_spine.sql");
-        clickhouse.migrate(&[(1, "spine", script)], Templating::default()).await?;
+        clickhouse.migrate(ARCHIVE_MIGRATIONS, Templating::default()).await?;
         let postgres = TestPostgres::start().await?;
         let postgres_url = postgres.database("weir").await?;
         let pool = postgres.pool(&postgres_url, None, 2).await?;
