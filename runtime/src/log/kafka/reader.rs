@@ -175,7 +175,7 @@ enum Found {
 impl Source {
     /// The next message at or after `position`, or the next error, of the partition or the client.
     fn look(&self, position: i64, wait: Duration) -> Found {
-        match self.queue.poll(wait.min(GLANCE)) {
+        match self.queue.poll(wait) {
             Some(Ok(message)) if message.offset() >= position => Found::Message(taken(&message)),
             Some(Ok(_)) => Found::Nothing,
             Some(Err(error)) => Found::Error(error),
@@ -191,6 +191,12 @@ impl Source {
             },
         }
     }
+}
+
+/// The wait, rounded up: the client spins through what is left of a millisecond.
+fn whole_milliseconds(wait: Duration) -> Duration {
+    let milliseconds = wait.as_nanos().div_ceil(1_000_000);
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
 }
 
 fn taken(message: &BorrowedMessage<'_>) -> Message {
@@ -211,7 +217,7 @@ impl Reader for KafkaReader {
                 None => self.begin()?,
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            let found = source.look(self.position, left);
+            let found = source.look(self.position, whole_milliseconds(left.min(GLANCE)));
             self.source = Some(source);
             match found {
                 Found::Message(message) => {
