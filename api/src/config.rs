@@ -1,6 +1,9 @@
 //! The section `[api]`.
 
-use runtime::config::Faults;
+use runtime::{
+    config::{Faults, Secret},
+    keys::MasterKeys,
+};
 use serde::Deserialize;
 
 /// Options of the api. `api/config.toml` has the defaults.
@@ -18,6 +21,14 @@ pub struct Config {
     pub pending_blocks_max: usize,
     /// How long one conservation statement may read the log, in milliseconds.
     pub pending_scan_ms: u64,
+    /// Address of ingest, for events that are sent again; empty for the ingest of this process.
+    pub ingest_url: String,
+    /// Refused credentials that one address may send in a row before it is answered with 429.
+    pub failed_attempts_max: u32,
+    /// Time after which an address gets one of its attempts back.
+    pub failed_attempt_regain_ms: u64,
+    /// The master key under which apps' secrets are stored; empty: no secrets, no tokens.
+    pub master_key: Secret,
 }
 
 impl Config {
@@ -38,6 +49,16 @@ impl Config {
         faults.check(self.live_entries_max > 0, "api.live_entries_max", at_least_one);
         faults.check(self.pending_blocks_max > 0, "api.pending_blocks_max", at_least_one);
         faults.check(self.pending_scan_ms > 0, "api.pending_scan_ms", at_least_one);
+        let url = self.ingest_url.as_str();
+        let is_address = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        let fault = "is no http:// or https:// address";
+        faults.check(is_address || url.is_empty(), "api.ingest_url", fault);
+        faults.check(self.failed_attempts_max > 0, "api.failed_attempts_max", at_least_one);
+        let regain = self.failed_attempt_regain_ms;
+        faults.check(regain > 0, "api.failed_attempt_regain_ms", at_least_one);
+        if let Err(error) = MasterKeys::parse(&self.master_key) {
+            faults.add("api.master_key", error.to_string());
+        }
     }
 }
 
@@ -62,9 +83,13 @@ mod tests {
             live_entries_max: 0,
             pending_blocks_max: 0,
             pending_scan_ms: 0,
+            ingest_url: "ingest:8080".to_owned(),
+            failed_attempts_max: 0,
+            failed_attempt_regain_ms: 0,
+            master_key: Secret::new("short"),
         };
         let mut faults = Faults::default();
         wrong.check(&mut faults);
-        assert_eq!(faults.finish().unwrap_err().faults.len(), 5);
+        assert_eq!(faults.finish().unwrap_err().faults.len(), 9);
     }
 }

@@ -3,6 +3,8 @@
 //! The answer is kept in the transaction of the effect, with a hash of the request. Twins wait for
 //! each other on an advisory lock; the primary key is the last word. A call that fails keeps
 //! nothing: its key is free again.
+//!
+//! Every change is recorded here as well, in the same transaction: who, what, before and after.
 
 use std::pin::Pin;
 
@@ -16,7 +18,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 use utoipa::IntoParams;
 
-use crate::{auth::TenantScope, error::ApiError, extract::Body, state::Api, store};
+use crate::{
+    auth::{Actor, TenantScope},
+    error::ApiError,
+    extract::Body,
+    state::Api,
+    store,
+};
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
@@ -38,7 +46,9 @@ pub(crate) struct IdempotencyKey {
 /// A mutating call: its body, and what makes a repeat recognisable.
 pub(crate) struct Call<T> {
     pub value: T,
+    actor: Actor,
     route: String,
+    target: String,
     key: Option<String>,
     hash: [u8; 32],
 }
@@ -50,20 +60,26 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Call<T> {
         let matched = request.extensions().get::<MatchedPath>();
         let path = matched.map_or_else(|| request.uri().path(), MatchedPath::as_str);
         let route = format!("{} {path}", request.method());
+        let target = request.uri().path().to_owned();
+        // Authentication comes first; a route that forgot it answers 500 instead of changing.
+        let actor = request.extensions().get::<Actor>().cloned();
+        let actor = actor.ok_or_else(|| ApiError::Internal(format!("{route}: nobody asks")))?;
         let key = read_key(&request)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(request.uri().to_string().as_bytes());
         hasher.update(&[0]);
         let body = Body::from_request(request, state).await?;
         hasher.update(&body.bytes);
-        Ok(Self { value: body.value, route, key, hash: hasher.finalize().into() })
+        let hash = hasher.finalize().into();
+        Ok(Self { value: body.value, actor, route, target, key, hash })
     }
 }
 
 impl<T> Call<T> {
     /// The same call with another value.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Call<U> {
-        Call { value: change(self.value), route: self.route, key: self.key, hash: self.hash }
+        let Call { value, actor, route, target, key, hash } = self;
+        Call { value: change(value), actor, route, target, key, hash }
     }
 }
 
@@ -87,17 +103,24 @@ pub(crate) struct Made {
     status: StatusCode,
     answer: String,
     kept: Option<String>,
+    before: Option<String>,
 }
 
 impl Made {
     /// An answer with a body.
     pub fn new(status: StatusCode, body: &impl Serialize) -> Result<Self, ApiError> {
-        Ok(Self { status, answer: json(body)?, kept: None })
+        Ok(Self { status, answer: json(body)?, kept: None, before: None })
     }
 
     /// Answers a repeat with `body` instead: for secrets, which are never stored.
     pub fn but_repeat(mut self, body: &impl Serialize) -> Result<Self, ApiError> {
         self.kept = Some(json(body)?);
+        Ok(self)
+    }
+
+    /// Records what was there before.
+    pub fn instead_of(mut self, before: &impl Serialize) -> Result<Self, ApiError> {
+        self.before = Some(json(before)?);
         Ok(self)
     }
 }
@@ -171,11 +194,20 @@ where
         }
     }
     let made = effect(connection, &call.value).await?;
+    let kept = made.kept.unwrap_or_else(|| made.answer.clone());
+    let change = store::audit::NewChange {
+        actor: &call.actor,
+        action: &call.route,
+        target: &call.target,
+        before: made.before.as_deref(),
+        after: &kept,
+    };
+    store::audit::insert(connection, tenant, &change).await?;
     if let Some(key) = &call.key {
         let entry = store::idempotency::Entry {
             request_hash: call.hash.to_vec(),
             status: i32::from(made.status.as_u16()),
-            answer: made.kept.unwrap_or_else(|| made.answer.clone()),
+            answer: kept,
         };
         store::idempotency::insert(connection, tenant, &call.route, key, &entry).await?;
     }

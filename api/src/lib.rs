@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use runtime::{
     config::PostgresConfig,
     context::{Context, DRAIN},
-    http::State,
+    http::{Attempts, State},
+    keys::{MasterKeyError, MasterKeys},
     postgres::{Pool, PostgresError, connect},
     shutdown::{Failure, Shutdown},
     task::Tasks,
@@ -20,6 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub mod auth;
 mod catalog;
 pub mod config;
+mod door;
 mod error;
 mod extract;
 mod idempotency;
@@ -28,6 +30,7 @@ mod live;
 mod metrics;
 mod openapi;
 mod page;
+mod provider_prices;
 mod router;
 mod routes;
 mod state;
@@ -36,7 +39,7 @@ mod store;
 pub use config::Config;
 pub use openapi::{documentation, openapi};
 
-use crate::{live::Live, metrics::ApiMetrics, state::Shared};
+use crate::{door::Door, live::Live, metrics::ApiMetrics, state::Shared};
 
 /// Events as they were accepted.
 pub const USAGE: runtime::log::Topic = runtime::log::Topic("usage");
@@ -58,6 +61,12 @@ pub enum OpenError {
     /// A metric is declared wrongly.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// The client that hands events to ingest could not be made.
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+    /// The setting is no key.
+    #[error("WEIR_MASTER_KEY {0}")]
+    MasterKey(#[from] MasterKeyError),
     /// A stop was asked for before everything was there.
     #[error("stopped before the api was open")]
     Stopped,
@@ -92,10 +101,17 @@ impl Service {
             reader,
             log: Arc::clone(&context.log),
             clickhouse: context.clickhouse.clone(),
-            keys: auth::KeyCache::default(),
+            keys: auth::LookUps::default(),
+            secrets: auth::LookUps::default(),
+            master_keys: MasterKeys::parse(&config.master_key)?,
+            attempts: Attempts::new(
+                config.failed_attempts_max,
+                Duration::from_millis(config.failed_attempt_regain_ms),
+            ),
             live: Live::new(context.log.partitions(), config.live_entries_max),
             pending: jobs::count_pending::PendingCounts::new(context.log.partitions()),
             markers: jobs::append_markers::Markers::default(),
+            door: Door::new(&config.ingest_url)?,
             readiness: context.readiness.clone(),
             shutdown: context.shutdown.clone(),
             metrics,
@@ -103,6 +119,12 @@ impl Service {
         };
         context.readiness.set("api", State::NotReady("loading balances".to_owned()));
         Ok(Service { shared: Arc::new(shared) })
+    }
+
+    /// Hands events that are sent again to the ingest of this process, unless `api.ingest_url` names
+    /// another.
+    pub fn use_ingest(&self, ingest: axum::Router) {
+        self.shared.door.open(ingest);
     }
 
     /// The routes with their documentation.

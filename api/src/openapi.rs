@@ -17,7 +17,7 @@ const SCHEME: &str = "api_key";
     tags(
         (name = "catalog", description = "Meters, rate cards and cost cards, published as numbered versions"),
         (name = "teams", description = "Billing accounts and their aliases"),
-        (name = "keys", description = "Apps and API keys"),
+        (name = "keys", description = "Apps, API keys and secrets, limits, and who changed what"),
         (name = "balances", description = "Balances, transfers and journals"),
         (name = "usage", description = "Usage, and what became of each event"),
         (name = "status", description = "What has been accepted, and where it is"),
@@ -32,7 +32,8 @@ impl Modify for Security {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_default();
         let mut scheme = Http::new(HttpAuthScheme::Bearer);
-        scheme.description = Some("An API key: weir_live_...".to_owned());
+        let description = "An API key (weir_live_...), or a token that an app signed (JWT, HS256)";
+        scheme.description = Some(description.to_owned());
         components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
         document.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(SCHEME, [])]);
     }
@@ -82,6 +83,9 @@ pub(crate) enum Refusals {
     /// The API key has not the scope.
     #[response(status = 403)]
     Forbidden(ProblemDocument),
+    /// Too many refused credentials from this address.
+    #[response(status = 429)]
+    TooMany(ProblemDocument),
     /// Something that is needed is away; try again.
     #[response(status = 503)]
     Unavailable(ProblemDocument),

@@ -5,8 +5,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     routes::{
-        api_keys, apps, balances, cards, catalog, conservation, events, meters, page, team_aliases,
-        teams, transfers, usage,
+        api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, events,
+        explain, limits, meters, page, provider_prices, rejected_events, team_aliases, teams,
+        timelines, transfers, usage, usage_report,
     },
     state::Api,
 };
@@ -25,10 +26,17 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(cards::list_cost_cards, cards::create_cost_card))
         .routes(routes!(cards::read_cost_card))
         .routes(routes!(cards::create_cost_card_version))
+        .routes(routes!(provider_prices::list))
+        .routes(routes!(provider_prices::import))
+        .routes(routes!(provider_prices::make_cost_card))
         // Who.
         .routes(routes!(apps::list, apps::create))
+        .routes(routes!(app_secrets::list, app_secrets::create))
+        .routes(routes!(app_secrets::revoke, app_secrets::change))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke, api_keys::change))
+        .routes(routes!(limits::list, limits::set))
+        .routes(routes!(audit::list))
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::read))
         .routes(routes!(team_aliases::list, team_aliases::create))
@@ -37,10 +45,17 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(transfers::list_transfers))
         .routes(routes!(transfers::list_journals))
         .routes(routes!(transfers::read_journal))
+        .routes(routes!(explain::read))
         .routes(routes!(usage::read))
+        .routes(routes!(usage_report::read))
+        .routes(routes!(timelines::of_user))
+        .routes(routes!(timelines::of_team))
         .routes(routes!(events::list))
         .routes(routes!(events::read))
-        .routes(routes!(events::list_rejected))
+        .routes(routes!(rejected_events::list))
+        .routes(routes!(rejected_events::read))
+        .routes(routes!(rejected_events::reinject))
+        .routes(routes!(rejected_events::reinject_all))
         .routes(routes!(conservation::read))
         .route("/", get(page::show))
         .with_state(api)

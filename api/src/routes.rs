@@ -1,18 +1,26 @@
 //! Handlers, by resource. Each is flat: authenticate, load, decide, store, answer.
 
 pub(crate) mod api_keys;
+pub(crate) mod app_secrets;
 pub(crate) mod apps;
+pub(crate) mod audit;
 pub(crate) mod balances;
 pub(crate) mod cards;
 pub(crate) mod catalog;
 pub(crate) mod conservation;
 pub(crate) mod events;
+pub(crate) mod explain;
+pub(crate) mod limits;
 pub(crate) mod meters;
 pub(crate) mod page;
+pub(crate) mod provider_prices;
+pub(crate) mod rejected_events;
 pub(crate) mod team_aliases;
 pub(crate) mod teams;
+pub(crate) mod timelines;
 pub(crate) mod transfers;
 pub(crate) mod usage;
+pub(crate) mod usage_report;
 
 use domain::time;
 use runtime::http::Problem;

@@ -3,12 +3,22 @@
 use std::sync::Arc;
 
 use runtime::{
-    clickhouse::ClickHouse, http::Readiness, log::SharedLog, postgres::Pool, shutdown::Shutdown,
+    clickhouse::ClickHouse,
+    http::{Attempts, Readiness},
+    keys::MasterKeys,
+    log::SharedLog,
+    postgres::Pool,
+    shutdown::Shutdown,
 };
 
 use crate::{
-    Config, auth::KeyCache, jobs::append_markers::Markers, jobs::count_pending::PendingCounts,
-    live::Live, metrics::ApiMetrics,
+    Config,
+    auth::{FoundKey, FoundSecret, LookUps},
+    door::Door,
+    jobs::append_markers::Markers,
+    jobs::count_pending::PendingCounts,
+    live::Live,
+    metrics::ApiMetrics,
 };
 
 /// The state of the routes.
@@ -22,10 +32,18 @@ pub(crate) struct Shared {
     pub reader: Pool,
     pub log: SharedLog,
     pub clickhouse: ClickHouse,
-    pub keys: KeyCache,
+    /// API keys by their public id.
+    pub keys: LookUps<Option<Arc<FoundKey>>>,
+    /// Secrets by the id or the app that a token names.
+    pub secrets: LookUps<Arc<Vec<FoundSecret>>>,
+    /// Without one, secrets are neither made nor read.
+    pub master_keys: Option<MasterKeys>,
+    /// Refused credentials per address.
+    pub attempts: Attempts,
     pub live: Live,
     pub pending: PendingCounts,
     pub markers: Markers,
+    pub door: Door,
     pub readiness: Readiness,
     pub shutdown: Shutdown,
     pub metrics: ApiMetrics,

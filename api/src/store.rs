@@ -2,20 +2,27 @@
 //!
 //! Every function that reads or writes a tenant's rows takes the [`TenantScope`] and filters by it
 //! (wall 1), on a connection whose transaction row-level security limits to that tenant (wall 2).
-//! The two that cannot know a tenant yet say so: [`api_keys::find`], and [`outbox`] for the task
+//! Those that cannot know a tenant yet say so: [`api_keys::find`], [`app_secrets::find`], and [`outbox`] for the task
 //! that appends the markers of all tenants.
 //!
 //! [`TenantScope`]: crate::auth::TenantScope
 
 pub(crate) mod api_keys;
+pub(crate) mod app_secrets;
 pub(crate) mod apps;
+pub(crate) mod audit;
 pub(crate) mod balances;
 pub(crate) mod catalog;
 pub(crate) mod conservation;
 pub(crate) mod events;
+pub(crate) mod explain;
 pub(crate) mod idempotency;
+pub(crate) mod limits;
 pub(crate) mod outbox;
+pub(crate) mod provider_prices;
+pub(crate) mod rejected_events;
 pub(crate) mod statement;
 pub(crate) mod team_aliases;
 pub(crate) mod teams;
+pub(crate) mod timeline;
 pub(crate) mod usage;

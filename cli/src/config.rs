@@ -55,6 +55,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Whether a proxy with TLS stands in front.
     pub behind_proxy: bool,
+    /// Origins whose pages may ask.
+    pub allowed_origins: Vec<String>,
 }
 
 /// The section `[telemetry]`.
@@ -83,9 +85,24 @@ impl Config {
              a proxy with TLS in front and set http.behind_proxy = true",
         );
         faults.check(
+            self.http.allowed_origins.iter().all(|origin| runtime::http::is_origin(origin)),
+            "http.allowed_origins",
+            "give origins like https://app.example.com: scheme, host and port, without a path",
+        );
+        faults.check(
             (1..=4096).contains(&self.log.partitions),
             "log.partitions",
             "it must be between 1 and 4096",
+        );
+        faults.check(
+            (4096..=2 << 30).contains(&self.log.local.segment_bytes),
+            "log.local.segment_bytes",
+            "it must be between 4096 and 2147483648",
+        );
+        faults.check(
+            (1..=1_000_000).contains(&self.log.local.retention_hours),
+            "log.local.retention_hours",
+            "it must be between 1 and 1000000",
         );
         faults.check(
             self.postgres.connections >= 2,

@@ -22,6 +22,8 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
+use runtime::config::Secret;
+
 use crate::endpoints::Endpoints;
 
 /// A folder that this process has to itself.
@@ -68,6 +70,14 @@ impl DataFolder {
         let secret = make()?;
         write_private(&path, secret.as_bytes())?;
         Ok(secret)
+    }
+
+    /// A secret of a folder that another process may have.
+    pub fn stored_secret(folder: &Path, name: &str) -> Result<Secret> {
+        let path = folder.join("keys").join(name);
+        let text = fs::read_to_string(&path);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Secret::new(text.trim()))
     }
 }
 

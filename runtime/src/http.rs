@@ -10,14 +10,16 @@ mod body;
 mod health;
 mod problem;
 mod request;
+mod security;
 mod server;
 
 pub use attempts::Attempts;
 pub use body::read_body;
 pub use health::{Readiness, State, health_routes};
 pub use problem::Problem;
+pub use security::{allow_origins, is_origin};
 pub use request::{REQUEST_ID_HEADER, request_id, with_request_id};
-pub use server::{ServeError, ServeOptions, bind, finish, serve};
+pub use server::{Routes, ServeError, ServeOptions, bind, finish, serve, serve_routes};
 
 #[cfg(test)]
 mod tests;

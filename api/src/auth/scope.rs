@@ -19,6 +19,10 @@ pub enum Scope {
     BalancesRead,
     /// Read the conservation statement.
     StatusRead,
+    /// Set and read limits.
+    LimitsWrite,
+    /// Read who changed what.
+    AuditRead,
 }
 
 /// The scope of ingestion, which another process checks, and the one that is all of them.
@@ -26,7 +30,7 @@ const OTHERS: [&str; 2] = ["events:write", "*"];
 
 impl Scope {
     /// All scopes of this api.
-    pub const ALL: [Scope; 8] = [
+    pub const ALL: [Scope; 10] = [
         Scope::CatalogWrite,
         Scope::CatalogRead,
         Scope::KeysWrite,
@@ -35,6 +39,8 @@ impl Scope {
         Scope::UsageRead,
         Scope::BalancesRead,
         Scope::StatusRead,
+        Scope::LimitsWrite,
+        Scope::AuditRead,
     ];
 
     /// As it is written.
@@ -48,6 +54,8 @@ impl Scope {
             Scope::UsageRead => "usage:read",
             Scope::BalancesRead => "balances:read",
             Scope::StatusRead => "status:read",
+            Scope::LimitsWrite => "limits:write",
+            Scope::AuditRead => "audit:read",
         }
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct NewApiKey {
     #[serde(default)]
     app: Option<String>,
     /// What it may do: catalog:write, catalog:read, keys:write, teams:write, teams:read,
-    /// usage:read, balances:read, status:read, events:write, or `*` for all.
+    /// usage:read, balances:read, status:read, limits:write, audit:read, events:write, or `*` for all.
     scopes: Vec<String>,
     /// When it ends, RFC 3339; never if absent.
     #[serde(default)]
@@ -56,7 +56,7 @@ pub(crate) struct ApiKeyChange {
     /// When it ends, RFC 3339; null for never. It must be there: nothing is lifted by leaving it out.
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(required)]
-    expires_at: Option<String>,
+    pub(super) expires_at: Option<String>,
 }
 
 /// An API key, without its secret.
@@ -152,7 +152,7 @@ fn unknown_app(error: ApiError) -> ApiError {
 }
 
 /// A key gives no more than its maker has.
-fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Problem> {
+pub(super) fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Problem> {
     if scopes.is_empty() || scopes.len() > SCOPES_MAX {
         return Err(Problem::unprocessable(
             "scopes_invalid",
@@ -181,7 +181,7 @@ fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Problem> {
 }
 
 /// The canonical text of a time that must be in the future.
-fn future(text: Option<&str>) -> Result<Option<String>, Problem> {
+pub(super) fn future(text: Option<&str>) -> Result<Option<String>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let end = time_us("expires_at", text)?;
     if end <= now_us() {
@@ -226,8 +226,10 @@ pub(crate) async fn revoke(
     idempotency::once(&api, tenant, call, move |connection, _: &Nothing| {
         let key_id = key_id.clone();
         Box::pin(async move {
+            let before = api_keys::lock(connection, tenant, &key_id).await?;
+            let before = ApiKey::from(before.ok_or_else(no_key)?);
             let row = api_keys::revoke(connection, tenant, &key_id).await?.ok_or_else(no_key)?;
-            Made::new(StatusCode::OK, &ApiKey::from(row))
+            Made::new(StatusCode::OK, &ApiKey::from(row))?.instead_of(&before)
         })
     })
     .await
@@ -247,10 +249,12 @@ pub(crate) async fn change(
     idempotency::once(&api, tenant, call, move |connection, _: &ApiKeyChange| {
         let (key_id, expires_at) = (key_id.clone(), expires_at.clone());
         Box::pin(async move {
+            let before = api_keys::lock(connection, tenant, &key_id).await?;
+            let before = ApiKey::from(before.ok_or_else(no_key)?);
             let row = api_keys::set_expiry(connection, tenant, &key_id, expires_at.as_deref())
                 .await?
                 .ok_or_else(no_key)?;
-            Made::new(StatusCode::OK, &ApiKey::from(row))
+            Made::new(StatusCode::OK, &ApiKey::from(row))?.instead_of(&before)
         })
     })
     .await

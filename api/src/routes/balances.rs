@@ -78,7 +78,7 @@ pub(crate) async fn read(
     caller: Caller,
     Path(team): Path<String>,
 ) -> Result<Json<TeamBalance>, ApiError> {
-    let tenant = caller.may(Scope::BalancesRead)?;
+    let tenant = caller.may_of(Scope::BalancesRead, &team)?;
     if let Some((reach, owed)) = api.live.owed(tenant, &team) {
         return Ok(Json(answer(team, vec![reach], &owed)?));
     }

@@ -121,7 +121,8 @@ where
             catalog::insert(connection, tenant, number, &text, hash.as_bytes()).await?;
             catalog::insert_outbox(connection, tenant, number, hash.as_bytes()).await?;
             told_version(&mut told, number.unsigned_abs());
-            Made::new(status, &told)
+            // Versions are kept whole and never change: their numbers say what changed.
+            Made::new(status, &told)?.instead_of(&json!({"catalog_version": version}))
         })
     })
     .await?;

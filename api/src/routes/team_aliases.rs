@@ -108,7 +108,7 @@ pub(crate) async fn list(
     Path(team): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<Alias>>, ApiError> {
-    let tenant = caller.may(Scope::TeamsRead)?;
+    let tenant = caller.may_of(Scope::TeamsRead, &team)?;
     let (team, asked) = (&team, &query.asked(1)?);
     let rows = scoped(&api.pool, tenant.id(), |mut transaction| async move {
         teams::find(&mut transaction, tenant, team).await?.ok_or_else(|| no_team(team))?;

@@ -117,7 +117,7 @@ pub(crate) async fn read(
     caller: Caller,
     Path(team): Path<String>,
 ) -> Result<Json<Team>, ApiError> {
-    let tenant = caller.may(Scope::TeamsRead)?;
+    let tenant = caller.may_of(Scope::TeamsRead, &team)?;
     let team = &team;
     let row = scoped(&api.pool, tenant.id(), |mut transaction| async move {
         teams::find(&mut transaction, tenant, team).await

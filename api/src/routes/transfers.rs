@@ -27,6 +27,8 @@ use crate::{
 /// A transfer: one amount from one account to another.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Transfer {
+    /// Its id, which can be explained: `journal_id:ordinal`.
+    pub transfer_id: String,
     /// The journal that it belongs to.
     journal_id: Uuid,
     /// Its number in the journal.
@@ -55,6 +57,13 @@ pub(crate) struct Transfer {
     events: i64,
     /// When it was posted.
     posted_at: String,
+    /// Number of its journal among the team's postings in this currency, from 1 and without a gap.
+    /// Null for the tenant's own, and for postings older than these numbers.
+    sequence: Option<i64>,
+    /// What the team owed before the journal; positive is debt.
+    balance_before: Option<String>,
+    /// What it owed after the journal.
+    balance_after: Option<String>,
 }
 
 fn some(text: String) -> Option<String> {
@@ -64,6 +73,7 @@ fn some(text: String) -> Option<String> {
 impl From<TransferRow> for Transfer {
     fn from(row: TransferRow) -> Self {
         Self {
+            transfer_id: transfer_id(row.journal_id, row.ordinal),
             journal_id: row.journal_id,
             ordinal: row.ordinal,
             debit: row.debit,
@@ -78,8 +88,16 @@ impl From<TransferRow> for Transfer {
             quantity: row.quantity,
             events: row.events,
             posted_at: time::format(row.posted_at_us),
+            sequence: row.sequence,
+            balance_before: row.balance_before,
+            balance_after: row.balance_after,
         }
     }
+}
+
+/// How a transfer is named: `GET /v1/explain/{id}` takes it.
+pub(super) fn transfer_id(journal: Uuid, ordinal: i32) -> String {
+    format!("{journal}:{ordinal}")
 }
 
 /// A journal: transfers that belong together.
@@ -146,7 +164,7 @@ pub(crate) async fn list_transfers(
     Path(team): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<Transfer>>, ApiError> {
-    let tenant = caller.may(Scope::BalancesRead)?;
+    let tenant = caller.may_of(Scope::BalancesRead, &team)?;
     let asked = query.asked(2)?;
     let cursor = transfer_cursor(&asked)?;
     let (team, limit) = (&team, asked.limit + 1);
@@ -172,7 +190,7 @@ pub(crate) async fn list_journals(
     Path(team): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<Journal>>, ApiError> {
-    let tenant = caller.may(Scope::BalancesRead)?;
+    let tenant = caller.may_of(Scope::BalancesRead, &team)?;
     let asked = query.asked(1)?;
     let cursor = uuid_cursor(&asked)?;
     let (team, rows) = (&team, asked.rows());

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    auth::{Caller, Scope},
+    auth::{Caller, Scope, TenantScope},
     error::ApiError,
     extract::{Query, time_us},
     openapi::Refusals,
@@ -92,8 +92,17 @@ pub(crate) async fn read(
     caller: Caller,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<Page<Usage>>, ApiError> {
-    let tenant = caller.may(Scope::UsageRead)?;
-    let question = Question::read(pairs)?;
+    let mut question = Question::read(pairs)?;
+    let tenant = caller.may_filter(Scope::UsageRead, &mut question.usage.team)?;
+    Ok(Json(rows(&api, tenant, question).await?))
+}
+
+/// One page of the rows that answer a question.
+pub(super) async fn rows(
+    api: &Api,
+    tenant: TenantScope,
+    question: Question,
+) -> Result<Page<Usage>, ApiError> {
     let asked = asked(question.limit, question.cursor.as_deref(), 1)?;
     let offset = asked.after_number(0)?.unwrap_or(0);
     let names = question.group_names.clone();
@@ -106,24 +115,24 @@ pub(crate) async fn read(
         .collect::<Result<Vec<Usage>, ApiError>>()?;
     // Rows have no key of their own; the cursor counts them.
     let next = offset + i64::from(asked.limit);
-    Ok(Json(page(&asked, rows, |_| vec![next.to_string()])))
+    Ok(page(&asked, rows, |_| vec![next.to_string()]))
 }
 
 /// A question as it was read.
-struct Question {
-    usage: UsageQuestion,
-    group_names: Vec<String>,
-    zone: TimeZone,
-    limit: Option<u32>,
-    cursor: Option<String>,
+pub(super) struct Question {
+    pub usage: UsageQuestion,
+    pub group_names: Vec<String>,
+    pub zone: TimeZone,
+    pub limit: Option<u32>,
+    pub cursor: Option<String>,
 }
 
-fn invalid(detail: String, action: &str) -> Problem {
+pub(super) fn invalid(detail: String, action: &str) -> Problem {
     Problem::bad_request("query_invalid", detail, action)
 }
 
 impl Question {
-    fn read(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+    pub fn read(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
         let usage = UsageQuestion {
             meter: None,
             team: None,

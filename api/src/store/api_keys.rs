@@ -12,17 +12,18 @@ use crate::{
 
 /// Looks a key up by its public id, before a tenant is known.
 pub(crate) async fn find(pool: &Pool, id: &str) -> Result<Option<FoundKey>, ApiError> {
-    type Row = (Uuid, Vec<u8>, Vec<String>, Option<i64>, bool);
+    type Row = (Uuid, Vec<u8>, Option<String>, Vec<String>, Option<i64>, bool);
     let row: Option<Row> = sqlx::query_as(
-        "SELECT tenant_id, secret_hash, scopes, (extract(epoch FROM expires_at) * 1000000)::bigint, revoked_at IS NOT NULL
+        "SELECT tenant_id, secret_hash, app, scopes, (extract(epoch FROM expires_at) * 1000000)::bigint, revoked_at IS NOT NULL
          FROM find_api_key($1)",
     )
     .bind(id)
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|(tenant, secret_hash, scopes, expires_at_us, revoked)| FoundKey {
+    Ok(row.map(|(tenant, secret_hash, app, scopes, expires_at_us, revoked)| FoundKey {
         tenant,
         secret_hash,
+        app,
         scopes,
         expires_at_us,
         revoked,
@@ -95,6 +96,25 @@ pub(crate) async fn list(
     .fetch_all(connection)
     .await?;
     Ok(rows)
+}
+
+/// One key, locked until the transaction ends.
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    key_id: &str,
+) -> Result<Option<KeyRow>, ApiError> {
+    let row = sqlx::query_as(
+        "SELECT key_id, app, name, scopes, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
+             (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at_us,
+             (extract(epoch FROM revoked_at) * 1000000)::bigint AS revoked_at_us
+         FROM api_keys WHERE tenant_id = $1 AND key_id = $2 FOR UPDATE",
+    )
+    .bind(tenant.id())
+    .bind(key_id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row)
 }
 
 /// Revokes a key; the first time stands.

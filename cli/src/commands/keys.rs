@@ -1,17 +1,23 @@
-//! `weir keys create`: an API key made directly in the database, such as the first one.
+//! `weir keys`: API keys made and revoked directly in the database, such as the first one; and
+//! secrets stored anew when the master key is replaced.
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result};
-use runtime::{config::Secret, keys};
-use sqlx::Connection as _;
+use anyhow::{Context as _, Result, ensure};
+use runtime::{
+    config::Secret,
+    keys::{self, MasterKeys},
+};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     config::Config,
     endpoints::Endpoints,
+    folder::DataFolder,
     output::sayln,
     process,
     store::{
+        self,
         keys::{Grant, insert},
         tenants,
     },
@@ -28,6 +34,32 @@ pub struct Arguments {
 enum Command {
     /// Make a key and print it; it is shown this once
     Create(Create),
+    /// Revoke a key
+    Revoke(Revoke),
+    /// Store secrets of apps under the newest master key: WEIR_MASTER_KEY=NEW,OLD
+    Seal(Database),
+}
+
+/// Where the keys are.
+#[derive(Debug, clap::Args)]
+struct Database {
+    /// Configuration with the database
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder of the `weir up` that runs, used where no database is configured
+    #[arg(long, value_name = "DIR", default_value = ".weir")]
+    data: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Revoke {
+    /// The key's public id: the characters after weir_live_
+    key_id: String,
+    /// Tenant, by its key
+    #[arg(long, default_value = tenants::DEFAULT)]
+    tenant: String,
+    #[command(flatten)]
+    database: Database,
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,18 +79,33 @@ struct Create {
     /// When it ends, RFC 3339
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
-    /// Configuration with the database
-    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
-    config: Option<PathBuf>,
-    /// Folder of the `weir up` that runs, used where no database is configured
-    #[arg(long, value_name = "DIR", default_value = ".weir")]
-    data: PathBuf,
+    #[command(flatten)]
+    database: Database,
 }
 
-/// Makes the key.
+/// Does what was asked for.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Command::Create(create) = arguments.command;
-    process::block_on("keys", make(create))
+    process::block_on("keys", async {
+        match arguments.command {
+            Command::Create(create) => make(create).await,
+            Command::Revoke(revoke) => end(revoke).await,
+            Command::Seal(database) => seal(database).await,
+        }
+    })
+}
+
+impl Database {
+    fn config(&self) -> Result<Config> {
+        Ok(Config::read(self.config.as_deref())?)
+    }
+
+    async fn sign_in(&self, config: &Config) -> Result<PgConnection> {
+        let mut url = config.postgres.url.clone();
+        if url.is_empty() {
+            url = Secret::new(Endpoints::read(&self.data)?.postgres);
+        }
+        process::sign_in(&url).await
+    }
 }
 
 async fn make(create: Create) -> Result<ExitCode> {
@@ -69,11 +116,8 @@ async fn make(create: Create) -> Result<ExitCode> {
             api::auth::Scope::known().collect::<Vec<_>>().join(", ")
         );
     }
-    let mut url = Config::read(create.config.as_deref())?.postgres.url;
-    if url.is_empty() {
-        url = Secret::new(Endpoints::read(&create.data)?.postgres);
-    }
-    let mut connection = process::sign_in(&url).await?;
+    let config = create.database.config()?;
+    let mut connection = create.database.sign_in(&config).await?;
     let key = keys::generate()?;
     let grant = Grant {
         tenant: tenants::find(&mut connection, &create.tenant).await?,
@@ -85,5 +129,42 @@ async fn make(create: Create) -> Result<ExitCode> {
     insert(&mut connection, &key, &grant).await.context("cannot make the key")?;
     connection.close().await?;
     sayln!("{}", key.text);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn end(revoke: Revoke) -> Result<ExitCode> {
+    let config = revoke.database.config()?;
+    let mut connection = revoke.database.sign_in(&config).await?;
+    let tenant = tenants::find(&mut connection, &revoke.tenant).await?;
+    let id = revoke.key_id.strip_prefix(keys::PREFIX).unwrap_or(&revoke.key_id);
+    // A whole key is taken as well; only its id is looked at.
+    let id = id.split('_').next().unwrap_or_default();
+    let revoked = store::keys::revoke(&mut connection, tenant, id).await?;
+    ensure!(revoked, "there is no such key, or it is revoked already");
+    connection.close().await?;
+    sayln!("{id} is revoked");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn seal(database: Database) -> Result<ExitCode> {
+    let config = database.config()?;
+    let mut text = config.api.master_key.clone();
+    if text.is_empty() {
+        text = DataFolder::stored_secret(&database.data, "master")?;
+    }
+    let master_keys = MasterKeys::parse(&text).context("the master key")?;
+    let master_keys = master_keys.context("WEIR_MASTER_KEY is not set")?;
+    let mut connection = database.sign_in(&config).await?;
+    let (newest, mut done) = (master_keys.newest_id(), 0);
+    for old in store::secrets::under_others(&mut connection, newest).await? {
+        let context = domain::token::secret_context(old.tenant_id, &old.secret_id);
+        let plain = master_keys.open(&old.master_key_id, &context, &old.sealed);
+        let plain = plain.with_context(|| format!("the secret {}", old.secret_id))?;
+        let sealed = master_keys.seal(&context, &plain)?;
+        let replaced = store::secrets::replace(&mut connection, &old, &sealed, newest).await?;
+        done += usize::from(replaced);
+    }
+    connection.close().await?;
+    sayln!("{done} secrets are stored anew; the older master keys are not needed any more");
     Ok(ExitCode::SUCCESS)
 }

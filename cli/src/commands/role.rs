@@ -3,14 +3,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use runtime::{
-    context::DRAIN,
-    http::{ServeOptions, bind, serve},
-    shutdown::Shutdown,
-    task::Tasks,
-};
+use runtime::{context::DRAIN, http::bind, shutdown::Shutdown, task::Tasks};
 
-use crate::{config::Config, output::sayln, process, roles::Role, web};
+use crate::{config::Config, output::sayln, process, roles::Role, startup::Startup, web};
 
 /// What a role is started with.
 #[derive(Debug, clap::Args)]
@@ -32,21 +27,39 @@ pub fn run(role: Role, arguments: Arguments) -> Result<ExitCode> {
 async fn serve_role(role: Role, config: Config) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
     let listener = bind(config.http.listen).await?;
-    let Some(named) = process::kafka_log(&config.log, &shutdown).await? else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    if !process::check_installation(&config, role, &named.name, &shutdown).await? {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let context = process::context(&config, named.log, shutdown.clone());
-    let mut tasks = Tasks::new(&shutdown);
-    let router = role.start(&config, &context, &mut tasks).await?;
-    let router = web::router(router, &context);
     sayln!("{} listens on http://{}", role.name(), listener.local_addr()?);
-    let options = ServeOptions { drain: DRAIN, ..ServeOptions::default() };
-    let serving = shutdown.clone();
-    tasks.spawn("http", async move { Ok(serve(listener, router, serving, options).await?) });
-    let outcome = tasks.wait(DRAIN).await;
-    outcome?;
+    let mut tasks = Tasks::new(&shutdown);
+    let startup = Startup::begin(listener, &shutdown, &mut tasks);
+    let started = start(role, &config, &startup, &shutdown, &mut tasks).await;
+    if started.is_err() {
+        shutdown.trigger();
+    }
+    let ended = tasks.wait(DRAIN).await;
+    started?;
+    ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the servers, then starts the role; returns early when a stop was asked for.
+async fn start(
+    role: Role,
+    config: &Config,
+    startup: &Startup,
+    shutdown: &Shutdown,
+    tasks: &mut Tasks,
+) -> Result<()> {
+    let log = startup.wait_for("kafka", async || process::kafka_log(&config.log).await);
+    let database = startup
+        .wait_for("postgres", async || process::sign_in(&config.postgres.url).await.map(drop));
+    let (Some(named), Some(())) = tokio::try_join!(log, database)? else { return Ok(()) };
+    let check = async || process::check_installation(config, role, &named.name).await;
+    let Some(()) = startup.wait_for("postgres", check).await? else { return Ok(()) };
+    let readiness = startup.readiness.clone();
+    let context = process::context(config, named.log, readiness, shutdown.clone());
+    let router = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        router = role.start(config, &context, tasks) => router?,
+    };
+    startup.finish(web::router(router, &context, &config.http));
+    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    future::pending,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -18,14 +17,14 @@ use runtime::{
     clickhouse::{Engine, EngineLaunch, find_library},
     config::Secret,
     context::{Context, DRAIN},
-    http::{ServeOptions, bind, serve},
+    http::{State, bind},
     keys,
-    postgres::server::{Server, ServerOptions},
+    postgres::server::{KeptServer, ServerOptions},
     shutdown::Shutdown,
     task::Tasks,
 };
 use sqlx::Connection as _;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
@@ -34,9 +33,11 @@ use crate::{
     demo,
     endpoints::Endpoints,
     folder::DataFolder,
+    local_log,
     output::sayln,
     process::{self, ArchiveArguments, NamedLog},
     roles::Role,
+    startup::Startup,
     store, web,
 };
 
@@ -72,6 +73,9 @@ pub struct Arguments {
     /// Copies of every partition, for topics of Kafka that do not exist yet
     #[arg(long, default_value_t = 1)]
     replication: u32,
+    /// Trim segments of the local log so soon, instead of log.local.retention_hours: for tests
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    trim_after: Option<u64>,
     #[command(flatten)]
     archive: ArchiveArguments,
 }
@@ -86,35 +90,47 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let folder = DataFolder::take(&arguments.data)?;
     Endpoints::remove(folder.path());
     if config.ledger_writer.audit_key.is_empty() {
-        config.ledger_writer.audit_key = Secret::new(folder.secret("audit", audit_key)?);
+        config.ledger_writer.audit_key = Secret::new(folder.secret("audit", random_key)?);
+    }
+    if config.api.master_key.is_empty() && config.ingest.master_key.is_empty() {
+        let key = Secret::new(folder.secret("master", random_key)?);
+        (config.api.master_key, config.ingest.master_key) = (key.clone(), key);
     }
     config.check(&Role::ALL)?;
     process::block_on("weir", up(config, folder, arguments))
 }
 
 /// 64 hexadecimal digits of which nobody knows any: the hash of 380 random bits.
-fn audit_key() -> Result<String> {
+fn random_key() -> Result<String> {
     let text = keys::random_text(2 * PASSWORD_LENGTH)?;
     Ok(keys::hash(&text).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What `weir up` brought along because nobody named another.
 struct Brought {
-    postgres: Option<Server>,
+    postgres: Option<KeptServer>,
     clickhouse: Option<Engine>,
 }
 
 async fn up(mut config: Config, folder: DataFolder, arguments: Arguments) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
     let listener = bind(config.http.listen).await?;
+    let address = listener.local_addr()?;
+    sayln!("weir listens on http://{address}");
+    let mut tasks = Tasks::new(&shutdown);
+    let startup = Startup::begin(listener, &shutdown, &mut tasks);
     let brought = Brought::start(&mut config, &folder).await?;
-    let ran = tokio::select! {
-        ran = run_roles(&config, &folder, &arguments, listener, &shutdown) => ran,
-        how = brought.postgres_ended() => Err(anyhow::anyhow!("the private Postgres server ended ({how}); start again, and see its server.log")),
-    };
-    Endpoints::remove(folder.path());
+    let up = Up { config, folder, arguments, address, startup, shutdown: shutdown.clone() };
+    brought.watch_postgres(&up, &mut tasks);
+    let started = up.start(&mut tasks).await;
+    if started.is_err() {
+        shutdown.trigger();
+    }
+    let ended = tasks.wait(DRAIN).await;
+    Endpoints::remove(up.folder.path());
     brought.stop().await;
-    ran?;
+    started?;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,7 +145,8 @@ impl Brought {
         }
         let mut postgres = None;
         if config.postgres.url.is_empty() {
-            let server = Server::start(ServerOptions::new(folder.path().join("postgres"))).await?;
+            let options = ServerOptions::new(folder.path().join("postgres"));
+            let server = KeptServer::start(options).await?;
             let password = folder.secret("postgres", || Ok(keys::random_text(PASSWORD_LENGTH)?))?;
             config.postgres.url = store::private::set_up(&server, &password).await?;
             postgres = Some(server);
@@ -137,19 +154,30 @@ impl Brought {
         Ok(Self { postgres, clickhouse })
     }
 
-    async fn postgres_ended(&self) -> String {
-        match &self.postgres {
-            Some(server) => server.ended().await,
-            None => pending().await,
-        }
+    /// Lets `/ready` say while the private Postgres is being started again.
+    fn watch_postgres(&self, up: &Up, tasks: &mut Tasks) {
+        let Some(server) = &self.postgres else { return };
+        let (mut running, readiness) = (server.running(), up.startup.readiness.clone());
+        let shutdown = up.shutdown.clone();
+        tasks.spawn("postgres-watch", async move {
+            loop {
+                let state = match *running.borrow_and_update() {
+                    Some(_) => State::Ready,
+                    None => State::NotReady("it ended and is being started again".to_owned()),
+                };
+                readiness.set("private postgres", state);
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    changed = running.changed() => changed?,
+                }
+            }
+        });
     }
 
     async fn stop(self) {
         let postgres = async {
-            if let Some(server) = self.postgres
-                && let Err(error) = server.stop().await
-            {
-                tracing::warn!(%error, "the private Postgres did not stop well");
+            if let Some(server) = self.postgres {
+                server.stop().await;
             }
         };
         let clickhouse = async {
@@ -202,55 +230,97 @@ async fn wait_until_unlocked(status: &Path) {
     }
 }
 
-async fn run_roles(
-    config: &Config,
-    folder: &DataFolder,
-    arguments: &Arguments,
-    listener: TcpListener,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let Some(named) = open_log(config, folder, arguments, shutdown).await? else {
-        return Ok(());
-    };
-    process::prepare_postgres(config, &named.name).await.context("Postgres")?;
-    process::prepare_clickhouse(config, &arguments.archive).await.context("ClickHouse")?;
-    let endpoints = Endpoints {
-        http: format!("http://{}", listener.local_addr()?),
-        postgres: config.postgres.url.expose().to_owned(),
-        clickhouse: config.clickhouse.url.clone(),
-        kafka: Some(config.log.kafka.brokers.clone()).filter(|brokers| !brokers.is_empty()),
-        admin_key: admin_key(config, folder).await?,
-        pid: std::process::id(),
-    };
-    let context = process::context(config, named.log, shutdown.clone());
-    let mut tasks = Tasks::new(shutdown);
-    let mut router = OpenApiRouter::new();
-    for role in Role::ALL {
-        router = router.merge(role.start(config, &context, &mut tasks).await?);
-    }
-    let router = web::router(router, &context);
-    let (options, serving) =
-        (ServeOptions { drain: DRAIN, ..ServeOptions::default() }, shutdown.clone());
-    tasks.spawn("http", async move { Ok(serve(listener, router, serving, options).await?) });
-    if wait_until_ready(&context).await {
-        announce(&endpoints, folder, arguments).await?;
-    }
-    tasks.wait(DRAIN).await?;
-    Ok(())
+/// A `weir up` that has what it brings along.
+struct Up {
+    config: Config,
+    folder: DataFolder,
+    arguments: Arguments,
+    address: SocketAddr,
+    startup: Startup,
+    shutdown: Shutdown,
 }
 
-async fn open_log(
-    config: &Config,
-    folder: &DataFolder,
-    arguments: &Arguments,
-    shutdown: &Shutdown,
-) -> Result<Option<NamedLog>> {
-    if !config.log.kafka.brokers.is_empty() {
-        process::make_topics(&config.log, arguments.replication).await.context("Kafka")?;
-        return process::kafka_log(&config.log, shutdown).await;
+impl Up {
+    /// Waits for the servers, starts all roles under `tasks` and says where they answer; returns
+    /// early when a stop was asked for.
+    async fn start(&self, tasks: &mut Tasks) -> Result<()> {
+        let (config, startup) = (&self.config, &self.startup);
+        let database = startup
+            .wait_for("postgres", async || process::sign_in(&config.postgres.url).await.map(drop));
+        let archive = startup.wait_for("clickhouse", async || {
+            process::prepare_clickhouse(config, &self.arguments.archive).await
+        });
+        let (Some(named), Some(()), Some(())) =
+            tokio::try_join!(self.open_log(), database, archive)?
+        else {
+            return Ok(());
+        };
+        let prepare = async || {
+            process::prepare_postgres(config, &named.name).await?;
+            admin_key(config, &self.folder).await
+        };
+        let Some(admin_key) = startup.wait_for("postgres", prepare).await? else { return Ok(()) };
+        let readiness = startup.readiness.clone();
+        let context = process::context(config, named.log, readiness, self.shutdown.clone());
+        if let Some(log) = &named.local {
+            local_log::keep(log, self.retention(), &context, tasks);
+        }
+        let router = tokio::select! {
+            () = self.shutdown.cancelled() => return Ok(()),
+            router = start_roles(config, &context, tasks) => router?,
+        };
+        startup.finish(web::router(router, &context, &config.http));
+        if wait_until_ready(&context).await {
+            announce(&self.endpoints(admin_key), &self.folder, &self.arguments).await?;
+        }
+        Ok(())
     }
-    let directory = config.log.directory.clone().unwrap_or_else(|| folder.path().join("log"));
-    Ok(Some(process::local_log(&directory, config.log.partitions).await?))
+
+    async fn open_log(&self) -> Result<Option<NamedLog>> {
+        let config = &self.config.log;
+        if config.kafka.brokers.is_empty() {
+            let directory =
+                config.directory.clone().unwrap_or_else(|| self.folder.path().join("log"));
+            return Ok(Some(process::local_log(config, &directory).await?));
+        }
+        let connect = async || {
+            process::make_topics(config, self.arguments.replication).await?;
+            process::kafka_log(config).await
+        };
+        self.startup.wait_for("kafka", connect).await
+    }
+
+    /// How long the local log keeps what everybody has read; `None` keeps it forever.
+    fn retention(&self) -> Option<Duration> {
+        let config = &self.config.log.local;
+        let seconds = config.retention_hours.saturating_mul(3600);
+        let seconds = self.arguments.trim_after.unwrap_or(seconds);
+        config.trim.then(|| Duration::from_secs(seconds))
+    }
+
+    fn endpoints(&self, admin_key: String) -> Endpoints {
+        let brokers = self.config.log.kafka.brokers.clone();
+        Endpoints {
+            http: format!("http://{}", self.address),
+            postgres: self.config.postgres.url.expose().to_owned(),
+            clickhouse: self.config.clickhouse.url.clone(),
+            kafka: Some(brokers).filter(|brokers| !brokers.is_empty()),
+            admin_key,
+            pid: std::process::id(),
+        }
+    }
+}
+
+async fn start_roles(
+    config: &Config,
+    context: &Context,
+    tasks: &mut Tasks,
+) -> Result<OpenApiRouter> {
+    let mut router = OpenApiRouter::new();
+    for role in Role::ALL {
+        router = router.merge(role.start(config, context, tasks).await?);
+    }
+    Ok(router)
 }
 
 /// The admin key of the folder, made and stored where it is missing.

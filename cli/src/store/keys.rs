@@ -20,18 +20,19 @@ pub struct Grant<'a> {
     pub expires_at: Option<&'a str>,
 }
 
-/// Stores a new key's id and hash.
+/// Stores a new key's id and hash, and who made it.
 pub async fn insert(connection: &mut PgConnection, key: &NewKey, grant: &Grant<'_>) -> Result<()> {
-    if let Some(app) = grant.app {
-        sqlx::query("INSERT INTO apps (tenant_id, app) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-            .bind(grant.tenant)
-            .bind(app)
-            .execute(&mut *connection)
-            .await?;
-    }
     sqlx::query(
-        "INSERT INTO api_keys (tenant_id, key_id, secret_hash, app, name, scopes, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7::text::timestamptz)",
+        "WITH new_app AS (
+             INSERT INTO apps (tenant_id, app) SELECT $1, $4 WHERE $4::text IS NOT NULL ON CONFLICT DO NOTHING RETURNING app),
+         made AS (
+             INSERT INTO api_keys (tenant_id, key_id, secret_hash, app, name, scopes, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7::text::timestamptz)
+             RETURNING tenant_id, key_id, app, name, scopes, expires_at)
+         INSERT INTO privileged_changes (tenant_id, change_id, actor_kind, actor, action, target, after)
+         SELECT tenant_id, $8, 'operator', $9, 'keys create', key_id, json_build_object('key_id', key_id, 'app', app, 'name', name,
+             'scopes', scopes, 'expires_at', expires_at, 'app_made', EXISTS (SELECT FROM new_app))::text
+         FROM made",
     )
     .bind(grant.tenant)
     .bind(&key.id)
@@ -40,10 +41,42 @@ pub async fn insert(connection: &mut PgConnection, key: &NewKey, grant: &Grant<'
     .bind(grant.name)
     .bind(grant.scopes)
     .bind(grant.expires_at)
+    .bind(Uuid::now_v7())
+    .bind(operator())
     .execute(connection)
     .await
     .context("the key was not stored")?;
     Ok(())
+}
+
+/// Revokes a key, and records who did; false if there is none that lives.
+pub async fn revoke(connection: &mut PgConnection, tenant: Uuid, key_id: &str) -> Result<bool> {
+    let done = sqlx::query(
+        "WITH revoked AS (
+             UPDATE api_keys SET revoked_at = clock_timestamp() WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL
+             RETURNING tenant_id, key_id, app, name, scopes, expires_at, revoked_at)
+         INSERT INTO privileged_changes (tenant_id, change_id, actor_kind, actor, action, target, before, after)
+         SELECT tenant_id, $3, 'operator', $4, 'keys revoke', key_id,
+             json_build_object('key_id', key_id, 'app', app, 'name', name, 'scopes', scopes, 'expires_at', expires_at, 'revoked_at', NULL)::text,
+             json_build_object('key_id', key_id, 'app', app, 'name', name, 'scopes', scopes, 'expires_at', expires_at, 'revoked_at', revoked_at)::text
+         FROM revoked",
+    )
+    .bind(tenant)
+    .bind(key_id)
+    .bind(Uuid::now_v7())
+    .bind(operator())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The login name of whoever runs this, or the number where there is no name.
+fn operator() -> String {
+    let id = nix::unistd::getuid();
+    match nix::unistd::User::from_uid(id) {
+        Ok(Some(user)) => user.name,
+        _ => id.to_string(),
+    }
 }
 
 /// Whether a key is stored, neither revoked nor expired, with all of `scopes`.

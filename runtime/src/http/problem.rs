@@ -17,7 +17,6 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     action: String,
-    retry_after_s: Option<u64>,
     extra: Map<String, Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -32,7 +31,7 @@ impl Problem {
     ) -> Self {
         let (detail, action) = (detail.into(), action.into());
         let (extra, headers) = (Map::new(), Vec::new());
-        Self { status, code, detail, action, retry_after_s: None, extra, headers }
+        Self { status, code, detail, action, extra, headers }
     }
 
     /// 400: the request cannot be read.
@@ -132,9 +131,8 @@ impl Problem {
 
     /// Adds `Retry-After`.
     #[must_use]
-    pub fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after_s = Some(seconds);
-        self
+    pub fn retry_after(self, seconds: u64) -> Self {
+        self.header(header::RETRY_AFTER, seconds)
     }
 
     /// Adds a member of the document. The standard members cannot be replaced.
@@ -195,9 +193,6 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.extend(self.headers);
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -1,6 +1,12 @@
 //! Accepting connections, and letting them end.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo, middleware};
 use hyper::{body::Incoming, server::conn::http1};
@@ -14,9 +20,9 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
-use super::{Problem, request};
+use super::{Problem, request, security};
 use crate::{shutdown::Shutdown, task};
 
 /// Bytes of the request line and all headers: more than any proxy lets through. Their number is
@@ -71,7 +77,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// tests that call a router without a socket do so too.
 pub fn finish(router: Router, options: &ServeOptions) -> Router {
     let timeout = options.request_timeout;
-    router
+    let router = router
         .fallback(|| async {
             Problem::not_found("unknown_path", "there is nothing at this path", "see /openapi.json")
         })
@@ -85,7 +91,48 @@ pub fn finish(router: Router, options: &ServeOptions) -> Router {
         })
         .layer(middleware::from_fn(move |incoming, next| {
             request::surround(timeout, incoming, next)
-        }))
+        }));
+    security::headers(router)
+}
+
+/// The router of a server, which can be exchanged while the server runs: a process answers for its
+/// health before it has what its other routes need.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    current: Arc<RwLock<Router>>,
+    options: ServeOptions,
+}
+
+impl Routes {
+    /// Routes to begin with.
+    pub fn new(router: Router, options: ServeOptions) -> Self {
+        Self { current: Arc::new(RwLock::new(finish(router, &options))), options }
+    }
+
+    /// Answers all requests that come from now on by `router`.
+    pub fn replace(&self, router: Router) {
+        let router = finish(router, &self.options);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    fn current(&self) -> Router {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Service<hyper::Request<Body>> for Routes {
+    type Response = <Router as Service<hyper::Request<Body>>>::Response;
+    type Error = <Router as Service<hyper::Request<Body>>>::Error;
+    type Future = <Router as Service<hyper::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // A router is always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
+        self.current().call(request)
+    }
 }
 
 /// Serves `router` until a stop is asked for, then lets open requests end within the drain.
@@ -96,7 +143,16 @@ pub async fn serve(
     shutdown: Shutdown,
     options: ServeOptions,
 ) -> Result<(), ServeError> {
-    let router = finish(router, &options);
+    serve_routes(listener, Routes::new(router, options), shutdown).await
+}
+
+/// [`serve`], with routes that can be exchanged meanwhile.
+pub async fn serve_routes(
+    listener: TcpListener,
+    routes: Routes,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    let options = routes.options;
     let places = Arc::new(Semaphore::new(options.connections));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
@@ -108,7 +164,7 @@ pub async fn serve(
         let Some((stream, peer, place)) = accepted else {
             continue;
         };
-        let connection = graceful.watch(connect(stream, peer, router.clone()));
+        let connection = graceful.watch(connect(stream, peer, routes.clone()));
         let cut = cut.clone();
         task::spawn_detached(async move {
             tokio::select! {
@@ -148,14 +204,14 @@ async fn accept(
     }
 }
 
-/// One connection with `router` behind it.
+/// One connection with `routes` behind it.
 fn connect(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    routes: Routes,
 ) -> impl GracefulConnection<Error = hyper::Error> {
     let _ = stream.set_nodelay(true);
-    let service = router.map_request(move |incoming: hyper::Request<Incoming>| {
+    let service = routes.map_request(move |incoming: hyper::Request<Incoming>| {
         let mut incoming = incoming.map(Body::new);
         incoming.extensions_mut().insert(ConnectInfo(peer));
         incoming

@@ -142,14 +142,29 @@ fn audit_key() -> Secret {
     Secret::new("5a".repeat(32))
 }
 
+/// The master key of every test.
+pub fn master_key() -> Secret {
+    Secret::new("c3".repeat(32))
+}
+
 pub fn config() -> api::Config {
+    let toml = include_str!("../../../api/config.toml");
+    let defaults: ApiSection = runtime::config::load(toml, None).unwrap();
     api::Config {
         publish_wait_ms: 1000,
         balance_refresh_ms: 50,
         live_entries_max: 100_000,
         pending_blocks_max: 10_000,
         pending_scan_ms: 5000,
+        failed_attempts_max: 1_000_000,
+        master_key: master_key(),
+        ..defaults.api
     }
+}
+
+#[derive(serde::Deserialize)]
+struct ApiSection {
+    api: api::Config,
 }
 
 impl World {
@@ -192,10 +207,12 @@ impl World {
         let mut tasks = Vec::new();
         let service = Service::open(config(), &context).await?;
         let mut roles = OpenApiRouter::with_openapi(api::openapi()).merge(service.router());
-        tasks.push(spawn(async move { Ok(service.run().await?) }));
         if all {
-            roles = roles.merge(pipeline(&context, &mut tasks).await?);
+            let ingest = pipeline(&context, &mut tasks).await?;
+            service.use_ingest(ingest.clone().into());
+            roles = roles.merge(ingest);
         }
+        tasks.push(spawn(async move { Ok(service.run().await?) }));
         let (router, document) = roles.split_for_parts();
         let router = runtime::http::finish(
             router.merge(api::documentation(document.clone())),
@@ -262,7 +279,16 @@ impl World {
             metrics: Metrics::new(),
             ..self.context.clone()
         };
-        let service = Service::open(config(), &context).await?;
+        self.another_with(config(), context).await
+    }
+
+    /// Another process's api with other settings.
+    pub async fn another_with(
+        &self,
+        config: api::Config,
+        context: Context,
+    ) -> Result<(Router, Context)> {
+        let service = Service::open(config, &context).await?;
         let (router, _) = service.router().split_for_parts();
         tokio::spawn(service.run());
         Ok((runtime::http::finish(router, &ServeOptions::default()), context))
@@ -321,7 +347,13 @@ async fn pipeline(
     tasks: &mut Vec<JoinHandle<Result<()>>>,
 ) -> Result<OpenApiRouter> {
     let section: Section = runtime::config::load(ingest::config::DEFAULT_TOML, None)?;
-    let service = ingest::Service::open(section.ingest, context).await?;
+    let ingest = ingest::Config {
+        failed_attempts_max: 1_000_000,
+        refresh_ms: 100,
+        master_key: master_key(),
+        ..section.ingest
+    };
+    let service = ingest::Service::open(ingest, context).await?;
     let router = service.router();
     tasks.push(spawn(async move { Ok(service.run().await?) }));
     let rater = rater::config::Config {

@@ -17,16 +17,21 @@ const VERBS: [&str; 7] =
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "accounts", "S"),
     ("weir_api", "api_keys", "SI u(expires_at,revoked_at)"),
+    ("weir_api", "app_secrets", "SI u(expires_at,revoked_at)"),
     ("weir_api", "apps", "SI u(name)"),
     ("weir_api", "catalog_outbox", "SI u(appended_at)"),
     ("weir_api", "catalog_versions", "SI"),
     ("weir_api", "idempotency", "SI"),
+    ("weir_api", "ingest_limits", "SI u(burst,changed_at,events_per_second)"),
     ("weir_api", "installation", "S u(catalog_version)"),
     ("weir_api", "journals", "S"),
     ("weir_api", "partition_counts", "S"),
     ("weir_api", "partitions", "S"),
     ("weir_api", "receivable_entries", "S"),
     ("weir_api", "reinjections", "SI"),
+    ("weir_api", "provider_price_imports", "SI"),
+    ("weir_api", "provider_prices", "SI"),
+    ("weir_api", "privileged_changes", "SI"),
     ("weir_api", "receivables", "S"),
     ("weir_api", "team_aliases", "SI"),
     ("weir_api", "teams", "SI u(name)"),
@@ -39,17 +44,22 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_reader", "_sqlx_migrations", "S"),
     ("weir_reader", "accounts", "S"),
     ("weir_reader", "api_keys", "S"),
+    ("weir_reader", "app_secrets", "S"),
     ("weir_reader", "apps", "S"),
     ("weir_reader", "archive_groups", "S"),
     ("weir_reader", "audit", "S"),
     ("weir_reader", "catalog_outbox", "S"),
     ("weir_reader", "catalog_versions", "S"),
+    ("weir_reader", "ingest_limits", "S"),
     ("weir_reader", "installation", "S"),
     ("weir_reader", "journals", "S"),
     ("weir_reader", "partition_counts", "S"),
     ("weir_reader", "partitions", "S"),
     ("weir_reader", "receivable_entries", "S"),
     ("weir_reader", "reinjections", "S"),
+    ("weir_reader", "provider_price_imports", "S"),
+    ("weir_reader", "provider_prices", "S"),
+    ("weir_reader", "privileged_changes", "S"),
     ("weir_reader", "receivables", "S"),
     ("weir_reader", "team_aliases", "S"),
     ("weir_reader", "teams", "S"),
@@ -161,6 +171,9 @@ fn forbidden(role: &str) -> Vec<String> {
         "usage_totals",
         "partitions",
         "partition_counts",
+        "privileged_changes",
+        "app_secrets",
+        "ingest_limits",
     ];
     let mut statements = Vec::new();
     for table in tables {
@@ -172,6 +185,8 @@ fn forbidden(role: &str) -> Vec<String> {
     statements.push("UPDATE transfers SET amount = 1".to_owned());
     statements.push("UPDATE journals SET reference = 'x'".to_owned());
     statements.push("UPDATE audit SET counts = 'x'".to_owned());
+    statements.push("UPDATE privileged_changes SET actor = 'x'".to_owned());
+    statements.push("UPDATE app_secrets SET sealed = '\\x00'".to_owned());
     statements.push("UPDATE accounts SET team = 'x'".to_owned());
     statements.push("UPDATE installation SET identity_key = '\\x00'".to_owned());
     statements.push("CREATE TABLE mine (id integer)".to_owned());
