@@ -35,7 +35,8 @@ pub struct EventDocument {
     /// Whether this is the last usage of its hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holdend: Option<bool>,
-    /// What is metered: any JSON. Numbers keep every digit. Also `payload`.
+    /// What is metered: any JSON. Numbers keep every digit. Also `payload`. `usage` beside `provider`
+    /// is the usage object of an LLM provider, as it came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<serde_json::Value>,
 }
