@@ -6,11 +6,12 @@ use domain::{
     catalog::Catalog,
     chain::Hash,
     rating::{Binding, Charge, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
-    time::{bucket_of, month_of},
+    time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
-        block::{Block, BlockHeader},
+        block::{Block, BlockHeader, BlockWriter},
+        carry::carry,
         codec::DictionaryWriter,
-        rated::{Counts, Header, Outer, Parts, RowsWriter, encode},
+        rated::{Counts, Forward, Header, Outer, Parts, RowsWriter, encode},
         record::{Entry, EventRecord, Origin, Refused, Verdict},
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
         sums::{self, Sum, SumKey},
@@ -20,17 +21,38 @@ use uuid::Uuid;
 
 use crate::{
     catalogs::Catalogs,
+    ranges::Ranges,
     seen::{Seen, Taken},
     state::StateError,
 };
 
-/// What a table covered when the batch was written, for its header.
-#[derive(Clone, Copy, Debug)]
+/// What a table covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage {
     /// `S`: first position that the table covers.
     pub table_from: i64,
     /// `H`: highest append time of any block below `S`.
     pub horizon_us: i64,
+}
+
+impl Coverage {
+    /// Whether an event that is not in the table cannot have a twin below it: a twin's block was
+    /// appended at `H` or before, and no event may lie further in the future of its block.
+    fn proves_new(&self, event: &EventRecord<'_>) -> bool {
+        let certain = self.horizon_us.saturating_add(FUTURE_US_MAX);
+        event.time_us.is_some_and(|time_us| time_us > certain)
+    }
+}
+
+/// What is known of the identities that took effect.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// The table.
+    pub seen: &'a mut Seen,
+    /// What it covers.
+    pub coverage: Coverage,
+    /// What has left it.
+    pub ranges: &'a Ranges,
 }
 
 /// A batch in the making.
@@ -50,6 +72,9 @@ pub struct Batch {
     sums: hashbrown::HashMap<SumKey, Sum>,
     rows: RowsWriter,
     others: RowsWriter,
+    forwards: Vec<Forward>,
+    forward_bytes: usize,
+    forward_block: BlockWriter,
 }
 
 /// One block on its way through rating: everything its entries share.
@@ -87,13 +112,22 @@ impl Batch {
             sums: hashbrown::HashMap::new(),
             rows: RowsWriter::default(),
             others: RowsWriter::default(),
+            forwards: Vec::new(),
+            forward_bytes: 0,
+            forward_block: BlockWriter::default(),
         }
     }
 
-    /// Bytes of rows so far, before compression.
+    /// Bytes of rows and late events so far, the rows before compression.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.rows.size() + self.others.size()
+        self.rows.size() + self.others.size() + self.forward_bytes
+    }
+
+    /// Late events so far.
+    #[must_use]
+    pub fn forwarded(&self) -> usize {
+        self.forwards.len()
     }
 
     /// Whether a block of this append time may still join: the archive's table partitions are
@@ -111,7 +145,7 @@ impl Batch {
         (header, block): (&BlockHeader, &Block<'_>),
         catalogs: &mut Arc<Catalogs>,
         coming: &[Arc<Catalogs>],
-        (seen, table_from): (&mut Seen, i64),
+        known: &mut Known<'_>,
     ) -> Result<(), StateError> {
         let tenants = header
             .tenants
@@ -158,14 +192,14 @@ impl Batch {
                         (catalog, binding)
                     });
                     let case = Case { index, event, copy };
-                    let rules = Rules { catalog, binding, version: catalogs.version, table_from };
-                    self.decide(&mut desk, &case, &rules, seen, &mut scratch)?;
+                    let rules = Rules { catalog, binding, version: catalogs.version };
+                    self.decide(&mut desk, &case, &rules, known, &mut scratch)?;
                 }
             }
             self.entries += 1;
         }
         self.to = place.position;
-        self.append_time_us.1 = place.append_time_us;
+        self.append_time_us.1 = self.append_time_us.1.max(place.append_time_us);
         Ok(())
     }
 
@@ -182,20 +216,21 @@ impl Batch {
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 
-    /// One entry gets its one outcome: the table first, then the verdict, then the rules.
+    /// One entry gets its one outcome: the table first, then the verdict or what proves it new,
+    /// then the ranges below the table, then the rules.
     fn decide(
         &mut self,
         desk: &mut Desk<'_>,
         case: &Case<'_>,
         rules: &Rules<'_>,
-        seen: &mut Seen,
+        known: &mut Known<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), StateError> {
         let here = (desk.position, case.index);
-        if let Some(taken) = seen.find(case.event.identity) {
-            let first = (taken.position, taken.index);
+        if let Some(taken) = known.seen.find(case.event.identity) {
+            let (position, index) = (taken.position, taken.index);
+            let first = (position, index);
             assert!(first < here, "the table knows only what lies before: {first:?} and {here:?}");
-            let (position, index) = first;
             let outcome = if taken.content == case.event.content {
                 OtherOutcome::Duplicate { position, index }
             } else {
@@ -204,7 +239,7 @@ impl Batch {
             self.put_other(desk, case, rules, &outcome);
             return Ok(());
         }
-        match case.copy.map(|(verdict, _)| verdict) {
+        let again = match case.copy.map(|(verdict, _)| verdict) {
             Some(Verdict::DuplicateOf { position, index }) => {
                 self.put_other(desk, case, rules, &OtherOutcome::Duplicate { position, index });
                 return Ok(());
@@ -213,12 +248,47 @@ impl Batch {
                 self.put_other(desk, case, rules, &OtherOutcome::Conflict { position, index });
                 return Ok(());
             }
-            Some(Verdict::New { checked_to }) if rules.table_from > checked_to + 1 => {
-                return Err(StateError::LateCopy { position: desk.position, index: case.index });
+            // What lies after the archive's `A` and has left the table was seen by nobody.
+            Some(Verdict::New { checked_to }) => known.coverage.table_from > checked_to + 1,
+            None => false,
+        };
+        let new = case.copy.is_some() || known.coverage.proves_new(case.event);
+        if again || !new {
+            let reported = known.ranges.reported(case.event.identity);
+            if again || !reported.is_empty() {
+                return self.forward(desk, case, reported);
             }
-            Some(Verdict::New { .. }) | None => {}
         }
-        self.rate(desk, case, rules, seen, scratch);
+        self.rate(desk, case, rules, known.seen, scratch);
+        Ok(())
+    }
+
+    /// Hands a late event, or a copy whose verdict is too old, to the slow lane.
+    fn forward(
+        &mut self,
+        desk: &Desk<'_>,
+        case: &Case<'_>,
+        ranges: Vec<(i64, i64)>,
+    ) -> Result<(), StateError> {
+        let tenant = desk.header.tenant(case.event.tenant).unwrap_or_default();
+        let carried = carry(case.event, &desk.block.dictionary, tenant, &mut self.forward_block)
+            .map_err(|source| StateError::Block { position: desk.position, source })?;
+        let entry = match case.copy {
+            Some((verdict, origin)) => Entry::Copy(verdict, origin, carried),
+            None => Entry::Event(carried),
+        };
+        self.forward_block.push(&entry);
+        let block = self.forward_block.finish();
+        self.forward_bytes += block.len();
+        self.forwards.push(Forward {
+            position: desk.position,
+            index: case.index,
+            append_time_us: desk.append_time_us,
+            hold: case.event.hold,
+            ranges,
+            block,
+        });
+        self.count(desk, case.event.tenant, |counts| counts.forwarded += 1);
         Ok(())
     }
 
@@ -365,6 +435,12 @@ impl Batch {
         self.others.push(|out| put_refused(out, &place, refused));
     }
 
+    /// The highest append time of its blocks, microseconds.
+    #[must_use]
+    pub fn append_time_max_us(&self) -> i64 {
+        self.append_time_us.0.max(self.append_time_us.1)
+    }
+
     /// Ends the batch: the message, its outer header, and the identities it added.
     #[must_use]
     pub fn finish(
@@ -397,7 +473,7 @@ impl Batch {
             sums: section,
             rows: self.rows,
             others: self.others,
-            forwards: Vec::new(),
+            forwards: self.forwards,
         };
         let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
         (outer, message, self.added)
@@ -420,7 +496,6 @@ struct Rules<'a> {
     catalog: &'a Catalog,
     binding: &'a Binding,
     version: u64,
-    table_from: i64,
 }
 
 fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {

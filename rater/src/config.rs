@@ -3,6 +3,12 @@
 use runtime::config::Faults;
 use serde::Deserialize;
 
+use crate::table::Limits;
+
+/// Identities of one range, at most: the archive's answer that a filter is made from again stays
+/// within what the client takes.
+const RANGE_IDENTITIES_MAX: usize = 4_000_000;
+
 /// The section `[rater]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +21,14 @@ pub struct Config {
     pub batch_ms: u64,
     /// Batches of one partition on their way at once.
     pub batches_in_flight: usize,
+    /// Seconds of log that a partition's duplicates table covers, where memory allows.
+    pub table_window_s: i64,
+    /// Identities in a partition's duplicates table, at most.
+    pub table_identities_max: usize,
+    /// Identities that leave the table together and get a filter.
+    pub range_identities: usize,
+    /// Folder of the filters; empty keeps them in memory only.
+    pub directory: String,
 }
 
 impl Config {
@@ -36,5 +50,30 @@ impl Config {
             "rater.batches_in_flight",
             "it must be between 1 and 64",
         );
+        faults.check(
+            (1..=7 * 86_400).contains(&self.table_window_s),
+            "rater.table_window_s",
+            "it must be between 1 and 604800, a week",
+        );
+        faults.check(
+            (1..=self.table_identities_max).contains(&self.range_identities),
+            "rater.range_identities",
+            "it must be between 1 and rater.table_identities_max",
+        );
+        faults.check(
+            self.range_identities <= RANGE_IDENTITIES_MAX,
+            "rater.range_identities",
+            "it must be at most 4000000: a filter is built in memory",
+        );
+    }
+
+    /// What the duplicates table of a partition may hold.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            identities_max: self.table_identities_max,
+            range_identities: self.range_identities,
+            window_us: self.table_window_s.saturating_mul(1_000_000),
+        }
     }
 }

@@ -3,11 +3,17 @@
 pub mod batch;
 pub mod catalogs;
 pub mod config;
+pub mod filter;
+pub mod late;
 pub mod metrics;
 pub mod partition;
+pub mod ranges;
+mod rebuild;
 pub mod seen;
 pub mod state;
 mod store;
+pub mod table;
+pub mod verdict;
 
 use std::{
     collections::HashMap,
@@ -32,6 +38,7 @@ use crate::{
     config::Config,
     metrics::RaterMetrics,
     partition::{Shared, USAGE},
+    ranges::Folder,
     store::catalog::CatalogStore,
 };
 
@@ -60,15 +67,20 @@ pub enum RunError {
 
 /// Runs the rater until shutdown: owns its share of the partitions, one thread each.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
-    let Some(pool) = connected(&context).await? else { return Ok(()) };
+    let Some(pool) = connected(&context, "weir_reader").await? else { return Ok(()) };
+    let Some(lane_pool) = connected(&context, "weir_lane").await? else { return Ok(()) };
     let shared = Shared {
+        folder: Folder::new(&config.directory),
         config,
         log: Arc::clone(&context.log),
         catalogs: CatalogStore::new(pool.clone()),
         pool,
+        lane_pool,
+        clickhouse: context.clickhouse.clone(),
         metrics: RaterMetrics::new(&context.metrics)?,
         readiness: context.readiness.clone(),
         handle: tokio::runtime::Handle::current(),
+        shutdown: context.shutdown.clone(),
     };
     let Some(membership) = joined(&context).await? else { return Ok(()) };
     let mut owned = membership.owned();
@@ -117,8 +129,7 @@ async fn follow(
         let stop = Arc::new(AtomicBool::new(false));
         let (body_shared, body_stop, number) = (shared.clone(), Arc::clone(&stop), *partition);
         let task = spawn_thread(format!("rater-{number}"), shutdown, move || {
-            partition::own(&body_shared, number, &body_stop);
-            Ok(())
+            Ok(partition::own(&body_shared, number, &body_stop)?)
         })?;
         running.insert(number, Running { stop, task });
     }
@@ -126,9 +137,9 @@ async fn follow(
 }
 
 /// A pool, however long Postgres takes; `None` after a stop was asked for.
-async fn connected(context: &Context) -> Result<Option<Pool>, RunError> {
+async fn connected(context: &Context, role: &str) -> Result<Option<Pool>, RunError> {
     loop {
-        match connect(&context.postgres, Some("weir_reader"), "weir-rater").await {
+        match connect(&context.postgres, Some(role), "weir-rater").await {
             Ok(pool) => return Ok(Some(pool)),
             Err(PostgresError::Unavailable(reason)) => {
                 context.readiness.set("rater", Ready::NotReady(reason));

@@ -18,6 +18,20 @@ pub struct RaterMetrics {
     pub identities: IntGaugeVec,
     /// The last accepted position, by partition.
     pub position: IntGaugeVec,
+    /// First position that the duplicates table covers, by partition.
+    pub table_from: IntGaugeVec,
+    /// Ranges that have left the table, by partition.
+    pub ranges: IntGaugeVec,
+    /// Of those, how many have no filter.
+    pub ranges_without_filter: IntGaugeVec,
+    /// Late events handed to the slow lane in batches, accepted or not.
+    pub forwarded: IntCounter,
+    /// Late events that the slow lane holds and has not answered, by partition.
+    pub late_waiting: IntGaugeVec,
+    /// Copies appended by the slow lane, by verdict.
+    pub late_answers: IntCounterVec,
+    /// Times that the slow lane had to wait for a neighbour that is down.
+    pub late_waits: IntCounter,
 }
 
 impl RaterMetrics {
@@ -48,6 +62,39 @@ impl RaterMetrics {
                 "weir_rater_position",
                 "The last accepted position",
                 &["partition"],
+            )?,
+            table_from: metrics.gauges(
+                "weir_rater_table_from",
+                "First position that the duplicates table covers",
+                &["partition"],
+            )?,
+            ranges: metrics.gauges(
+                "weir_rater_ranges",
+                "Ranges that have left the duplicates table",
+                &["partition"],
+            )?,
+            ranges_without_filter: metrics.gauges(
+                "weir_rater_ranges_without_filter",
+                "Ranges whose filter is missing and will be made again",
+                &["partition"],
+            )?,
+            forwarded: metrics.counter(
+                "weir_rater_forwarded_total",
+                "Late events handed to the slow lane, in batches accepted or not",
+            )?,
+            late_waiting: metrics.gauges(
+                "weir_rater_late_waiting",
+                "Late events that the slow lane holds and has not answered",
+                &["partition"],
+            )?,
+            late_answers: metrics.counters(
+                "weir_rater_late_answers_total",
+                "Late events that the slow lane has answered",
+                &["verdict"],
+            )?,
+            late_waits: metrics.counter(
+                "weir_rater_late_waits_total",
+                "Times that the slow lane had to wait for a neighbour that is down",
             )?,
         })
     }

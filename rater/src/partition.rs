@@ -1,7 +1,7 @@
 //! One partition's whole loop: read blocks, rate them, send batches, watch where they land.
 //!
 //! A plain thread, no async in the loop. The rules are in [`crate::state`]; this file only moves
-//! messages between it, the log and Postgres.
+//! messages between it, the log and Postgres. Beside it runs the partition's slow lane.
 
 use std::{
     collections::VecDeque,
@@ -13,23 +13,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use domain::chain::Place;
+use domain::{chain::Place, wire::rated::Sections};
 use runtime::{
+    clickhouse::{ClickHouse, ClickHouseError},
     http::{Readiness, State as Ready},
     log::{LogError, Message, Pending, Reader, SharedLog, Topic},
     postgres::{Pool, PostgresError},
+    shutdown::Shutdown,
+    task::{Task, now_us, spawn_thread},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
+    batch::Coverage,
     catalogs::Catalogs,
     config::Config,
+    filter::{Filter, Name},
+    late::{self, Link},
     metrics::RaterMetrics,
+    ranges::{Folder, Range},
+    rebuild::{rebuild, sealed},
     state::{State, StateError},
     store::{
         catalog::CatalogStore,
-        state::{Posted, audited_from, posted},
+        state::{Posted, audited_before, audited_from, posted},
     },
+    table::Departure,
 };
 
 /// `[usage]`: blocks of events.
@@ -43,8 +52,10 @@ const REPORT_WAIT: Duration = Duration::from_millis(10);
 /// Between looks at reports while nothing more may be sent.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1);
 const BOUNDS_WAIT: Duration = Duration::from_secs(5);
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Between attempts to make a missing filter again.
+const REBUILD_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const RETRY_MIN: Duration = Duration::from_millis(100);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What the partitions of a rater share.
 #[derive(Clone)]
@@ -55,6 +66,12 @@ pub struct Shared {
     pub log: SharedLog,
     /// Postgres, as `weir_reader`.
     pub pool: Pool,
+    /// Postgres, as `weir_lane`.
+    pub lane_pool: Pool,
+    /// The archive, for the slow lane and for filters.
+    pub clickhouse: ClickHouse,
+    /// Where filters are kept.
+    pub folder: Folder,
     /// Catalogs by version.
     pub catalogs: CatalogStore,
     /// Counters.
@@ -63,6 +80,8 @@ pub struct Shared {
     pub readiness: Readiness,
     /// The runtime that database calls of the thread run on.
     pub handle: Handle,
+    /// The process's stop signal.
+    pub shutdown: Shutdown,
 }
 
 /// Why a partition's loop ended.
@@ -93,6 +112,13 @@ impl From<PostgresError> for PartitionError {
     }
 }
 
+impl From<ClickHouseError> for PartitionError {
+    /// What it refuses counts too: a person may mend it, and until then only late events wait.
+    fn from(error: ClickHouseError) -> Self {
+        PartitionError::Unavailable(error.to_string())
+    }
+}
+
 impl From<LogError> for PartitionError {
     fn from(error: LogError) -> Self {
         match error {
@@ -105,14 +131,38 @@ impl From<LogError> for PartitionError {
     }
 }
 
-/// Owns a partition until `stop` is set, through every outage of its neighbours.
-pub fn own(shared: &Shared, partition: u32, stop: &AtomicBool) {
+/// Owns a partition, with its slow lane, until `stop` is set, through every outage of its neighbours.
+pub fn own(shared: &Shared, partition: u32, stop: &AtomicBool) -> std::io::Result<()> {
+    let link = Arc::new(Link::default());
+    let (lane, lane_stop) = start_lane(shared, partition, &link)?;
+    rate_until(shared, partition, &link, stop);
+    lane_stop.trigger();
+    shared.handle.block_on(lane.ended());
+    Ok(())
+}
+
+fn start_lane(
+    shared: &Shared,
+    partition: u32,
+    link: &Arc<Link>,
+) -> std::io::Result<(Task, Shutdown)> {
+    let stop = shared.shutdown.child();
+    let (own, link, watched) = (shared.clone(), Arc::clone(link), stop.clone());
+    let task = spawn_thread(format!("late-{partition}"), &shared.shutdown, move || {
+        late::run(&own, partition, &link, &|| watched.is_cancelled());
+        Ok(())
+    })?;
+    Ok((task, stop))
+}
+
+fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &AtomicBool) {
     let check = format!("rater.{partition}");
     let mut retry = RETRY_MIN;
-    while !stop.load(Ordering::Relaxed) {
+    let stopped = || stop.load(Ordering::Relaxed);
+    while !stopped() {
         shared.readiness.set(check.clone(), Ready::NotReady("starting".into()));
         let began = Instant::now();
-        match incarnation(shared, partition, &check, stop) {
+        match incarnation(shared, partition, link, &check, stop) {
             Ok(()) => break,
             Err(PartitionError::Unavailable(reason)) => {
                 tracing::warn!(partition, reason, "the rater waits for a neighbour");
@@ -120,7 +170,7 @@ pub fn own(shared: &Shared, partition: u32, stop: &AtomicBool) {
                 if began.elapsed() > RETRY_MAX {
                     retry = RETRY_MIN;
                 }
-                pause(retry, stop);
+                pause(retry, &stopped);
                 retry = (retry * 2).min(RETRY_MAX);
             }
             Err(PartitionError::Stopped(reason)) => {
@@ -137,9 +187,9 @@ pub fn own(shared: &Shared, partition: u32, stop: &AtomicBool) {
     shared.readiness.remove(&check);
 }
 
-fn pause(length: Duration, stop: &AtomicBool) {
+pub(crate) fn pause(length: Duration, stopped: &dyn Fn() -> bool) {
     let until = Instant::now() + length;
-    while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+    while Instant::now() < until && !stopped() {
         std::thread::sleep(IDLE_WAIT.min(length));
     }
 }
@@ -148,10 +198,11 @@ fn pause(length: Duration, stop: &AtomicBool) {
 fn incarnation(
     shared: &Shared,
     partition: u32,
+    link: &Link,
     check: &str,
     stop: &AtomicBool,
 ) -> Result<(), PartitionError> {
-    let mut owner = Owner::start(shared, partition, stop)?;
+    let mut owner = Owner::start(shared, partition, link, stop)?;
     shared.readiness.set(check, Ready::Ready);
     let mut retry = RETRY_MIN;
     while !stop.load(Ordering::Relaxed) {
@@ -168,7 +219,7 @@ fn incarnation(
                 tracing::warn!(partition, reason, "the rater waits for a neighbour");
                 shared.readiness.set(check, Ready::NotReady(reason));
                 owner.broken = true;
-                pause(retry, stop);
+                pause(retry, &|| stop.load(Ordering::Relaxed));
                 retry = (retry * 2).min(RETRY_MAX);
             }
             Err(stopped) => return Err(stopped),
@@ -180,6 +231,12 @@ fn incarnation(
 struct Owner<'a> {
     shared: &'a Shared,
     partition: u32,
+    link: &'a Link,
+    /// What leaves the table while its filter is being built.
+    leaving: Option<(Departure, JoinHandle<Option<Filter>>)>,
+    /// A range whose filter is being made again.
+    mending: Option<(Name, JoinHandle<Result<Vec<Range>, PartitionError>>)>,
+    mended_at: Instant,
     state: State,
     usage: Box<dyn Reader>,
     pending: VecDeque<Pending>,
@@ -194,24 +251,18 @@ struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    /// Rebuilds the table from accepted batches and goes on to the end of `[rated]`.
+    /// Rebuilds the table from the accepted batches from `S` on and goes on to the end of `[rated]`.
     fn start(
         shared: &'a Shared,
         partition: u32,
+        link: &'a Link,
         stop: &AtomicBool,
     ) -> Result<Owner<'a>, PartitionError> {
         let Posted { place: posted, catalog_version } =
             shared.handle.block_on(posted(&shared.pool, partition))?;
         let (first, end) = shared.log.bounds(RATED, partition, BOUNDS_WAIT)?;
-        let begin = if first == 0 {
-            Place::EMPTY
-        } else {
-            let audited = shared.handle.block_on(audited_from(&shared.pool, partition, first))?;
-            audited.ok_or_else(|| PartitionError::Stopped(format!(
-                "[rated] begins at {first} and no audited place stands before it: batches were lost before they were posted"
-            )))?
-        };
-        let mut state = State::new(partition, begin);
+        let (begin, coverage) = beginning(shared, partition, posted, first)?;
+        let mut state = State::new(partition, begin, coverage, shared.config.limits());
         let version =
             read_rated(shared, partition, &mut state, end, catalog_version, Some((posted, stop)))?;
         state.set_catalogs(Arc::new(shared.handle.block_on(shared.catalogs.at(version))?));
@@ -219,13 +270,18 @@ impl<'a> Owner<'a> {
         tracing::info!(
             partition,
             x = state.place().x,
-            identities = state.identities(),
+            table_from = state.table().coverage().table_from,
+            identities = state.table().identities(),
             catalog_version = version,
             "the rater owns the partition"
         );
         Ok(Owner {
             shared,
             partition,
+            link,
+            leaving: None,
+            mending: None,
+            mended_at: Instant::now(),
             state,
             usage,
             pending: VecDeque::new(),
@@ -238,6 +294,7 @@ impl<'a> Owner<'a> {
 
     /// One turn: reports first, then a block, then the batch if it is due.
     fn step(&mut self) -> Result<(), PartitionError> {
+        self.keep_limits();
         if self.broken || !self.reports()? {
             self.broken = true;
             return self.recover();
@@ -258,6 +315,52 @@ impl<'a> Owner<'a> {
             self.send();
         }
         Ok(())
+    }
+
+    /// Lets the oldest leave the table once its filter is built, and has missing filters made.
+    fn keep_limits(&mut self) {
+        let handle = &self.shared.handle;
+        if let Some((departure, task)) = self.leaving.take_if(|(_, task)| task.is_finished()) {
+            let filter = handle.block_on(task).unwrap_or(None);
+            self.state.depart(departure, filter);
+        }
+        if self.leaving.is_none()
+            && let Some(departure) = self.state.departure(self.link.held())
+        {
+            let (folder, name) = (self.shared.folder.clone(), departure.name);
+            let identities = departure.identities.clone();
+            let task = handle.spawn_blocking(move || sealed(&folder, &name, identities));
+            self.leaving = Some((departure, task));
+        }
+        self.link.tell(self.state.table().coverage().table_from, self.state.place().x);
+        self.mend();
+    }
+
+    /// Has the filter of a range that has none made again.
+    fn mend(&mut self) {
+        let handle = &self.shared.handle;
+        if let Some((name, task)) = self.mending.take_if(|(_, task)| task.is_finished()) {
+            match handle.block_on(task) {
+                Ok(Ok(parts)) => self.state.replace_range(&name, parts),
+                Ok(Err(reason)) => {
+                    tracing::info!(partition = self.partition, %reason, "a filter is not made yet");
+                }
+                Err(error) => {
+                    tracing::warn!(partition = self.partition, %error, "a filter was not made");
+                }
+            }
+            self.mended_at = Instant::now();
+        }
+        let wait = self.mending.is_some() || self.mended_at.elapsed() < REBUILD_EVERY;
+        let missing = if wait { None } else { self.state.table().ranges().missing() };
+        if let Some(name) = missing {
+            let shared = self.shared.clone();
+            let task = handle.spawn_blocking(move || {
+                let handle = shared.handle.clone();
+                handle.block_on(rebuild(&shared, name))
+            });
+            self.mending = Some((name, task));
+        }
     }
 
     /// Takes the reports that are there. False: the chain in flight is broken.
@@ -339,10 +442,15 @@ impl<'a> Owner<'a> {
         if self.state.batch().is_none() {
             self.batch_since = Instant::now();
         }
-        let before = self.state.batch().map_or(0, |batch| batch.entries);
+        let counts = |state: &State| {
+            state.batch().map_or((0, 0), |batch| (batch.entries, batch.forwarded()))
+        };
+        let before = counts(&self.state);
         self.state.rate(message.position, message.append_time_us, &opened, &coming)?;
-        let after = self.state.batch().map_or(0, |batch| batch.entries);
-        self.shared.metrics.entries.inc_by(u64::from(after.saturating_sub(before)));
+        let after = counts(&self.state);
+        let metrics = &self.shared.metrics;
+        metrics.entries.inc_by(u64::from(after.0.saturating_sub(before.0)));
+        metrics.forwarded.inc_by(u64::try_from(after.1.saturating_sub(before.1)).unwrap_or(0));
         Ok(())
     }
 
@@ -362,9 +470,98 @@ impl<'a> Owner<'a> {
         let Some((_, message)) = self.state.cut() else { return };
         self.pending.push_back(self.shared.log.append(RATED, self.partition, Bytes::from(message)));
         let label = self.partition.to_string();
-        let identities = i64::try_from(self.state.identities()).unwrap_or(i64::MAX);
-        self.shared.metrics.identities.with_label_values(&[&label]).set(identities);
+        let (metrics, table) = (&self.shared.metrics, self.state.table());
+        let (ranges, without) = table.ranges().count();
+        let set = |gauge: &prometheus::IntGaugeVec, value: usize| {
+            gauge.with_label_values(&[&label]).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&metrics.identities, table.identities());
+        set(&metrics.ranges, ranges);
+        set(&metrics.ranges_without_filter, without);
+        metrics.table_from.with_label_values(&[&label]).set(table.coverage().table_from);
     }
+}
+
+/// Where `[rated]` is read from, and what the table then covers: what the newest posted batch says
+/// that its writer's did, as far as `[rated]` still reaches.
+fn beginning(
+    shared: &Shared,
+    partition: u32,
+    posted: Place,
+    first: i64,
+) -> Result<(Place, Coverage), PartitionError> {
+    let coverage = written_coverage(shared, partition, posted, first)?;
+    if let Some(coverage) = coverage {
+        let before = audited_before(&shared.pool, partition, coverage.table_from, first);
+        match shared.handle.block_on(before)? {
+            Some(begin) => return Ok((begin, coverage)),
+            None if first == 0 => return Ok((Place::EMPTY, coverage)),
+            None => {}
+        }
+    }
+    if first == 0 {
+        let coverage = Coverage { table_from: 0, horizon_us: i64::MIN };
+        return Ok((Place::EMPTY, coverage));
+    }
+    let audited = shared.handle.block_on(audited_from(&shared.pool, partition, first))?;
+    let begin = audited.ok_or_else(|| PartitionError::Stopped(format!(
+        "[rated] begins at {first} and no audited place stands before it: batches were lost before they were posted"
+    )))?;
+    // Append times of what [rated] no longer has are not known; none of them is later than now.
+    Ok((begin, Coverage { table_from: begin.x + 1, horizon_us: now_us() }))
+}
+
+/// `S` and `H` in the header of the newest posted batch; `None` where `[rated]` has lost it.
+fn written_coverage(
+    shared: &Shared,
+    partition: u32,
+    posted: Place,
+    first: i64,
+) -> Result<Option<Coverage>, PartitionError> {
+    if posted.r < 0 {
+        return Ok(Some(Coverage { table_from: 0, horizon_us: i64::MIN }));
+    }
+    if posted.r < first {
+        return Ok(None);
+    }
+    let message = shared.log.reader(RATED, partition, posted.r)?.next(BOUNDS_WAIT)?;
+    let Some(message) = message.filter(|message| message.position == posted.r) else {
+        return Err(PartitionError::Unavailable(format!(
+            "[rated] gave no message at {}",
+            posted.r
+        )));
+    };
+    let header = Sections::split(&message.payload).and_then(|sections| sections.header());
+    let header = header.map_err(|error| {
+        PartitionError::Stopped(format!(
+            "the batch at {} of [rated] cannot be read: {error}",
+            posted.r
+        ))
+    })?;
+    Ok(Some(Coverage { table_from: header.table_from, horizon_us: header.horizon_us }))
+}
+
+/// While the table is rebuilt: ranges below it from their files, once it begins; and what is too
+/// much for memory leaves at once.
+fn keep_limits_at_start(
+    shared: &Shared,
+    partition: u32,
+    state: &mut State,
+    ranges_read: &mut bool,
+) -> Result<(), PartitionError> {
+    let table_from = state.table().coverage().table_from;
+    if !*ranges_read && state.place().x + 1 >= table_from {
+        let found = shared.folder.read(partition, table_from, state.table().edge());
+        state.put_ranges(found.map_err(|error| {
+            PartitionError::Stopped(format!("the folder of filters cannot be read: {error}"))
+        })?);
+        *ranges_read = true;
+    }
+    while let Some(departure) = state.departure(None) {
+        let filter = sealed(&shared.folder, &departure.name, departure.identities.clone());
+        state.depart(departure, filter);
+    }
+    Ok(())
 }
 
 /// Applies `[rated]` from `R + 1` up to `end`. Answers the catalog version after the last accepted
@@ -381,6 +578,8 @@ fn read_rated(
     let mut version = version;
     let mut met = posted.is_none_or(|(posted, _)| posted == state.place());
     let mut next = state.place().r + 1;
+    let mut ranges_read = posted.is_none();
+    keep_limits_at_start(shared, partition, state, &mut ranges_read)?;
     if next < end {
         let mut reader = shared.log.reader(RATED, partition, next)?;
         let mut silent_since = Instant::now();
@@ -402,6 +601,9 @@ fn read_rated(
                 None => shared.metrics.ignored.inc(),
             }
             met |= posted.is_some_and(|(posted, _)| posted == state.place());
+            if posted.is_some() {
+                keep_limits_at_start(shared, partition, state, &mut ranges_read)?;
+            }
             next = message.position + 1;
         }
     }

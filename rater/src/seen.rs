@@ -1,7 +1,8 @@
 //! The duplicates table: which identities took effect, and where.
 //!
-//! It holds what accepted batches say plus what the batches in flight add; each of those remembers
-//! what it added, so that a batch that was not accepted can be taken back.
+//! It holds what accepted batches say from `S` on plus what the batches in flight add; each of those
+//! remembers what it added, so that a batch that was not accepted can be taken back, and an accepted
+//! one can leave for a range.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -18,7 +19,20 @@ pub struct Taken {
     pub content: u64,
 }
 
-/// Identities are keyed hashes already: their low half is the table's hash.
+/// An identity as two halves: an entry of the table then takes 40 bytes, where a `u128` as the key
+/// would align it to 48.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key(u64, u64);
+
+impl From<u128> for Key {
+    fn from(identity: u128) -> Key {
+        let [low, high] = [identity, identity >> 64]
+            .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
+        Key(low, high)
+    }
+}
+
+/// Identities are keyed hashes already: their halves together are the table's hash.
 #[derive(Debug, Default)]
 pub struct IdentityHasher(u64);
 
@@ -33,30 +47,30 @@ impl Hasher for IdentityHasher {
         }
     }
 
-    fn write_u128(&mut self, identity: u128) {
-        let [low, high] = [identity, identity >> 64]
-            .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
-        self.0 = low ^ high.rotate_left(32);
+    fn write_u64(&mut self, half: u64) {
+        self.0 = self.0.rotate_left(32) ^ half;
     }
 }
 
 /// The table of one partition.
 #[derive(Debug, Default)]
 pub struct Seen {
-    taken: HashMap<u128, Taken, BuildHasherDefault<IdentityHasher>>,
+    taken: HashMap<Key, Taken, BuildHasherDefault<IdentityHasher>>,
 }
+
+const _: () = assert!(size_of::<(Key, Taken)>() == 40);
 
 impl Seen {
     /// Who took this identity.
     #[must_use]
     pub fn find(&self, identity: u128) -> Option<Taken> {
-        self.taken.get(&identity).copied()
+        self.taken.get(&Key::from(identity)).copied()
     }
 
     /// Records an effect. A second effect of one identity would be a double charge: it ends the
     /// process before anything is written.
     pub fn take(&mut self, identity: u128, taken: Taken) {
-        match self.taken.entry(identity) {
+        match self.taken.entry(Key::from(identity)) {
             Entry::Vacant(place) => {
                 place.insert(taken);
             }
@@ -70,11 +84,11 @@ impl Seen {
         }
     }
 
-    /// Takes back what a batch that was not accepted had added.
-    pub fn undo(&mut self, identities: &[u128]) {
+    /// Takes out what a batch that was not accepted had added, or what has left for a range.
+    pub fn remove(&mut self, identities: &[u128]) {
         for identity in identities {
-            let removed = self.taken.remove(identity);
-            assert!(removed.is_some(), "only what was added is taken back");
+            let removed = self.taken.remove(&Key::from(*identity));
+            assert!(removed.is_some(), "only what was added is taken out");
         }
     }
 

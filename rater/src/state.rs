@@ -1,7 +1,7 @@
 //! The state of one partition's owner: accepted state plus one overlay per batch in flight.
 //!
 //! Pure: it reads no log, no database and no clock, so that a simulation can run this very code.
-//! Design sections 4 and 5; `chain` in `domain` is the acceptance rule.
+//! `chain` in `domain` is the acceptance rule; [`crate::table`] says what leaves the table when.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -16,9 +16,12 @@ use domain::{
 };
 
 use crate::{
-    batch::{Batch, BlockPlace, Coverage},
+    batch::{Batch, BlockPlace, Coverage, Known},
     catalogs::Catalogs,
-    seen::{Seen, Taken},
+    filter::{Filter, Name},
+    ranges::Range,
+    seen::Taken,
+    table::{AcceptedBatch, Departure, Limits, Table},
 };
 
 /// Why a partition cannot go on. Each needs a person or a newer program.
@@ -48,16 +51,6 @@ pub enum StateError {
         /// Its index.
         index: u32,
     },
-    /// A verdict that is older than the table.
-    #[error(
-        "the copy {position}:{index} has a verdict older than the duplicates table: a newer weir is needed"
-    )]
-    LateCopy {
-        /// Position of its block.
-        position: i64,
-        /// Its index.
-        index: u32,
-    },
     /// A marker names a version that was not handed over.
     #[error("the catalog version {0} is not at hand")]
     CatalogMissing(u64),
@@ -76,6 +69,7 @@ pub enum StateError {
 struct InFlight {
     outer: Outer,
     added: Vec<u128>,
+    append_time_us: i64,
     catalogs_before: Arc<Catalogs>,
 }
 
@@ -89,8 +83,7 @@ pub struct State {
     rated_to: i64,
     /// Hash of the batch sent last.
     tip: Hash,
-    coverage: Coverage,
-    seen: Seen,
+    table: Table,
     catalogs: Arc<Catalogs>,
     in_flight: VecDeque<InFlight>,
     batch: Option<(Batch, Arc<Catalogs>)>,
@@ -106,16 +99,16 @@ pub struct Opened {
 }
 
 impl State {
-    /// The state at a place, with an empty table that covers what follows it.
+    /// The state at a place from which `[rated]` is read on, with an empty table. The batches at or
+    /// after `coverage.table_from` will fill it; what lies below are ranges.
     #[must_use]
-    pub fn new(partition: u32, place: Place) -> State {
+    pub fn new(partition: u32, place: Place, coverage: Coverage, limits: Limits) -> State {
         State {
             partition,
             place,
             rated_to: place.x,
             tip: place.c,
-            coverage: Coverage { table_from: place.x + 1, horizon_us: i64::MIN },
-            seen: Seen::default(),
+            table: Table::new(partition, place.c, coverage, limits),
             catalogs: Arc::default(),
             in_flight: VecDeque::new(),
             batch: None,
@@ -134,10 +127,33 @@ impl State {
         self.rated_to + 1
     }
 
-    /// Identities in the table.
+    /// The duplicates table.
     #[must_use]
-    pub fn identities(&self) -> usize {
-        self.seen.len()
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What should leave the table next, if anything: the caller builds its filter, keeps it, and
+    /// hands it to [`State::depart`]. `held` is the archive's position that a look-up under way
+    /// relies on: what lies after it stays, unless memory requires otherwise.
+    #[must_use]
+    pub fn departure(&self, held: Option<i64>) -> Option<Departure> {
+        self.table.departure(held)
+    }
+
+    /// Moves `S` past what leaves; without a filter, events that meet the range are forwarded.
+    pub fn depart(&mut self, departure: Departure, filter: Option<Filter>) {
+        self.table.depart(departure, filter);
+    }
+
+    /// Puts ranges of an earlier owner below the table.
+    pub fn put_ranges(&mut self, ranges: Vec<Range>) {
+        self.table.ranges.put_before(ranges);
+    }
+
+    /// Replaces a range without filter by its parts.
+    pub fn replace_range(&mut self, missing: &Name, parts: Vec<Range>) {
+        self.table.ranges.replace(missing, parts);
     }
 
     /// Batches sent and not yet accepted.
@@ -176,18 +192,28 @@ impl State {
         );
         let rated = |source: OuterError| StateError::Rated { position, source };
         let damaged = |source: DecodeError| rated(source.into());
-        let (_, place) = match self.place.offer(self.partition, position, message).map_err(rated)? {
-            Offer::Ignored(_) => return Ok(None),
-            Offer::Accepted(outer, place) => (outer, place),
-        };
+        let (outer, place) =
+            match self.place.offer(self.partition, position, message).map_err(rated)? {
+                Offer::Ignored(_) => return Ok(None),
+                Offer::Accepted(outer, place) => (outer, place),
+            };
         let sections = Sections::split(message).map_err(damaged)?;
         let header = sections.header().map_err(damaged)?;
-        for row in sections.rows().map_err(damaged)?.iter() {
-            let head = RowHead::decode(row).map_err(damaged)?;
-            self.seen.take(
-                head.identity,
-                Taken { position: head.position, index: head.index, content: head.content },
-            );
+        let append_time_us = header.append_time_us.0.max(header.append_time_us.1);
+        if self.table.skips(&outer) {
+            self.table.skip(&outer);
+        } else {
+            let mut added = Vec::new();
+            for row in sections.rows().map_err(damaged)?.iter() {
+                let head = RowHead::decode(row).map_err(damaged)?;
+                self.table.seen.take(
+                    head.identity,
+                    Taken { position: head.position, index: head.index, content: head.content },
+                );
+                added.push(head.identity);
+            }
+            self.table.accept(AcceptedBatch { outer, append_time_us, added });
+            self.table.sweep();
         }
         self.place = place;
         self.rated_to = place.x;
@@ -235,8 +261,13 @@ impl State {
             (&opened.header, &block),
             catalogs,
             coming,
-            (&mut self.seen, self.coverage.table_from),
+            &mut Known {
+                seen: &mut self.table.seen,
+                coverage: self.table.coverage,
+                ranges: &self.table.ranges,
+            },
         )?;
+        self.table.sweep();
         self.rated_to = position;
         Ok(())
     }
@@ -250,10 +281,11 @@ impl State {
     /// Ends the batch in the making: its message is sent next, behind the ones in flight.
     pub fn cut(&mut self) -> Option<(Outer, Vec<u8>)> {
         let (batch, catalogs_before) = self.batch.take()?;
+        let append_time_us = batch.append_time_max_us();
         let (outer, message, added) =
-            batch.finish(self.partition, self.tip, self.catalogs.version, self.coverage);
+            batch.finish(self.partition, self.tip, self.catalogs.version, self.table.coverage);
         self.tip = outer.hash;
-        self.in_flight.push_back(InFlight { outer, added, catalogs_before });
+        self.in_flight.push_back(InFlight { outer, added, append_time_us, catalogs_before });
         Some((outer, message))
     }
 
@@ -261,17 +293,22 @@ impl State {
     pub fn accepted(&mut self, position: i64) {
         let Some(oldest) = self.in_flight.pop_front() else { return };
         self.place = self.place.after(&oldest.outer, position);
+        self.table.accept(AcceptedBatch {
+            outer: oldest.outer,
+            append_time_us: oldest.append_time_us,
+            added: oldest.added,
+        });
     }
 
     /// Forgets everything that is not accepted: after a report that is failed, unknown or not
     /// adjacent. The caller then reads `[rated]` from `R + 1` to its end and goes on from there.
     pub fn discard(&mut self) {
         if let Some((batch, before)) = self.batch.take() {
-            self.seen.undo(&batch.added);
+            self.table.seen.remove(&batch.added);
             self.catalogs = before;
         }
         while let Some(newest) = self.in_flight.pop_back() {
-            self.seen.undo(&newest.added);
+            self.table.seen.remove(&newest.added);
             self.catalogs = newest.catalogs_before;
         }
         self.rated_to = self.place.x;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use runtime::{
     config::Secret,
-    postgres::{connect_options, server::Server},
+    postgres::{connect_options, server::KeptServer},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
@@ -12,7 +12,7 @@ pub const NAME: &str = "weir";
 
 /// Makes the login and its database where they are missing, and gives their URL. The password is
 /// of base 62 and so needs no quoting.
-pub async fn set_up(server: &Server, password: &str) -> Result<Secret> {
+pub async fn set_up(server: &KeptServer, password: &str) -> Result<Secret> {
     let options = connect_options(server.superuser_url().expose())?;
     let mut connection = PgConnection::connect_with(&options)
         .await
@@ -26,7 +26,7 @@ pub async fn set_up(server: &Server, password: &str) -> Result<Secret> {
     let statement = format!("{verb} ROLE {NAME} LOGIN NOSUPERUSER CREATEDB PASSWORD '{password}'");
     connection.execute(AssertSqlSafe(statement)).await?;
     connection
-        .execute("GRANT weir_api, weir_writer, weir_archiver, weir_reader, weir_migrate TO weir")
+        .execute("GRANT weir_api, weir_writer, weir_archiver, weir_reader, weir_lane, weir_migrate TO weir")
         .await?;
     let database: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")

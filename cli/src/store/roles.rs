@@ -17,11 +17,11 @@ pub async fn ensure_roles(connection: &mut PgConnection) -> Result<()> {
     }
     if creator && !superuser {
         connection
-            .execute("GRANT weir_api, weir_writer, weir_archiver, weir_reader, weir_migrate TO CURRENT_USER")
+            .execute("GRANT weir_api, weir_writer, weir_archiver, weir_reader, weir_lane, weir_migrate TO CURRENT_USER")
             .await?;
     }
     let missing: Vec<String> = sqlx::query_scalar(
-        "SELECT name FROM unnest(ARRAY['weir_api', 'weir_writer', 'weir_archiver', 'weir_reader', 'weir_migrate']) AS name
+        "SELECT name FROM unnest(ARRAY['weir_api', 'weir_writer', 'weir_archiver', 'weir_reader', 'weir_lane', 'weir_migrate']) AS name
          WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name AND pg_has_role(current_user, oid, 'MEMBER'))",
     )
     .fetch_all(connection)

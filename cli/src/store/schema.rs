@@ -12,6 +12,11 @@ use sqlx::{
 /// Number, name and text of every file in `migrations/postgres` (`tests/tests/tidy.rs` compares).
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "spine", include_str!("../../../migrations/postgres/0001_spine.sql")),
+    (
+        2,
+        "provider_prices",
+        include_str!("../../../migrations/postgres/0002_provider_prices.sql"),
+    ),
     (3, "app_secrets", include_str!("../../../migrations/postgres/0003_app_secrets.sql")),
     (
         4,
@@ -19,6 +24,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0004_entries_and_reinjections.sql"),
     ),
     (5, "audit_log", include_str!("../../../migrations/postgres/0005_audit_log.sql")),
+    (6, "late", include_str!("../../../migrations/postgres/0006_late.sql")),
 ];
 
 /// Brings the tables up to date.

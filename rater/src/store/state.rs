@@ -41,6 +41,26 @@ pub async fn audited_from(
     row.map(|row| from_row(row).map(|posted| posted.place)).transpose()
 }
 
+/// The newest audited place below `position` whose next batch stands at or after `first` of
+/// `[rated]`; none where there is no such place.
+pub async fn audited_before(
+    pool: &Pool,
+    partition: u32,
+    position: i64,
+    first: i64,
+) -> Result<Option<Place>, PostgresError> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT position_to, r, c, catalog_version FROM audit WHERE partition = $1 AND position_to < $2 AND r + 1 >= $3
+         ORDER BY position_to DESC LIMIT 1",
+    )
+    .bind(i64::from(partition))
+    .bind(position)
+    .bind(first)
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| from_row(row).map(|posted| posted.place)).transpose()
+}
+
 fn from_row((x, r, c, catalog_version): Row) -> Result<Posted, PostgresError> {
     let c: Hash =
         c.try_into().map_err(|_| PostgresError::Broken("the column c has not 32 bytes".into()))?;
