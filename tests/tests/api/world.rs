@@ -346,7 +346,12 @@ async fn pipeline(
     context: &Context,
     tasks: &mut Vec<JoinHandle<Result<()>>>,
 ) -> Result<OpenApiRouter> {
-    let section: Section = runtime::config::load(ingest::config::DEFAULT_TOML, None)?;
+    let toml = concat!(
+        include_str!("../../../ingest/config.toml"),
+        "\n",
+        include_str!("../../../rater/config.toml")
+    );
+    let section: Section = runtime::config::load(toml, None)?;
     let ingest = ingest::Config {
         failed_attempts_max: 1_000_000,
         refresh_ms: 100,
@@ -361,6 +366,7 @@ async fn pipeline(
         batch_bytes: 4 << 20,
         batch_ms: 20,
         batches_in_flight: 4,
+        ..section.rater
     };
     let (one, two, three) = (context.clone(), context.clone(), context.clone());
     tasks.push(spawn(async move { Ok(rater::run(rater, one).await?) }));
@@ -384,6 +390,7 @@ async fn pipeline(
 #[derive(serde::Deserialize)]
 struct Section {
     ingest: ingest::Config,
+    rater: rater::config::Config,
 }
 
 async fn migrate(admin: &Pool) -> Result<()> {
