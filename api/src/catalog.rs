@@ -22,7 +22,8 @@ use utoipa::ToSchema;
 #[derive(Serialize)]
 #[expect(dead_code, reason = "only its documentation is used")]
 pub(crate) enum PathsForm {
-    /// One path: `$.a.b`, `$.list[0]`, `$['a.b']`, or type, source, user, app, feature.
+    /// One path: `$.a.b`, `$.list[0]`, `$['a.b']`; type, source, user, app, feature; or a class of
+    /// LLM usage such as `usage.input`.
     One(String),
     /// Several paths.
     FirstOf(Vec<String>),
@@ -201,7 +202,8 @@ impl RateForm {
         }
     }
 
-    fn outside(row: &RateRow) -> Self {
+    /// The row as the outside sees it.
+    pub fn outside(row: &RateRow) -> Self {
         Self {
             meter: row.meter.clone(),
             dimensions: row.dimensions.clone(),

@@ -8,6 +8,8 @@ pub(crate) struct ApiMetrics {
     pub unauthorized: IntCounter,
     /// Answers given again for an `Idempotency-Key` that had been used.
     pub repeated: IntCounter,
+    /// Rejected events that were sent again.
+    pub reinjected: IntCounter,
     /// Markers that the log has acknowledged, one per version and partition.
     pub markers_appended: IntCounter,
     /// Attempts to append a marker that failed or whose outcome is unknown.
@@ -32,6 +34,10 @@ impl ApiMetrics {
             repeated: metrics.counter(
                 "weir_api_repeated_answers_total",
                 "Answers given again for a used Idempotency-Key.",
+            )?,
+            reinjected: metrics.counter(
+                "weir_api_reinjected_total",
+                "Rejected events that were sent again.",
             )?,
             markers_appended: metrics.counter(
                 "weir_api_markers_appended_total",

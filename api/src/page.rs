@@ -103,7 +103,8 @@ pub(crate) fn cursor_invalid() -> Problem {
     )
 }
 
-fn encode(parts: &[String]) -> String {
+/// A cursor of these parts.
+pub(crate) fn encode(parts: &[String]) -> String {
     let text = serde_json::to_string(parts).unwrap_or_default();
     text.bytes().fold(String::with_capacity(text.len() * 2), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::transfers::transfer_id;
 use crate::{
     USAGE,
     auth::{Caller, Scope, TenantScope},
@@ -35,6 +36,7 @@ use crate::{
     store::{
         conservation,
         events::{self, EventPlace, EventQuestion, EventRow, LineRow, Table},
+        explain::{self, SumKey},
     },
 };
 
@@ -56,25 +58,11 @@ pub(crate) struct EventQuery {
     source: Option<String>,
     /// With this id, as sent.
     id: Option<String>,
-    /// First event time, RFC 3339, inclusive.
-    from: Option<String>,
-    /// Last event time, RFC 3339, exclusive.
-    to: Option<String>,
-    /// Events of the page, at most 1000.
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
-/// Which rejected events.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RejectedQuery {
-    /// Of this team.
-    team: Option<String>,
-    /// With this reason; `duplicate` and `conflict` are reasons as well.
-    reason: Option<String>,
+    /// Reported by this app.
+    app: Option<String>,
+    /// With this outcome: `rated`, `unmetered` (no meter matched), `unpriced` (a price is unknown),
+    /// `duplicate`, `conflict` or `rejected`.
+    outcome: Option<String>,
     /// First event time, RFC 3339, inclusive.
     from: Option<String>,
     /// Last event time, RFC 3339, exclusive.
@@ -89,10 +77,10 @@ pub(crate) struct RejectedQuery {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Event {
     /// Its receipt: partition:position:index in `[usage]`.
-    receipt: String,
+    pub receipt: String,
     /// `rated`, `unmetered`, `unpriced`, `duplicate`, `conflict`, `rejected`; or `pending` while the
     /// archive has it not.
-    status: String,
+    pub status: String,
     /// Whether everything at its position is posted to the ledger.
     posted: bool,
     /// The client's id.
@@ -160,9 +148,13 @@ pub(crate) struct Line {
     cost_currency: Option<String>,
     /// What it cost.
     cost: Option<String>,
+    /// The transfer that its charge is in, once it is posted: `GET /v1/explain/{id}` takes it.
+    transfer_id: Option<String>,
+    /// The transfer that its cost is in, once it is posted.
+    cost_transfer_id: Option<String>,
 }
 
-fn some(text: String) -> Option<String> {
+pub(super) fn some(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
@@ -185,41 +177,71 @@ impl From<LineRow> for Line {
             cost_card_version: Some(row.cost_card_version).filter(|version| *version > 0),
             cost_currency: some(row.cost_currency),
             cost: row.cost.map(plain),
+            transfer_id: None,
+            cost_transfer_id: None,
         }
     }
 }
 
-impl EventRow {
-    fn place(&self) -> EventPlace {
-        EventPlace { partition: self.partition, position: self.position, index: self.index }
-    }
-}
-
-fn receipt(place: EventPlace) -> String {
+pub(super) fn receipt(place: EventPlace) -> String {
     format!("{}:{}:{}", place.partition, place.position, place.index)
 }
 
-/// How far the ledger is, and which journals hold the events' charges.
+/// How far the ledger is, and which journals and transfers hold the events' charges and costs.
 struct Ledger {
     posted: BTreeMap<u32, i64>,
     journals: BTreeMap<(u32, i64), Uuid>,
+    transfers: BTreeMap<(Uuid, SumKey), i32>,
 }
 
 impl Ledger {
-    async fn read(api: &Api, tenant: TenantScope, places: &[EventPlace]) -> Result<Self, ApiError> {
-        let (rows, journals) = scoped(&api.pool, tenant.id(), |mut transaction| async move {
-            let rows = conservation::partitions(&mut transaction).await?;
-            let journals = events::journals(&mut transaction, tenant, places).await?;
-            Ok::<_, ApiError>((rows, journals))
-        })
-        .await?;
+    /// Reads what is there about events of `teams` at `places`.
+    async fn read(
+        api: &Api,
+        tenant: TenantScope,
+        places: &[EventPlace],
+        teams: &[String],
+    ) -> Result<Self, ApiError> {
+        let (rows, journals, transfers) =
+            scoped(&api.pool, tenant.id(), |mut transaction| async move {
+                let rows = conservation::partitions(&mut transaction).await?;
+                let journals = events::journals(&mut transaction, tenant, places).await?;
+                let mut ids: Vec<Uuid> = journals.values().copied().collect();
+                ids.dedup();
+                let transfers = explain::transfers(&mut transaction, tenant, &ids, teams).await?;
+                Ok::<_, ApiError>((rows, journals, transfers))
+            })
+            .await?;
         let posted = rows.into_iter().map(|row| (row.partition.unsigned_abs(), row.x)).collect();
-        Ok(Self { posted, journals })
+        let transfers =
+            transfers.into_iter().map(|row| ((row.journal_id, row.key()), row.ordinal)).collect();
+        Ok(Self { posted, journals, transfers })
+    }
+
+    /// The line with the transfers that its amounts are in.
+    fn line(&self, journal: Option<Uuid>, team: &str, row: LineRow) -> Line {
+        let id = |key: Option<SumKey>| {
+            let (journal, key) = journal.zip(key)?;
+            let ordinal = self.transfers.get(&(journal, key))?;
+            Some(transfer_id(journal, *ordinal))
+        };
+        let (charged, costed) = (id(row.charged(team)), id(row.costed()));
+        Line { transfer_id: charged, cost_transfer_id: costed, ..Line::from(row) }
     }
 
     fn has(&self, place: EventPlace) -> bool {
         self.posted.get(&place.partition).is_some_and(|posted| place.position <= *posted)
     }
+}
+
+/// One event with what the ledger has of it.
+pub(super) async fn event_of(
+    api: &Api,
+    tenant: TenantScope,
+    row: EventRow,
+) -> Result<Event, ApiError> {
+    let ledger = Ledger::read(api, tenant, &[row.place()], std::slice::from_ref(&row.team)).await?;
+    Ok(event(row, &ledger))
 }
 
 fn event(row: EventRow, ledger: &Ledger) -> Event {
@@ -230,6 +252,7 @@ fn event(row: EventRow, ledger: &Ledger) -> Event {
     let twin = twin.map(|position| {
         receipt(EventPlace { partition: row.partition, position, index: row.twin_index })
     });
+    let lines = row.lines.into_iter().map(|line| ledger.line(journal, &row.team, line)).collect();
     Event {
         receipt: receipt(place),
         status: row.outcome,
@@ -246,7 +269,7 @@ fn event(row: EventRow, ledger: &Ledger) -> Event {
         accepted_at: time::format(row.append_us),
         catalog_version: Some(row.catalog_version),
         journal_id: journal.filter(|_| moves_money),
-        lines: row.lines.into_iter().map(Line::from).collect(),
+        lines,
         reason: some(row.reason),
         detail: some(row.detail),
         twin,
@@ -259,7 +282,7 @@ fn order(row: &EventRow) -> (i64, EventPlace) {
     (row.order_us, row.place())
 }
 
-fn cursor_of(row: &EventRow) -> Vec<String> {
+pub(super) fn cursor_of(row: &EventRow) -> Vec<String> {
     vec![
         row.order_us.to_string(),
         row.partition.to_string(),
@@ -268,7 +291,7 @@ fn cursor_of(row: &EventRow) -> Vec<String> {
     ]
 }
 
-fn cursor(asked: &Asked) -> Result<Option<(i64, EventPlace)>, Problem> {
+pub(super) fn cursor(asked: &Asked) -> Result<Option<(i64, EventPlace)>, Problem> {
     let (Some(order_us), Some(partition), Some(position), Some(index)) = (
         asked.after_number(0)?,
         asked.after_number(1)?,
@@ -284,22 +307,40 @@ fn cursor(asked: &Asked) -> Result<Option<(i64, EventPlace)>, Problem> {
     )))
 }
 
-async fn answer(
+/// One page of events, newest first, with what the ledger has of them.
+pub(super) async fn answer(
     api: &Api,
     tenant: TenantScope,
     asked: &Asked,
     mut rows: Vec<EventRow>,
-) -> Result<Json<Page<Event>>, ApiError> {
+) -> Result<Page<Event>, ApiError> {
     rows.sort_by_key(|row| std::cmp::Reverse(order(row)));
     let found = page(asked, rows, cursor_of);
     let places: Vec<EventPlace> = found.items.iter().map(EventRow::place).collect();
-    let ledger = Ledger::read(api, tenant, &places).await?;
+    let mut teams: Vec<String> = found.items.iter().map(|row| row.team.clone()).collect();
+    teams.sort_unstable();
+    teams.dedup();
+    let ledger = Ledger::read(api, tenant, &places, &teams).await?;
     let items = found.items.into_iter().map(|row| event(row, &ledger)).collect();
-    Ok(Json(Page { items, next_cursor: found.next_cursor }))
+    Ok(Page { items, next_cursor: found.next_cursor })
 }
 
-fn time_optional(name: &str, text: Option<&String>) -> Result<Option<i64>, Problem> {
+pub(super) fn time_optional(name: &str, text: Option<&String>) -> Result<Option<i64>, Problem> {
     text.map(|text| time_us(name, text)).transpose()
+}
+
+/// The tables in which events with an outcome are.
+fn tables(outcome: Option<&str>) -> Result<&'static [Table], Problem> {
+    match outcome {
+        None => Ok(&[Table::Effective, Table::Other]),
+        Some("rated" | "unmetered" | "unpriced") => Ok(&[Table::Effective]),
+        Some("duplicate" | "conflict" | "rejected") => Ok(&[Table::Other]),
+        Some(other) => Err(Problem::bad_request(
+            "outcome_unknown",
+            format!("there is no outcome `{other}`"),
+            "use rated, unmetered, unpriced, duplicate, conflict or rejected",
+        )),
+    }
 }
 
 /// List events
@@ -310,9 +351,9 @@ fn time_optional(name: &str, text: Option<&String>) -> Result<Option<i64>, Probl
 pub(crate) async fn list(
     State(api): State<Api>,
     caller: Caller,
-    Query(query): Query<EventQuery>,
+    Query(mut query): Query<EventQuery>,
 ) -> Result<Json<Page<Event>>, ApiError> {
-    let tenant = caller.may(Scope::UsageRead)?;
+    let tenant = caller.may_filter(Scope::UsageRead, &mut query.team)?;
     let asked = asked(query.limit, query.cursor.as_deref(), 4)?;
     let question = EventQuestion {
         from_us: time_optional("from", query.from.as_ref())?,
@@ -322,37 +363,17 @@ pub(crate) async fn list(
         event_type: query.r#type,
         source: query.source,
         id: query.id,
+        app: query.app,
+        outcome: query.outcome.clone(),
         after: cursor(&asked)?,
         limit: asked.rows(),
         ..EventQuestion::default()
     };
-    let mut rows = events::list(&api.clickhouse, tenant, Table::Effective, &question).await?;
-    rows.extend(events::list(&api.clickhouse, tenant, Table::Other, &question).await?);
-    answer(&api, tenant, &asked, rows).await
-}
-
-/// List rejected events
-///
-/// Events that took no effect, newest first: duplicates, conflicts, and those that cannot be rated.
-#[utoipa::path(get, path = "/v1/rejected-events", tag = "usage", params(RejectedQuery), responses((status = 200, body = Page<Event>), Refusals))]
-pub(crate) async fn list_rejected(
-    State(api): State<Api>,
-    caller: Caller,
-    Query(query): Query<RejectedQuery>,
-) -> Result<Json<Page<Event>>, ApiError> {
-    let tenant = caller.may(Scope::UsageRead)?;
-    let asked = asked(query.limit, query.cursor.as_deref(), 4)?;
-    let question = EventQuestion {
-        from_us: time_optional("from", query.from.as_ref())?,
-        to_us: time_optional("to", query.to.as_ref())?,
-        team: query.team,
-        reason: query.reason,
-        after: cursor(&asked)?,
-        limit: asked.rows(),
-        ..EventQuestion::default()
-    };
-    let rows = events::list(&api.clickhouse, tenant, Table::Other, &question).await?;
-    answer(&api, tenant, &asked, rows).await
+    let mut rows = Vec::new();
+    for table in tables(query.outcome.as_deref())? {
+        rows.extend(events::list(&api.clickhouse, tenant, *table, &question).await?);
+    }
+    Ok(Json(answer(&api, tenant, &asked, rows).await?))
 }
 
 /// Read an event by its receipt
@@ -369,11 +390,11 @@ pub(crate) async fn read(
     let place = read_receipt(&text)
         .filter(|place| place.partition < api.log.partitions())
         .ok_or_else(unknown)?;
-    let ledger = Ledger::read(&api, tenant, &[place]).await?;
-    let archived = archived(&api, tenant, place).await;
-    if let Ok(Some(row)) = archived {
-        return Ok(Json(event(row, &ledger)));
-    }
+    let archived = match archived(&api, tenant, place).await {
+        Ok(Some(row)) => return Ok(Json(event_of(&api, tenant, row).await?)),
+        archived => archived,
+    };
+    let ledger = Ledger::read(&api, tenant, &[place], &[]).await?;
     let found = from_log(&api, tenant, place, ledger.has(place)).await?;
     match (found, archived) {
         (Some(event), _) => Ok(Json(event)),
@@ -382,7 +403,7 @@ pub(crate) async fn read(
     }
 }
 
-fn unknown() -> Problem {
+pub(super) fn unknown() -> Problem {
     Problem::not_found(
         "event_unknown",
         "there is no event of this receipt",
@@ -390,7 +411,7 @@ fn unknown() -> Problem {
     )
 }
 
-fn read_receipt(text: &str) -> Option<EventPlace> {
+pub(super) fn read_receipt(text: &str) -> Option<EventPlace> {
     let mut parts = text.split(':');
     let place = EventPlace {
         partition: parts.next()?.parse().ok()?,

@@ -6,7 +6,10 @@ use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-use super::usage::Statement;
+use super::{
+    explain::{Side, SumKey},
+    usage::{Statement, read_rows},
+};
 use crate::{auth::TenantScope, error::ApiError};
 
 /// Which events.
@@ -19,12 +22,17 @@ pub(crate) struct EventQuestion {
     pub id: Option<String>,
     pub from_us: Option<i64>,
     pub to_us: Option<i64>,
+    pub app: Option<String>,
     pub reason: Option<String>,
+    /// `rated`, `unmetered`, `unpriced`; `duplicate`, `conflict`, `rejected`.
+    pub outcome: Option<String>,
     /// Only this place.
     pub place: Option<EventPlace>,
     /// Only what comes after this one, newest first.
     pub after: Option<(i64, EventPlace)>,
     pub limit: i64,
+    /// Whether every byte of what was sent is wanted.
+    pub bytes: bool,
 }
 
 /// Where an event stands in `[usage]`.
@@ -70,6 +78,16 @@ pub(crate) struct EventRow {
     pub twin_index: u32,
     #[serde(default)]
     pub lines: Vec<LineRow>,
+    /// Every byte of `raw`, where it was asked for.
+    #[serde(default)]
+    pub raw_base64: String,
+}
+
+impl EventRow {
+    /// Its place.
+    pub fn place(&self) -> EventPlace {
+        EventPlace { partition: self.partition, position: self.position, index: self.index }
+    }
 }
 
 /// A line of an event.
@@ -90,8 +108,34 @@ pub(crate) struct LineRow {
     pub dimensions: BTreeMap<String, String>,
 }
 
+impl LineRow {
+    /// The transfer that its charge is in; `None` without a charge.
+    pub fn charged(&self, team: &str) -> Option<SumKey> {
+        (!self.currency.is_empty()).then(|| SumKey {
+            side: Side::Usage,
+            team: team.to_owned(),
+            meter: self.meter.clone(),
+            card: self.card.clone(),
+            card_version: self.card_version,
+            currency: self.currency.clone(),
+        })
+    }
+
+    /// The transfer that its cost is in; `None` without a cost.
+    pub fn costed(&self) -> Option<SumKey> {
+        (!self.cost_currency.is_empty()).then(|| SumKey {
+            side: Side::Cost,
+            team: String::new(),
+            meter: self.meter.clone(),
+            card: String::new(),
+            card_version: 0,
+            currency: self.cost_currency.clone(),
+        })
+    }
+}
+
 /// 64-bit integers arrive as text.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
 }
@@ -101,13 +145,13 @@ fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 /// Columns that both tables have.
-const COLUMNS: &str = "partition, position, index, toUnixTimestamp64Micro(append_time) AS append_us, toValidUTF8(event_id) AS event_id,
+pub(super) const COLUMNS: &str = "partition, position, index, toUnixTimestamp64Micro(append_time) AS append_us, toValidUTF8(event_id) AS event_id,
     toValidUTF8(source) AS source, toValidUTF8(type) AS event_type, toValidUTF8(subject) AS subject, toValidUTF8(team) AS team,
     toValidUTF8(user) AS user, toString(app) AS app, toValidUTF8(feature) AS feature, toString(outcome) AS outcome,
     toInt64(catalog_version) AS catalog_version, toValidUTF8(raw) AS raw";
 
 /// Of events that took their id.
-const EFFECTIVE: &str = "toUnixTimestamp64Micro(time) AS order_us,
+pub(super) const EFFECTIVE: &str = "toUnixTimestamp64Micro(time) AS order_us,
     arrayMap((a, b, c, d, e, f, g, h, i, j, k, l, m) -> CAST((a, b, c, d, e, f, g, h, i, j, k, l, m),
         'Tuple(meter String, unit String, quantity Decimal(38, 12), status String, card String, card_version UInt32, currency String,
          charge Nullable(Decimal(38, 12)), cost_card String, cost_card_version UInt32, cost_currency String,
@@ -135,18 +179,50 @@ pub(crate) async fn list(
     table: Table,
     question: &EventQuestion,
 ) -> Result<Vec<EventRow>, ApiError> {
-    let rows = statement(tenant, table, question).rows(clickhouse).await?;
-    let rows = rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
-    rows.map_err(|error| {
-        ApiError::Internal(format!("the archive's answer cannot be read: {error}"))
-    })
+    let own = if table == Table::Effective { EFFECTIVE } else { OTHER };
+    let bytes = if question.bytes { ", base64Encode(raw) AS raw_base64" } else { "" };
+    let columns = format!("{COLUMNS}{bytes}, {own}");
+    read_rows(statement(tenant, table, question, &columns).rows(clickhouse).await?)
 }
 
-fn statement(tenant: TenantScope, table: Table, question: &EventQuestion) -> Statement {
+/// Where an event stands in a list, and in the log.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PlaceRow {
+    pub partition: u32,
+    #[serde(deserialize_with = "number")]
+    pub position: i64,
+    pub index: u32,
+    #[serde(deserialize_with = "number")]
+    pub order_us: i64,
+}
+
+impl PlaceRow {
+    /// Its place.
+    pub fn place(&self) -> EventPlace {
+        EventPlace { partition: self.partition, position: self.position, index: self.index }
+    }
+}
+
+/// The places of events that took no effect, newest first.
+pub(crate) async fn places(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    question: &EventQuestion,
+) -> Result<Vec<PlaceRow>, ApiError> {
+    let columns = "partition, position, index, toUnixTimestamp64Micro(coalesce(time, append_time)) AS order_us";
+    read_rows(statement(tenant, Table::Other, question, columns).rows(clickhouse).await?)
+}
+
+fn statement(
+    tenant: TenantScope,
+    table: Table,
+    question: &EventQuestion,
+    columns: &str,
+) -> Statement {
     let mut statement = Statement::default();
-    let (name, own, time, newest) = match table {
-        Table::Effective => ("usage_events", EFFECTIVE, "e.time", ", e.rating_run DESC"),
-        Table::Other => ("rejected_events", OTHER, "coalesce(e.time, e.append_time)", ""),
+    let (name, time, newest) = match table {
+        Table::Effective => ("usage_events", "e.time", ", e.rating_run DESC"),
+        Table::Other => ("rejected_events", "coalesce(e.time, e.append_time)", ""),
     };
     let mut conditions =
         vec![format!("e.tenant_id = {}", statement.bind("UUID", tenant.id().to_string()))];
@@ -159,7 +235,9 @@ fn statement(tenant: TenantScope, table: Table, question: &EventQuestion) -> Sta
         ("e.type", &question.event_type),
         ("e.source", &question.source),
         ("e.event_id", &question.id),
+        ("e.app", &question.app),
         ("e.reason", &question.reason),
+        ("toString(e.outcome)", &question.outcome),
     ];
     for (column, value) in equal {
         if let Some(value) = value {
@@ -189,7 +267,7 @@ fn statement(tenant: TenantScope, table: Table, question: &EventQuestion) -> Sta
     }
     let limit = statement.bind("UInt64", question.limit.to_string());
     statement.sql = format!(
-        "SELECT {COLUMNS}, {own} FROM {name} AS e WHERE {}
+        "SELECT {columns} FROM {name} AS e WHERE {}
          ORDER BY {time} DESC, e.partition DESC, e.position DESC, e.index DESC{newest}
          LIMIT 1 BY e.partition, e.position, e.index LIMIT {limit}
          SETTINGS max_execution_time = 20, output_format_json_named_tuples_as_objects = 1, prefer_column_name_to_alias = 1",

@@ -1,11 +1,12 @@
 //! Usage, added up by the archive. Statements are put together from fixed pieces; every value and
 //! every name that a client chose is bound as a parameter.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::Cursor};
 
 use runtime::clickhouse::ClickHouse;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::{auth::TenantScope, error::ApiError};
 
@@ -94,15 +95,71 @@ pub(crate) async fn read(
     tenant: TenantScope,
     question: &UsageQuestion,
 ) -> Result<Vec<UsageRow>, ApiError> {
-    let rows = statement(tenant, question).rows(clickhouse).await?;
+    read_rows(statement(tenant, question).rows(clickhouse).await?)
+}
+
+/// Rows of the archive in their own type.
+pub(super) fn read_rows<T: DeserializeOwned>(rows: Vec<Value>) -> Result<Vec<T>, ApiError> {
     let rows = rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
     rows.map_err(|error| {
         ApiError::Internal(format!("the archive's answer cannot be read: {error}"))
     })
 }
 
-fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
+/// Usage added up as CSV, as ClickHouse writes it, while it is read: a row per window, group, meter
+/// and currencies; what is unknown is empty. The first line names the columns.
+pub(crate) async fn csv(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    question: &UsageQuestion,
+    names: &[String],
+) -> Result<impl AsyncRead + Send + use<>, ApiError> {
+    let statement = csv_statement(tenant, question);
+    let parameters: Vec<(&str, &str)> =
+        statement.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let rows = clickhouse.query_stream(&statement.sql, &parameters, "CSV").await?;
+    let windows = (question.window != Window::None).then_some("window_start");
+    let own = [
+        "meter",
+        "unit",
+        "quantity",
+        "currency",
+        "charge",
+        "cost_currency",
+        "cost",
+        "events",
+        "unpriced_events",
+    ];
+    let columns = windows.into_iter().chain(names.iter().map(String::as_str)).chain(own);
+    let head = columns.collect::<Vec<_>>().join(",") + "\n";
+    Ok(Cursor::new(head.into_bytes()).chain(rows))
+}
+
+fn csv_statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
     let mut statement = Statement::default();
+    let lines = lines(&mut statement, tenant, question);
+    let mut keys = Vec::new();
+    if let Some((start, zone)) = window_start(&mut statement, question) {
+        keys.push(format!("formatDateTime({start}, '%Y-%m-%dT%H:%i:%S%z', {zone})"));
+    }
+    for group in &question.groups {
+        keys.push(column(&mut statement, group));
+    }
+    keys.push("toString(u.meter)".to_owned());
+    let keys = keys.join(", ");
+    statement.sql = format!(
+        "SELECT {keys}, toString(any(u.unit)), sum(u.quantity * u.sign), toString(u.currency), sum(u.charge * u.sign),
+            toString(u.cost_currency), sum(u.cost * u.sign), sum(toInt64(u.sign)),
+            sum(if(u.status = 'unpriced', toInt64(u.sign), 0))
+        FROM {lines}
+        GROUP BY {keys}, u.currency, u.cost_currency ORDER BY {keys}, u.currency, u.cost_currency
+        SETTINGS max_execution_time = 120, format_csv_null_representation = ''"
+    );
+    statement
+}
+
+/// The lines that a question is about, each once, as `u`.
+fn lines(statement: &mut Statement, tenant: TenantScope, question: &UsageQuestion) -> String {
     let mut filter = format!("tenant_id = {}", statement.bind("UUID", tenant.id().to_string()));
     let mut and = |condition: String| {
         let _ = write!(filter, " AND {condition}");
@@ -124,7 +181,22 @@ fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
         let (name, value) = (statement.bind("String", name), statement.bind("String", value));
         and(format!("dimensions[{name}] = {value}"));
     }
-    let window = window(&mut statement, question);
+    format!(
+        "(
+            SELECT team, user, app, feature, time, meter, unit, quantity, status, currency, charge, cost_currency, cost, dimensions, sign
+            FROM usage_lines WHERE {filter}
+            LIMIT 1 BY partition, position, index, line_number, rating_run, sign
+        ) AS u"
+    )
+}
+
+fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
+    let mut statement = Statement::default();
+    let lines = lines(&mut statement, tenant, question);
+    let window = match window_start(&mut statement, question) {
+        Some((start, _)) => format!("toUInt32(toUnixTimestamp({start}))"),
+        None => "CAST(NULL AS Nullable(UInt32))".to_owned(),
+    };
     let groups: Vec<String> =
         question.groups.iter().map(|group| column(&mut statement, group)).collect();
     let groups = if groups.is_empty() {
@@ -142,11 +214,7 @@ fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
             toString(u.cost_currency) AS cost_currency, sum(u.cost * u.sign) AS cost, sum(toInt64(u.sign)) AS events,
             sum(if(u.status = 'unpriced', toInt64(u.sign), 0)) AS unpriced_events,
             sum(if(u.cost IS NULL, toInt64(u.sign), 0)) AS uncosted_events
-        FROM (
-            SELECT team, user, app, feature, time, meter, unit, quantity, status, currency, charge, cost_currency, cost, dimensions, sign
-            FROM usage_lines WHERE {filter}
-            LIMIT 1 BY partition, position, index, line_number, rating_run, sign
-        ) AS u
+        FROM {lines}
         GROUP BY window_s, groups, u.meter, u.currency, u.cost_currency
         ORDER BY window_s, groups, u.meter, u.currency, u.cost_currency LIMIT {limit} OFFSET {offset}
         SETTINGS max_execution_time = 20"
@@ -154,17 +222,17 @@ fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
     statement
 }
 
-/// Second in which the window of a line begins, as a number that JSON can hold.
-fn window(statement: &mut Statement, question: &UsageQuestion) -> String {
+/// When the window of a line begins, and the zone that it begins in; `None` without windows.
+fn window_start(statement: &mut Statement, question: &UsageQuestion) -> Option<(String, String)> {
     let function = match question.window {
-        Window::None => return "CAST(NULL AS Nullable(UInt32))".to_owned(),
+        Window::None => return None,
         Window::Minute => "toStartOfMinute",
         Window::Hour => "toStartOfHour",
         Window::Day => "toStartOfDay",
         Window::Month => "toStartOfMonth",
     };
     let zone = statement.bind("String", &question.time_zone);
-    format!("toUInt32(toUnixTimestamp(toDateTime({function}(u.time, {zone}), {zone})))")
+    Some((format!("toDateTime({function}(u.time, {zone}), {zone})"), zone))
 }
 
 fn column(statement: &mut Statement, group: &Group) -> String {
