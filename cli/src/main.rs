@@ -14,10 +14,12 @@ mod config;
 mod demo;
 mod endpoints;
 mod folder;
+mod local_log;
 mod output;
 mod process;
 mod replay;
 mod roles;
+mod startup;
 mod store;
 mod web;
 

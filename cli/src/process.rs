@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ledger::install::{InstallError, Installation};
 use runtime::{
     clickhouse::ClickHouse,
@@ -10,7 +10,7 @@ use runtime::{
     context::Context,
     http::Readiness,
     log::{
-        LogError, SharedLog, Topic,
+        SharedLog, Topic,
         kafka::{KafkaLog, KafkaOptions, cluster_id, create_topics},
         local::{LocalLog, LocalOptions},
     },
@@ -30,15 +30,14 @@ use crate::{
 /// The topics of Weir, in the order that the local log numbers them.
 pub const TOPICS: &[Topic] = &[Topic("usage"), Topic("rated")];
 
-/// Pause between two attempts to reach a cluster that is away.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// A log and the name by which its database knows it.
 pub struct NamedLog {
     /// The log.
     pub log: SharedLog,
     /// Its name.
     pub name: String,
+    /// The same log, where it is on this machine's disk.
+    pub local: Option<Arc<LocalLog>>,
 }
 
 /// Starts telemetry. Every command that stays calls it first.
@@ -60,13 +59,17 @@ pub fn block_on<T>(name: &str, body: impl Future<Output = Result<T>>) -> Result<
 }
 
 /// Opens the local log in `folder`.
-pub async fn local_log(folder: &Path, partitions: u32) -> Result<NamedLog> {
+pub async fn local_log(config: &LogConfig, folder: &Path) -> Result<NamedLog> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let (path, options) = (folder.to_owned(), LocalOptions::new(partitions, TOPICS));
+    let path = folder.to_owned();
+    let options = LocalOptions {
+        segment_bytes: config.local.segment_bytes,
+        ..LocalOptions::new(config.partitions, TOPICS)
+    };
     let log = task::blocking(move || LocalLog::open(&path, options)).await??;
     let name = local_name(&folder.join("log.json"))?;
-    Ok(NamedLog { log, name })
+    Ok(NamedLog { log: Arc::clone(&log) as SharedLog, name, local: Some(log) })
 }
 
 /// A local log is named by the random seed that it was created with, wherever its folder is.
@@ -96,48 +99,17 @@ pub async fn kafka_name(config: &LogConfig) -> Result<String> {
     Ok(format!("kafka-{id}-{}", config.kafka.prefix))
 }
 
-/// Connects to Kafka, however long it is away; `None` when a stop was asked for.
-pub async fn kafka_log(config: &LogConfig, shutdown: &Shutdown) -> Result<Option<NamedLog>> {
-    loop {
-        let options = kafka_options(config);
-        match task::blocking(move || KafkaLog::connect(options)).await? {
-            Ok(log) => return Ok(Some(NamedLog { log, name: kafka_name(config).await? })),
-            Err(LogError::Unavailable(reason)) => {
-                tracing::warn!(reason, "Kafka is away; waiting for it")
-            }
-            Err(error) => bail!(error),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
+/// Connects to Kafka.
+pub async fn kafka_log(config: &LogConfig) -> Result<NamedLog> {
+    let options = kafka_options(config);
+    let log = task::blocking(move || KafkaLog::connect(options)).await??;
+    Ok(NamedLog { log, name: kafka_name(config).await?, local: None })
 }
 
-/// Refuses a database that belongs to another log; waits while Postgres is away. False when a stop
-/// was asked for.
-pub async fn check_installation(
-    config: &Config,
-    role: Role,
-    log_name: &str,
-    shutdown: &Shutdown,
-) -> Result<bool> {
-    loop {
-        match installation(config, role).await {
-            Ok(installation) => {
-                installation.check(config.log.partitions, log_name)?;
-                return Ok(true);
-            }
-            Err(InstallError::Postgres(PostgresError::Unavailable(reason))) => {
-                tracing::warn!(reason, "Postgres is away; waiting for it");
-            }
-            Err(error) => bail!(error),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(false),
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
+/// Refuses a database that belongs to another log.
+pub async fn check_installation(config: &Config, role: Role, log_name: &str) -> Result<()> {
+    installation(config, role).await?.check(config.log.partitions, log_name)?;
+    Ok(())
 }
 
 async fn installation(config: &Config, role: Role) -> Result<Installation, InstallError> {
@@ -155,13 +127,18 @@ pub async fn make_topics(config: &LogConfig, replication: u32) -> Result<()> {
 }
 
 /// The context of the roles of this process.
-pub fn context(config: &Config, log: SharedLog, shutdown: Shutdown) -> Context {
+pub fn context(
+    config: &Config,
+    log: SharedLog,
+    readiness: Readiness,
+    shutdown: Shutdown,
+) -> Context {
     Context {
-        log: Arc::clone(&log),
+        log,
         postgres: config.postgres.clone(),
         clickhouse: ClickHouse::new(&config.clickhouse),
         metrics: Metrics::process(),
-        readiness: Readiness::new(),
+        readiness,
         shutdown,
     }
 }

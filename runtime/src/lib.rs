@@ -1,8 +1,9 @@
 //! The plumbing that every process of Weir stands on. It knows no business nouns.
 //!
 //! Reading order: [`config`], [`telemetry`], [`shutdown`], [`task`], [`http`], [`log`],
-//! [`postgres`], [`clickhouse`], [`keys`].
+//! [`postgres`], [`clickhouse`], [`keys`]; [`backoff`] is used by several of them.
 
+pub mod backoff;
 pub mod clickhouse;
 pub mod config;
 pub mod context;

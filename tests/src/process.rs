@@ -63,10 +63,36 @@ impl Process {
         arguments: &[&str],
         settings: &[(String, String)],
     ) -> Result<Self> {
+        Self::start_under(name, folder, &[], arguments, settings)
+    }
+
+    /// [`Process::start`] by a `wrapper`: a command that ends by executing what follows it.
+    pub fn start_under(
+        name: &str,
+        folder: &Path,
+        wrapper: &[&str],
+        arguments: &[&str],
+        settings: &[(String, String)],
+    ) -> Result<Self> {
         let (log, output) =
             (folder.join(format!("{name}.log")), folder.join(format!("{name}.out")));
         let log_file = File::options().create(true).append(true).open(&log)?;
-        let child = command()?
+        let weir = command()?;
+        let mut command = match wrapper {
+            [] => weir,
+            [program, rest @ ..] => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(weir.get_program()).args(weir.get_args());
+                for (name, value) in weir.get_envs() {
+                    match value {
+                        Some(value) => command.env(name, value),
+                        None => command.env_remove(name),
+                    };
+                }
+                command
+            }
+        };
+        let child = command
             .args(arguments)
             .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

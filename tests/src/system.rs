@@ -38,6 +38,8 @@ pub struct System {
     // Processes end before the servers they use, and those before their folder goes.
     processes: BTreeMap<String, Process>,
     settings: Vec<(String, String)>,
+    arguments: Vec<String>,
+    wrapper: Vec<String>,
     ports: BTreeMap<String, String>,
     key: String,
     postgres_url: String,
@@ -55,10 +57,26 @@ struct Servers {
 impl System {
     /// `weir up`, with the catalog published.
     pub async fn embedded() -> Result<Self> {
+        Self::embedded_with(&[], &[], &[]).await
+    }
+
+    /// [`System::embedded`] with further settings, as environment variables, further arguments of
+    /// `weir up`, and a command that starts it.
+    pub async fn embedded_with(
+        settings: &[(&str, &str)],
+        arguments: &[&str],
+        wrapper: &[&str],
+    ) -> Result<Self> {
         let folder = TestFolder::new("system")?;
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let mut system = Self {
             processes: BTreeMap::new(),
-            settings: Vec::new(),
+            settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            arguments: owned(arguments),
+            wrapper: owned(wrapper),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url: String::new(),
@@ -109,6 +127,8 @@ impl System {
                 .chain(further.iter().map(|(name, value)| (*name, (*value).to_owned())))
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url,
@@ -130,7 +150,8 @@ impl System {
         self.folder.path().to_owned()
     }
 
-    fn data(&self) -> PathBuf {
+    /// The data folder of `weir up`.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -185,9 +206,12 @@ impl System {
         let data = self.data();
         let mut settings = self.settings.clone();
         if role == "up" {
-            let arguments =
-                ["up", "--data", data.to_str().context("a path that is text")?, "--listen", listen];
-            return Process::start(name, self.folder.path(), &arguments, &settings);
+            let data = data.to_str().context("a path that is text")?;
+            let mut arguments = vec!["up", "--data", data, "--listen", listen];
+            arguments.extend(self.arguments.iter().map(String::as_str));
+            let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
+            let folder = self.folder.path();
+            return Process::start_under(name, folder, &wrapper, &arguments, &settings);
         }
         settings.push(("WEIR_HTTP__LISTEN".to_owned(), listen.to_owned()));
         Process::start(name, self.folder.path(), &[role], &settings)

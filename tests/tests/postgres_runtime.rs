@@ -14,7 +14,7 @@ use runtime::{
     config::{PostgresConfig, Secret},
     postgres::{
         Pool, PostgresError, connect, scoped,
-        server::{Server, ServerError, ServerOptions},
+        server::{KeptServer, Server, ServerError, ServerOptions},
         transaction,
     },
     task,
@@ -107,6 +107,41 @@ async fn a_folder_below_one_of_mode_0700_works_and_belongs_to_one_server() -> Re
     let pid = server.pid();
     drop(server);
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "a dropped server ends");
+    Server::start(options).await?.stop().await?;
+    Ok(())
+}
+
+/// A kept server comes back on the same folder and port, however often it dies, and stops when told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_server_is_started_again() -> Result<()> {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    let folder = TestFolder::new("kept")?;
+    let options = ServerOptions { shared_buffers_mb: 16, ..ServerOptions::new(folder.path()) };
+    let server = KeptServer::start(options.clone()).await?;
+    let url = server.superuser_url();
+    let pool = connect(&PostgresConfig { url, connections: 2 }, None, "test").await?;
+    pool.execute("CREATE TABLE things (id int PRIMARY KEY, value int NOT NULL)").await?;
+    let mut running = server.running();
+    for round in 1..=3 {
+        transaction(&pool, |mut tx| async move { insert(&mut tx, round).await }).await?;
+        let pid = running.borrow_and_update().context("it does not run")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+        running.wait_for(Option::is_none).await?;
+        let again = *running.wait_for(Option::is_some).await?;
+        assert_ne!(again, Some(pid));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // The pool's connections died with the server; it makes new ones.
+        while count(&pool).await.is_err() {
+            assert!(Instant::now() < deadline, "no connection after the restart");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(count(&pool).await?, i64::from(round));
+    }
+    server.stop().await;
+    assert!(count(&pool).await.is_err(), "it still runs");
     Server::start(options).await?.stop().await?;
     Ok(())
 }

@@ -21,6 +21,7 @@ use nix::{
 use tokio::sync::oneshot;
 
 use super::engine::{EngineError, PARENT_VARIABLE};
+use crate::backoff::Backoff;
 
 /// How to start the engine's process.
 #[derive(Debug, Clone)]
@@ -132,7 +133,7 @@ fn supervise(
             return;
         }
     };
-    let mut delay = RESTART_DELAY_MIN;
+    let mut backoff = Backoff::new(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
     loop {
         let began = Instant::now();
         if let Some(running) = &mut child {
@@ -142,12 +143,11 @@ fn supervise(
             tracing::error!(%exit, "the ClickHouse engine ended; it is restarted");
         }
         if began.elapsed() > STEADY_AFTER {
-            delay = RESTART_DELAY_MIN;
+            backoff.reset();
         }
-        if asked_to_stop(stop, delay) {
+        if asked_to_stop(stop, backoff.pause()) {
             return;
         }
-        delay = (delay * 2).min(RESTART_DELAY_MAX);
         child = match launch_once(launch, address, status) {
             Ok((_, child)) => child,
             Err(fault) => {

@@ -39,8 +39,22 @@ pub struct LogConfig {
     pub directory: Option<PathBuf>,
     /// Partitions of every topic; fixed when the topics are created.
     pub partitions: u32,
+    /// The local log.
+    pub local: LocalLogConfig,
     /// The Kafka cluster.
     pub kafka: KafkaConfig,
+}
+
+/// What the local log keeps. See the default configuration for the units and limits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalLogConfig {
+    /// A new segment file is begun when the newest has this many bytes.
+    pub segment_bytes: u64,
+    /// Whether segments that nobody needs are removed.
+    pub trim: bool,
+    /// How long a segment is kept after its last append, whoever has read it.
+    pub retention_hours: u64,
 }
 
 /// A Kafka cluster.

@@ -20,6 +20,10 @@ password = ""
 
 [log]
 partitions = 16
+[log.local]
+segment_bytes = 4096
+trim = false
+retention_hours = 24
 [log.kafka]
 brokers = ""
 prefix = "weir."

@@ -9,14 +9,16 @@
 //! Several readers, several appending threads and several groups may use one [`LocalLog`]; a
 //! second process that opens the same folder is refused.
 //!
-//! Disk full or failing: the batch being written is unknown, everything after it is refused until
+//! Disk full: appends are refused until there is room again; room is reserved before anything is
+//! written. Disk failing: the batch being written is unknown, everything after it is refused until
 //! the folder is opened again ([`writer`] says why).
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -93,8 +95,12 @@ pub struct LocalLog {
     groups: Arc<Groups>,
     writer: Option<JoinHandle<()>>,
     trimming: Mutex<()>,
+    needs: Mutex<Needs>,
     _lock: File,
 }
+
+/// Per track and reader, the first position that the reader still needs.
+type Needs = BTreeMap<(usize, &'static str), i64>;
 
 /// What the writer's thread and the readers share.
 pub(crate) struct Shared {
@@ -126,6 +132,7 @@ impl LocalLog {
             groups: Arc::default(),
             writer: Some(writer),
             trimming: Mutex::default(),
+            needs: Mutex::default(),
             _lock: lock,
         }))
     }
@@ -135,9 +142,11 @@ impl LocalLog {
         self.shared.queue.failure()
     }
 
-    /// Removes the oldest segments in which every position is below the one to keep from.
-    /// A partition that is not named is kept whole. The newest segment always stays.
-    pub fn trim(&self, keep_from: &[(Topic, u32, i64)]) -> Result<(), LogError> {
+    /// Removes the oldest segments in which every position is below the one to keep from and below
+    /// what readers need ([`Log::keep_from`]), and which were full before `before_us`, microseconds
+    /// since 1970 UTC. A partition that is not named is kept whole. The newest segment always stays.
+    /// Answers how many were removed.
+    pub fn trim(&self, keep_from: &[(Topic, u32, i64)], before_us: i64) -> Result<usize, LogError> {
         let layout = &self.shared.layout;
         let mut keep = vec![0; layout.tracks()];
         for (topic, partition, position) in keep_from {
@@ -146,8 +155,14 @@ impl LocalLog {
                 *keep = *position;
             }
         }
+        for ((track, _), needed) in &*self.needs() {
+            if let Some(keep) = keep.get_mut(*track) {
+                *keep = (*keep).min(*needed);
+            }
+        }
         let _one_at_a_time = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((number, runs)) = self.shared.sealed.below(&keep) {
+        let mut removed = 0_usize;
+        while let Some((number, runs)) = self.shared.sealed.below(&keep, before_us) {
             // Readers learn it first, so that a file they miss is one they know to be trimmed.
             for (track, run) in self.shared.tracks.iter().zip(&runs) {
                 track.trim(run.end());
@@ -155,8 +170,16 @@ impl LocalLog {
             self.shared.sealed.pop();
             remove(&layout.segment(number))?;
             remove(&layout.index(number))?;
+            removed = removed.saturating_add(1);
         }
-        layout.sync_dir().map_err(|error| layout::broken("syncing", &layout.dir, &error))
+        if removed > 0 {
+            layout.sync_dir().map_err(|error| layout::broken("syncing", &layout.dir, &error))?;
+        }
+        Ok(removed)
+    }
+
+    fn needs(&self) -> MutexGuard<'_, Needs> {
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn track(&self, topic: Topic, partition: u32) -> Result<usize, LogError> {
@@ -219,6 +242,12 @@ impl Log for LocalLog {
         let track = self.track(topic, partition)?;
         let known = self.shared.tracks.get(track).map(Track::bounds);
         known.ok_or_else(|| LogError::Broken(format!("there is no {topic}/{partition}")))
+    }
+
+    fn keep_from(&self, reader: &'static str, topic: Topic, partition: u32, position: i64) {
+        if let Ok(track) = self.track(topic, partition) {
+            self.needs().insert((track, reader), position);
+        }
     }
 
     fn join(&self, topic: Topic, group: &str) -> Result<Box<dyn Membership>, LogError> {

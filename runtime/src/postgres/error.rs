@@ -44,6 +44,13 @@ pub trait Retryable {
     fn is_retryable(&self) -> bool;
 }
 
+impl PostgresError {
+    /// Whether it passes without a change of ours: Postgres is away, or others were in the way.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Contended(_))
+    }
+}
+
 impl Retryable for PostgresError {
     fn is_retryable(&self) -> bool {
         matches!(self, Self::Contended(_))
@@ -52,6 +59,12 @@ impl Retryable for PostgresError {
 
 impl From<sqlx::Error> for PostgresError {
     fn from(error: sqlx::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&sqlx::Error> for PostgresError {
+    fn from(error: &sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
                 Some(error) => classify(error),
@@ -63,8 +76,8 @@ impl From<sqlx::Error> for PostgresError {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::BeginFailed => Self::Unavailable(crate::task::chain(&error)),
-            error => Self::Broken(crate::task::chain(&error)),
+            | sqlx::Error::BeginFailed => Self::Unavailable(crate::task::chain(error)),
+            error => Self::Broken(crate::task::chain(error)),
         }
     }
 }

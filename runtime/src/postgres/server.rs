@@ -5,7 +5,8 @@
 //! passwords, and on a Unix socket in `socket/` where that path is short enough.
 //!
 //! The server does not outlive the process that started it: it is told to stop when that process
-//! dies, however it does. What an earlier process left behind is stopped before a start.
+//! dies, however it does. What an earlier process left behind is stopped before a start. A
+//! [`KeptServer`] is started again when it ends by itself.
 //!
 //! Postgres refuses to run as root. Root therefore runs it in a user namespace, where the same
 //! files belong to another number; so it works below a folder that only root can enter. Where
@@ -13,6 +14,7 @@
 
 mod binaries;
 mod folder;
+mod kept;
 mod process;
 
 use std::{
@@ -25,6 +27,7 @@ use nix::sys::signal::Signal;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep};
 
+pub use self::kept::KeptServer;
 use self::{
     binaries::{Binaries, RunAs},
     folder::Folder,
@@ -49,6 +52,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct ServerOptions {
     /// The folder; made if it is missing.
     pub data: PathBuf,
+    /// The port on 127.0.0.1, or nothing else; `None` takes that of the last run or a free one.
+    pub port: Option<u16>,
     /// Connections, at most.
     pub connections: u32,
     /// `shared_buffers`, in MB.
@@ -60,7 +65,13 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// Settings for a small machine, with every commit durable.
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        Self { data: data.into(), connections: 100, shared_buffers_mb: 256, settings: Vec::new() }
+        Self {
+            data: data.into(),
+            port: None,
+            connections: 100,
+            shared_buffers_mb: 256,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -128,7 +139,10 @@ impl Server {
         }
         let mut last = String::new();
         for attempt in 0..START_ATTEMPTS_MAX {
-            let port = folder.port(attempt > 0)?;
+            let port = match options.port {
+                Some(port) => port,
+                None => folder.port(attempt > 0)?,
+            };
             let arguments = arguments(&options, &folder, port);
             let log = folder.log()?;
             let command = run_as.server_command(&binaries.postgres(), &arguments);
@@ -137,7 +151,7 @@ impl Server {
                 Self { folder: folder.share()?, port, password: password.clone(), postmaster };
             match server.wait_until_ready().await {
                 Err(ServerError::Failed { output, .. })
-                    if output.contains("Address already in use") =>
+                    if output.contains("Address already in use") && options.port.is_none() =>
                 {
                     last = output;
                 }
@@ -150,11 +164,7 @@ impl Server {
 
     /// URL of `database` for `user` over TCP.
     pub fn url(&self, user: &str, password: &str, database: &str) -> Secret {
-        let (user, password) = (escape(user), escape(password));
-        let port = self.port;
-        Secret::new(format!(
-            "postgres://{user}:{password}@127.0.0.1:{port}/{database}?sslmode=disable"
-        ))
+        url(self.port, user, password, database)
     }
 
     /// URL of the database `postgres` for the superuser.
@@ -225,6 +235,11 @@ impl Server {
             sleep(POLL).await;
         }
     }
+}
+
+fn url(port: u16, user: &str, password: &str, database: &str) -> Secret {
+    let (user, password) = (escape(user), escape(password));
+    Secret::new(format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?sslmode=disable"))
 }
 
 async fn sign_in(url: &Secret) -> Result<(), PostgresError> {

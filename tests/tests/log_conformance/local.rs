@@ -162,3 +162,29 @@ fn a_full_disk_is_unknown_once_and_then_refused() {
     let writer = Worker::start_under(&fixture, "append 6 3000", &["sh", "-c", limit]);
     assert_stops(&fixture, writer);
 }
+
+/// While there is no room everything is refused and nothing changes; then the log goes on by itself.
+#[test]
+fn a_disk_that_was_full_is_used_again() {
+    let fixture = Fixture::local();
+    let wrapper = [
+        "strace",
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fallocate",
+        "-e",
+        "inject=fallocate:error=ENOSPC:when=3..20",
+    ];
+    let mut writer = Worker::start_under(&fixture, "append 6 3000", &wrapper);
+    assert!(writer.finish());
+    let lines = writer.lines();
+    assert!(lines.iter().all(|line| !line.starts_with('U')), "an outcome is unknown");
+    let refused: Vec<_> = lines.iter().filter(|line| line.starts_with('R')).collect();
+    assert!(!refused.is_empty(), "the fault did not bite");
+    assert!(refused.iter().all(|line| line.contains("the disk is full")), "{refused:?}");
+    let last = lines.iter().rposition(|line| line.starts_with('R')).unwrap();
+    assert!(lines[last..].iter().any(|line| line.starts_with('A')), "it did not go on");
+    assert_holds(&fixture.open(), &writer.acknowledged());
+}

@@ -91,7 +91,9 @@ impl Place {
                         (*topic, partition, if wanted { up_to } else { i64::MAX })
                     })
                 });
-                self.open_local(dir.clone()).trim(&keep.collect::<Vec<_>>()).unwrap();
+                self.open_local(dir.clone())
+                    .trim(&keep.collect::<Vec<_>>(), i64::MAX)
+                    .unwrap();
             }
             Self::Kafka { brokers, .. } => {
                 let admin: AdminClient<DefaultClientContext> =

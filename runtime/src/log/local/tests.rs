@@ -238,9 +238,9 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
     let log = open(&dir);
     let mut early = log.reader(ONE, 0, 0).unwrap();
     fill(&log, 0, 60);
-    log.trim(&[(ONE, 0, 30)]).unwrap();
+    log.trim(&[(ONE, 0, 30)], i64::MAX).unwrap();
     assert_eq!(log.bounds(ONE, 0, NO_WAIT).unwrap().0, 0, "partition 1 still needs all of it");
-    log.trim(&[(ONE, 0, 30), (ONE, 1, 40)]).unwrap();
+    log.trim(&[(ONE, 0, 30), (ONE, 1, 40)], i64::MAX).unwrap();
     let (first, next) = log.bounds(ONE, 0, NO_WAIT).unwrap();
     assert!(first > 0 && first <= 30, "{first}");
     assert_eq!(next, 60);
@@ -253,10 +253,30 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
     drop(log);
     let log = open(&dir);
     assert_eq!(log.bounds(ONE, 0, NO_WAIT).unwrap(), (first, 60));
-    log.trim(&[(ONE, 0, 60), (ONE, 1, 60)]).unwrap();
+    log.trim(&[(ONE, 0, 60), (ONE, 1, 60)], i64::MAX).unwrap();
     drop(log);
     let log = open(&dir);
     fill(&log, 60, 61);
+}
+
+#[test]
+fn trimming_respects_what_readers_need_and_the_time() {
+    let dir = test_dir("needs");
+    let log = open(&dir);
+    fill(&log, 0, 60);
+    let keep = [(ONE, 0, 60), (ONE, 1, 60)];
+    let before = crate::task::now_us() - 3_600_000_000;
+    assert_eq!(log.trim(&keep, before).unwrap(), 0, "an hour has not passed");
+    log.keep_from("table", ONE, 1, 0);
+    assert_eq!(log.trim(&keep, i64::MAX).unwrap(), 0, "the table needs everything");
+    log.keep_from("table", ONE, 1, 30);
+    assert!(log.trim(&keep, i64::MAX).unwrap() > 0);
+    let (first, _) = log.bounds(ONE, 1, NO_WAIT).unwrap();
+    assert!(first > 0 && first <= 30, "{first}");
+    assert_eq!(read(&log, 1, first).len() as i64, 60 - first);
+    log.keep_from("table", ONE, 1, i64::MAX);
+    assert!(log.trim(&keep, i64::MAX).unwrap() > 0);
+    assert_eq!(files(&dir, "segment").len(), 1, "the newest stays");
 }
 
 #[test]

@@ -191,12 +191,13 @@ impl SealedList {
         (run.first <= position).then_some((sealed.number, run))
     }
 
-    /// The oldest segment, if none of its tracks reaches `keep_from`: its number and runs.
-    pub(crate) fn below(&self, keep_from: &[i64]) -> Option<(u64, Vec<Run>)> {
+    /// The oldest segment, if none of its tracks reaches `keep_from` and its last append was before
+    /// `before_us`: its number and runs.
+    pub(crate) fn below(&self, keep_from: &[i64], before_us: i64) -> Option<(u64, Vec<Run>)> {
         let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let oldest = list.front()?;
         let done = oldest.runs.iter().zip(keep_from).all(|(run, keep)| run.end() <= *keep);
-        done.then(|| (oldest.number, oldest.runs.clone()))
+        (done && oldest.append_time_us < before_us).then(|| (oldest.number, oldest.runs.clone()))
     }
 
     /// Removes the oldest.

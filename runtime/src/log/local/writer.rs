@@ -1,9 +1,13 @@
 //! The one thread that writes. It takes everything queued, writes it, makes it durable with one
 //! `fdatasync`, shows it to the readers and answers: group commit without a timer.
 //!
-//! After a failed write or sync nobody knows what the disk holds, and asking again can say "fine"
-//! about pages that were dropped. So the log stops: what was being written is unknown, what was
-//! queued or comes later is refused, until the log is opened again.
+//! Room on the disk is reserved before it is needed. Where there is none, what was to be written is
+//! refused, nothing has changed, and the next commit tries again: a disk that was full is used again
+//! by itself. Where the file system cannot reserve, a write that finds no room is taken back.
+//!
+//! After a failed sync, or a write that failed otherwise, nobody knows what the disk holds, and
+//! asking again can say "fine" about pages that were dropped. So the log stops: what was being
+//! written is unknown, what was queued or comes later is refused, until the log is opened again.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -29,6 +37,8 @@ use crate::{
 
 /// One commit takes at most about this much, so that its buffer stays small.
 const COMMIT_BYTES_MAX: usize = 16 << 20;
+/// Room is reserved in steps of this much.
+const RESERVE_BYTES: u64 = 16 << 20;
 
 /// One queued message.
 pub(crate) struct Append {
@@ -141,6 +151,10 @@ pub(crate) struct Writer {
     pub segment: u64,
     /// Length of the segment; all of it is durable between two commits.
     pub end: u64,
+    /// Up to where the segment has room on the disk.
+    pub reserved: u64,
+    /// Whether the last commit found the disk full.
+    pub full: bool,
     pub append_time_us: i64,
     /// Per track, the position of the next message.
     pub next: Vec<i64>,
@@ -182,14 +196,23 @@ impl Writer {
             && let Err(error) = self.rotate(shared)
         {
             let reason = format!("beginning a new segment failed: {error}");
-            for append in batch {
-                let _ = append.answer.send(Err(AppendError::Refused(reason.clone())));
-            }
-            return Err(reason);
+            // What the half-made segment holds is written again by the next attempt.
+            let outcome = if is_full(&error) { Ok(()) } else { Err(reason.clone()) };
+            self.refuse(shared, batch, &reason);
+            return outcome;
+        }
+        if let Err(reason) = self.reserve(shared, &batch) {
+            self.refuse(shared, batch, &reason);
+            return Ok(());
         }
         self.append_time_us = self.append_time_us.max(now_us());
         let placed = self.place(shared, batch);
         if let Err(error) = self.write() {
+            if is_full(&error) && self.take_back(&placed).is_ok() {
+                let batch = placed.into_iter().map(|message| message.append).collect();
+                self.refuse(shared, batch, &format!("the disk is full: {error}"));
+                return Ok(());
+            }
             let segment = shared.layout.segment(self.segment);
             let reason = format!("writing {} failed: {error}", segment.display());
             for message in placed {
@@ -197,7 +220,67 @@ impl Writer {
             }
             return Err(reason);
         }
+        if std::mem::take(&mut self.full) {
+            tracing::info!(log.dir = %shared.layout.dir.display(), "the local log has room again");
+        }
         self.publish(shared, placed);
+        Ok(())
+    }
+
+    /// Refuses a batch of which nothing is in the log.
+    fn refuse(&mut self, shared: &Shared, batch: Vec<Append>, reason: &str) {
+        if !std::mem::replace(&mut self.full, true) {
+            let dir = shared.layout.dir.display();
+            tracing::error!(log.dir = %dir, reason, "the local log refuses appends for now");
+        }
+        shared.queue.release(batch.iter().map(Append::bytes).sum());
+        for append in batch {
+            let _ = append.answer.send(Err(AppendError::Refused(reason.to_owned())));
+        }
+    }
+
+    /// Makes room for a batch. Only a full disk is an error: others show when writing.
+    fn reserve(&mut self, shared: &Shared, batch: &[Append]) -> Result<(), String> {
+        let bytes: usize = batch.iter().map(Append::bytes).sum();
+        let needed = self.end.saturating_add(bytes as u64);
+        if needed <= self.reserved {
+            return Ok(());
+        }
+        let ample = self.end.saturating_add(RESERVE_BYTES).min(shared.segment_bytes);
+        let up_to = match self.allocate(ample.max(needed)) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) => self.allocate(needed).map(|()| needed),
+            allocated => allocated.map(|()| ample.max(needed)),
+        };
+        match up_to {
+            Ok(up_to) => self.reserved = up_to,
+            Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => {
+                return Err(format!("the disk is full: {}", error.desc()));
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes blocks of the disk for the segment without changing its length.
+    fn allocate(&self, up_to: u64) -> Result<(), Errno> {
+        let (Ok(from), Ok(length)) =
+            (i64::try_from(self.end), i64::try_from(up_to.saturating_sub(self.end)))
+        else {
+            return Err(Errno::EFBIG);
+        };
+        fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, length)
+    }
+
+    /// Undoes a write that found no room, before any sync: nothing of it stays.
+    fn take_back(&mut self, placed: &[Placed]) -> io::Result<()> {
+        self.file.set_len(self.end)?;
+        self.file.sync_all()?;
+        self.reserved = self.end;
+        for message in placed {
+            if let Some(next) = self.next.get_mut(message.append.track) {
+                *next = next.saturating_sub(1);
+            }
+        }
         Ok(())
     }
 
@@ -236,7 +319,8 @@ impl Writer {
 
     fn write(&mut self) -> io::Result<()> {
         self.file.write_all_at(&self.buffer, self.end)?;
-        self.file.sync_data()?;
+        // Its errors never mean a full disk: nobody knows what they mean.
+        self.file.sync_data().map_err(|error| io::Error::other(error.to_string()))?;
         self.end += self.buffer.len() as u64;
         Ok(())
     }
@@ -281,15 +365,24 @@ impl Writer {
             append_time_us: self.append_time_us,
             next: self.next.clone(),
         };
-        self.file = segment::create(&shared.layout, &opening)?;
+        let created = segment::create(&shared.layout, &opening)?;
+        // What was reserved and not used goes back to the disk; that it cannot is no harm.
+        let _ = self.file.set_len(self.end);
+        self.file = created;
         self.segment = opening.number;
         self.end = Opening::bytes(shared.layout.tracks());
+        self.reserved = self.end;
         shared.sealed.push(sealed);
         for track in &shared.tracks {
             track.rotate(self.segment);
         }
         Ok(())
     }
+}
+
+/// Whether there is no room on the disk.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Should the thread end in any way, nobody waits for it.
