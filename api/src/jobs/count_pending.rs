@@ -1,4 +1,5 @@
-//! Counts the events that are accepted and not yet posted, from the headers of blocks.
+//! Counts the events that are accepted and not yet posted, copies of late ones too, from the headers
+//! of blocks.
 //!
 //! Per partition the counts of the blocks after the posted position are kept, so that the next
 //! statement reads only what has come since. What is kept and the time spent are bounded; a count
@@ -37,7 +38,7 @@ struct Scanned {
 /// What is accepted and not posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pending {
-    /// Events of the tenant.
+    /// Events of the tenant, and copies of late ones with their verdict.
     pub events: u64,
     /// Position after the last block.
     pub end: i64,
@@ -85,7 +86,8 @@ impl Scanned {
 
     fn events_of(&self, tenant: Uuid) -> u64 {
         let counts = self.blocks.iter().flat_map(|(_, counts)| counts);
-        counts.filter(|count| count.tenant == tenant).map(|count| count.events).sum()
+        let own = counts.filter(|count| count.tenant == tenant);
+        own.map(|count| count.events.saturating_add(count.copies)).sum()
     }
 
     fn read_on(

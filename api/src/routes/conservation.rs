@@ -55,9 +55,9 @@ pub(crate) struct PartitionConservation {
     counts: Outcomes,
     /// Whether accepted + copies is the sum of all outcomes.
     balanced: bool,
-    /// Events accepted and not yet posted.
+    /// Events accepted and not yet posted, and late ones that have no final outcome yet.
     pending: u64,
-    /// Of `pending`: late events that wait for the slow lane.
+    /// Of `pending`: late events that are posted as forwarded and that the slow lane has not answered.
     pending_forwards: u64,
     /// False if counting was cut short: `pending` is at least what it says.
     pending_complete: bool,
@@ -128,9 +128,9 @@ pub(crate) async fn read(
         PartitionConservation { balanced: true, pending_complete: true, ..Default::default() };
     let mut sum = Counts::default();
     let mut partitions = Vec::new();
-    for (partition, (row, counts)) in posted {
+    for (partition, Posted { row, counts, answered }) in posted {
         let pending = pending.get(&partition).copied();
-        let mut one = statement(partition, &row, &counts, pending);
+        let mut one = statement(partition, &row, &counts, (pending, answered));
         one.archived_position =
             archived.as_ref().map(|archived| archived.get(&partition).copied().unwrap_or(-1));
         sum.add(&counts);
@@ -151,14 +151,24 @@ pub(crate) async fn read(
     }))
 }
 
-type Posted = BTreeMap<u32, (PartitionRow, Counts)>;
+/// What is posted of a partition.
+struct Posted {
+    row: PartitionRow,
+    counts: Counts,
+    /// Late events that the slow lane has answered, some of them perhaps not yet posted.
+    answered: u64,
+}
+
+type Partitions = BTreeMap<u32, Posted>;
 
 /// Counts with the place that they are up to; partitions without anything posted are there too.
-async fn posted(api: &Api, tenant: TenantScope) -> Result<Posted, ApiError> {
-    let (rows, counts) = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+async fn posted(api: &Api, tenant: TenantScope) -> Result<Partitions, ApiError> {
+    let (answered, rows, counts) = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        // First: what is answered later than the counts are read would hide what waits.
+        let answered = conservation::answered(&mut transaction, tenant).await?;
         let rows = conservation::partitions(&mut transaction).await?;
         let counts = statement::conservation(&mut transaction, tenant).await?;
-        Ok::<_, ApiError>((rows, counts))
+        Ok::<_, ApiError>((answered, rows, counts))
     })
     .await?;
     let nothing = |partition| PartitionRow {
@@ -169,19 +179,27 @@ async fn posted(api: &Api, tenant: TenantScope) -> Result<Posted, ApiError> {
         ignored_batches: 0,
     };
     let empty = |partition: u32| {
-        (partition, (nothing(i32::try_from(partition).unwrap_or(i32::MAX)), Counts::default()))
+        let row = nothing(i32::try_from(partition).unwrap_or(i32::MAX));
+        (partition, Posted { row, counts: Counts::default(), answered: 0 })
     };
-    let mut posted: Posted = (0..api.log.partitions()).map(empty).collect();
+    let mut posted: Partitions = (0..api.log.partitions()).map(empty).collect();
     for row in rows {
         if let Some(place) =
             u32::try_from(row.partition).ok().and_then(|partition| posted.get_mut(&partition))
         {
-            place.0 = row;
+            place.row = row;
         }
     }
     for (partition, place, counts) in counts {
-        if let Some((row, own)) = posted.get_mut(&partition) {
-            (row.x, row.r, *own) = (place.x, place.r, counts);
+        if let Some(own) = posted.get_mut(&partition) {
+            (own.row.x, own.row.r, own.counts) = (place.x, place.r, counts);
+        }
+    }
+    for (partition, answered) in answered {
+        if let Some(own) =
+            u32::try_from(partition).ok().and_then(|partition| posted.get_mut(&partition))
+        {
+            own.answered = answered.unsigned_abs();
         }
     }
     Ok(posted)
@@ -190,10 +208,10 @@ async fn posted(api: &Api, tenant: TenantScope) -> Result<Posted, ApiError> {
 async fn pending(
     api: &Api,
     tenant: Uuid,
-    posted: &Posted,
+    posted: &Partitions,
 ) -> Result<BTreeMap<u32, Pending>, ApiError> {
     let places: Vec<(u32, i64)> =
-        posted.iter().map(|(partition, (row, _))| (*partition, row.x)).collect();
+        posted.iter().map(|(partition, posted)| (*partition, posted.row.x)).collect();
     let api = Api::clone(api);
     let counted = task::blocking(move || {
         let deadline = Instant::now() + Duration::from_millis(api.config.pending_scan_ms);
@@ -229,9 +247,9 @@ fn statement(
     partition: u32,
     row: &PartitionRow,
     counts: &Counts,
-    pending: Option<Pending>,
+    (pending, answered): (Option<Pending>, u64),
 ) -> PartitionConservation {
-    let pending_forwards = counts.forwarded.saturating_sub(counts.copies);
+    let pending_forwards = counts.forwarded.saturating_sub(answered);
     let mut one = PartitionConservation {
         partition: Some(partition),
         posted_position: Some(row.x),

@@ -1,10 +1,13 @@
-//! How far the partitions are. They are the installation's, so there is no tenant in them.
+//! How far the partitions are. They are the installation's, so there is no tenant in them but in what
+//! the slow lane has answered.
 
 use runtime::{
     clickhouse::{ClickHouse, ClickHouseError},
     postgres::PostgresError,
 };
 use sqlx::PgConnection;
+
+use crate::auth::TenantScope;
 
 /// How far the ledger is with a partition.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -21,6 +24,18 @@ pub(crate) async fn partitions(
     connection: &mut PgConnection,
 ) -> Result<Vec<PartitionRow>, PostgresError> {
     let rows = sqlx::query_as("SELECT partition, x, r, catalog_version, ignored_batches FROM partitions ORDER BY partition")
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
+}
+
+/// The tenant's late events that the slow lane has answered, per partition.
+pub(crate) async fn answered(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+) -> Result<Vec<(i32, i64)>, PostgresError> {
+    let rows = sqlx::query_as("SELECT partition, answered FROM late_answers WHERE tenant_id = $1")
+        .bind(tenant.id())
         .fetch_all(connection)
         .await?;
     Ok(rows)
