@@ -14,6 +14,7 @@ use runtime::{
 use tokio::runtime::Handle;
 
 use crate::{
+    OWNERSHIP,
     borders::{Borders, fix},
     config::Config,
     error::ArchiveError,
@@ -47,11 +48,6 @@ pub(crate) struct Shared {
     pub handle: Handle,
 }
 
-/// The name of a partition's readiness check.
-pub(crate) fn check_name(partition: u32) -> String {
-    format!("archiver.{partition}")
-}
-
 /// Archives one partition until `stop`. Only what no later attempt could mend is an error.
 pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<(), TaskError> {
     let mut attempts: u32 = 0;
@@ -63,7 +59,7 @@ pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         }
         shared.metrics.retries.with_label_values(&[error.reason()]).inc();
         let text = format!("partition {partition}: {error}");
-        shared.readiness.set(check_name(partition), State::NotReady(text.clone()));
+        shared.readiness.set(OWNERSHIP.check(partition), State::NotReady(text.clone()));
         if !error.may_pass() {
             return Err(text.into());
         }
@@ -182,7 +178,7 @@ impl Owner<'_> {
             tracing::info!(partition = self.partition, "the archive goes on");
         }
         *self.attempts = 0;
-        self.shared.readiness.set(check_name(self.partition), State::Ready);
+        self.shared.readiness.set(OWNERSHIP.check(self.partition), State::Ready);
     }
 
     /// Waits for a statement, a while longer after a stop was asked for.

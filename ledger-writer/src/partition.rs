@@ -19,9 +19,8 @@ use runtime::{
 use tokio::runtime::Handle;
 
 use crate::{
-    RATED,
+    OWNERSHIP, RATED,
     config::Config,
-    is_passing,
     metrics::Metrics,
     window::{Window, WindowError},
 };
@@ -89,14 +88,9 @@ pub(crate) fn run(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         stop,
         book: Book::default(),
         label: partition.to_string(),
-        check: format!("ledger-writer.{partition}"),
+        check: OWNERSHIP.check(partition),
     };
-    worker.not_ready("starting");
-    let outcome = worker.work();
-    if outcome.is_ok() {
-        shared.readiness.remove(&worker.check);
-    }
-    outcome
+    worker.work()
 }
 
 struct Worker<'a> {
@@ -125,7 +119,7 @@ impl Worker<'_> {
         while !self.stop.is_cancelled() {
             match self.standing() {
                 Ok(standing) => return Ok(Some(standing)),
-                Err(PostError::Postgres(error)) if is_passing(&error) => {
+                Err(PostError::Postgres(error)) if error.is_passing() => {
                     self.retry(&mut backoff, "postgres", &error);
                 }
                 Err(error) => return Err(self.post_error(error)),
@@ -266,7 +260,7 @@ impl Worker<'_> {
             match self.attempt(&posting, standing) {
                 Ok(posted) => return Ok(self.posted(window, posted)),
                 Err(PostError::Stale) => return Ok(self.fenced()),
-                Err(PostError::Postgres(error)) if is_passing(&error) => {
+                Err(PostError::Postgres(error)) if error.is_passing() => {
                     if self.stop.is_cancelled() {
                         return Ok(Fate::GivenUp);
                     }
@@ -309,7 +303,7 @@ impl Worker<'_> {
             }
             Ok(now) if now.place == before.place => Ok(None),
             Ok(_) => Ok(Some(self.fenced())),
-            Err(PostError::Postgres(error)) if is_passing(&error) => Ok(None),
+            Err(PostError::Postgres(error)) if error.is_passing() => Ok(None),
             Err(error) => Err(self.post_error(error)),
         }
     }

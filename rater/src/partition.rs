@@ -5,10 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +22,7 @@ use runtime::{
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
+    OWNERSHIP,
     batch::Coverage,
     catalogs::Catalogs,
     config::Config,
@@ -104,9 +102,7 @@ impl From<StateError> for PartitionError {
 impl From<PostgresError> for PartitionError {
     fn from(error: PostgresError) -> Self {
         match error {
-            PostgresError::Unavailable(_)
-            | PostgresError::OutcomeUnknown(_)
-            | PostgresError::Contended(_) => PartitionError::Unavailable(error.to_string()),
+            error if error.is_passing() => PartitionError::Unavailable(error.to_string()),
             error => PartitionError::Stopped(error.to_string()),
         }
     }
@@ -132,7 +128,7 @@ impl From<LogError> for PartitionError {
 }
 
 /// Owns a partition, with its slow lane, until `stop` is set, through every outage of its neighbours.
-pub fn own(shared: &Shared, partition: u32, stop: &AtomicBool) -> std::io::Result<()> {
+pub fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> std::io::Result<()> {
     let link = Arc::new(Link::default());
     let (lane, lane_stop) = start_lane(shared, partition, &link)?;
     rate_until(shared, partition, &link, stop);
@@ -155,10 +151,10 @@ fn start_lane(
     Ok((task, stop))
 }
 
-fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &AtomicBool) {
-    let check = format!("rater.{partition}");
+fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &Shutdown) {
+    let check = OWNERSHIP.check(partition);
     let mut retry = RETRY_MIN;
-    let stopped = || stop.load(Ordering::Relaxed);
+    let stopped = || stop.is_cancelled();
     while !stopped() {
         shared.readiness.set(check.clone(), Ready::NotReady("starting".into()));
         let began = Instant::now();
@@ -184,7 +180,6 @@ fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &AtomicBool) {
             }
         }
     }
-    shared.readiness.remove(&check);
 }
 
 pub(crate) fn pause(length: Duration, stopped: &dyn Fn() -> bool) {
@@ -200,12 +195,12 @@ fn incarnation(
     partition: u32,
     link: &Link,
     check: &str,
-    stop: &AtomicBool,
+    stop: &Shutdown,
 ) -> Result<(), PartitionError> {
     let mut owner = Owner::start(shared, partition, link, stop)?;
     shared.readiness.set(check, Ready::Ready);
     let mut retry = RETRY_MIN;
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.is_cancelled() {
         match owner.step() {
             Ok(()) if !owner.broken => {
                 if retry > RETRY_MIN {
@@ -219,7 +214,7 @@ fn incarnation(
                 tracing::warn!(partition, reason, "the rater waits for a neighbour");
                 shared.readiness.set(check, Ready::NotReady(reason));
                 owner.broken = true;
-                pause(retry, &|| stop.load(Ordering::Relaxed));
+                pause(retry, &|| stop.is_cancelled());
                 retry = (retry * 2).min(RETRY_MAX);
             }
             Err(stopped) => return Err(stopped),
@@ -256,7 +251,7 @@ impl<'a> Owner<'a> {
         shared: &'a Shared,
         partition: u32,
         link: &'a Link,
-        stop: &AtomicBool,
+        stop: &Shutdown,
     ) -> Result<Owner<'a>, PartitionError> {
         let Posted { place: posted, catalog_version } =
             shared.handle.block_on(posted(&shared.pool, partition))?;
@@ -573,7 +568,7 @@ fn read_rated(
     state: &mut State,
     end: i64,
     version: u64,
-    posted: Option<(Place, &AtomicBool)>,
+    posted: Option<(Place, &Shutdown)>,
 ) -> Result<u64, PartitionError> {
     let mut version = version;
     let mut met = posted.is_none_or(|(posted, _)| posted == state.place());
@@ -584,7 +579,7 @@ fn read_rated(
         let mut reader = shared.log.reader(RATED, partition, next)?;
         let mut silent_since = Instant::now();
         while next < end {
-            if posted.is_some_and(|(_, stop)| stop.load(Ordering::Relaxed)) {
+            if posted.is_some_and(|(_, stop)| stop.is_cancelled()) {
                 return Err(PartitionError::Unavailable("asked to stop while starting".into()));
             }
             let Some(message) = reader.next(IDLE_WAIT)? else {

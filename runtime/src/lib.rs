@@ -1,7 +1,7 @@
 //! The plumbing that every process of Weir stands on. It knows no business nouns.
 //!
 //! Reading order: [`config`], [`telemetry`], [`shutdown`], [`task`], [`http`], [`log`],
-//! [`postgres`], [`clickhouse`], [`keys`]; [`backoff`] is used by several of them.
+//! [`postgres`], [`clickhouse`], [`keys`], [`ownership`]; [`backoff`] is used by several of them.
 
 pub mod backoff;
 pub mod clickhouse;
@@ -10,6 +10,7 @@ pub mod context;
 pub mod http;
 pub mod keys;
 pub mod log;
+pub mod ownership;
 pub mod postgres;
 pub mod shutdown;
 pub mod task;
