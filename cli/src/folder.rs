@@ -5,6 +5,7 @@
 //! endpoints.json   where it answers; written when it is ready (mode 0600)
 //! keys/            secrets made once (mode 0600)
 //! log/             the local log
+//! rater/           filters of the rater's ranges; may be deleted, and are made again
 //! postgres/        the private Postgres server
 //! clickhouse/      the ClickHouse engine
 //! ```

@@ -96,6 +96,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let key = Secret::new(folder.secret("master", random_key)?);
         (config.api.master_key, config.ingest.master_key) = (key.clone(), key);
     }
+    if config.rater.directory.is_empty() {
+        config.rater.directory = folder.path().join("rater").to_string_lossy().into_owned();
+    }
     config.check(&Role::ALL)?;
     process::block_on("weir", up(config, folder, arguments))
 }
@@ -318,7 +321,8 @@ async fn start_roles(
 ) -> Result<OpenApiRouter> {
     let mut router = OpenApiRouter::new();
     for role in Role::ALL {
-        router = router.merge(role.start(config, context, tasks).await?);
+        let own = role.start_beside(&router, config, context, tasks).await?;
+        router = router.merge(own);
     }
     Ok(router)
 }
