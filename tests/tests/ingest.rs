@@ -9,6 +9,8 @@ mod answers;
 mod forms;
 #[path = "ingest/keys.rs"]
 mod keys;
+#[path = "ingest/limits.rs"]
+mod limits;
 #[path = "ingest/log.rs"]
 mod log;
 #[path = "ingest/world.rs"]

@@ -40,6 +40,7 @@ fn caller() -> Caller {
         key: "acme".into(),
         external_key: Some("acme-ext".into()),
         aliases,
+        apps: Default::default(),
     };
     let snapshot = Snapshot {
         loaded_at: Instant::now(),
@@ -47,11 +48,17 @@ fn caller() -> Caller {
         identity_key: IdentityKey([3; 16]),
         partitions: 16,
         keys: HashMap::new(),
+        secrets: HashMap::new(),
+        secrets_of_app: HashMap::new(),
+        reads_secrets: false,
+        limits: HashMap::new(),
     };
     Caller {
         tenant: Arc::new(tenant),
         key: "keykeykeykey".into(),
         app: Some("chat".into()),
+        team: None,
+        buckets: Default::default(),
         snapshot: Arc::new(snapshot),
         database_us: NOW_US,
     }

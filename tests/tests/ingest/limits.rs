@@ -1,0 +1,174 @@
+//! Limits: how much gets through, what the others are told, and that nobody else notices.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use axum::body::Body;
+use ingest::Config;
+use runtime::keys;
+use sqlx::raw_sql;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::world::{TENANT, World, config, send};
+
+const OTHER: Uuid = Uuid::from_u128(0xbeef);
+
+fn events(count: usize) -> String {
+    let one = |number| format!(r#"{{"id":"{number}","type":"x","subject":"t"}}"#);
+    format!("[{}]", (0..count).map(one).collect::<Vec<_>>().join(","))
+}
+
+async fn set(world: &World, credential: &str, limit: Option<(i64, i64)>) -> Result<()> {
+    let sql = "INSERT INTO ingest_limits (tenant_id, credential, events_per_second, burst) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (tenant_id, credential) DO UPDATE SET events_per_second = excluded.events_per_second, burst = excluded.burst";
+    sqlx::query(sql)
+        .bind(TENANT)
+        .bind(credential)
+        .bind(limit.map(|limit| limit.0))
+        .bind(limit.map(|limit| limit.1))
+        .execute(&world.pool)
+        .await?;
+    let refreshed = || world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}");
+    // One load may have begun before.
+    let seen = refreshed();
+    world.until("two loads", || refreshed() >= seen + 2).await;
+    Ok(())
+}
+
+async fn world() -> Result<World> {
+    World::with(Config { refresh_ms: 50, ..config() }).await
+}
+
+/// A key of another tenant.
+async fn other_key(world: &World) -> Result<String> {
+    raw_sql("INSERT INTO tenants (tenant_id, key) VALUES ('00000000-0000-0000-0000-00000000beef', 'other')")
+        .execute(&world.pool)
+        .await?;
+    let key = keys::generate()?;
+    sqlx::query(
+        "INSERT INTO api_keys (tenant_id, key_id, secret_hash, scopes) VALUES ($1, $2, $3, '{*}')",
+    )
+    .bind(OTHER)
+    .bind(&key.id)
+    .bind(key.secret_hash.to_vec())
+    .execute(&world.pool)
+    .await?;
+    Ok(key.text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_limit_nothing_is_limited_and_with_one_all_is_told() -> Result<()> {
+    let world = world().await?;
+    assert_eq!(world.post(&[], events(5_000)).await?.status, 200);
+    set(&world, "", Some((1, 10))).await?;
+    assert_eq!(world.post(&[], events(10)).await?.status, 200);
+    let logged = world.logged()?.0.len();
+    // One event may have come back meanwhile; three have not.
+    let refused = world.post(&[], events(3)).await?;
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "rate_limited"));
+    assert_eq!(refused.body["limited"], "tenant");
+    assert_eq!(
+        (&refused.body["events_per_second"], &refused.body["burst"]),
+        (&1.into(), &10.into())
+    );
+    let header = |name: &str| refused.headers[name].to_str().unwrap().parse::<u64>().unwrap();
+    assert_eq!(header("ratelimit-limit"), 10);
+    assert_eq!(header("ratelimit-remaining"), refused.body["remaining"].as_u64().unwrap());
+    assert!(header("ratelimit-remaining") < 3);
+    assert!((1..=3).contains(&header("retry-after")));
+    assert_eq!(header("ratelimit-reset"), header("retry-after"));
+    let never = world.post(&[], events(11)).await?;
+    assert!(matches!(
+        (never.status.as_u16(), never.code()),
+        (413, "burst_exceeded") | (429, "rate_limited")
+    ));
+    assert_eq!(world.logged()?.0.len(), logged, "what is refused is not in the log");
+
+    // Events that are rejected cost nothing; a key's own limit is told as such.
+    set(&world, "", Some((1_000_000, 1_000_000))).await?;
+    set(&world, &world.key.id, Some((1, 2))).await?;
+    for _ in 0..10 {
+        assert_eq!(world.post(&[], r#"[{"id":"1"},{"id":"2"}]"#).await?.status, 400);
+    }
+    assert_eq!(world.post(&[], events(2)).await?.status, 200);
+    let refused = world.post(&[], events(2)).await?;
+    assert_eq!((refused.status.as_u16(), &refused.body["limited"]), (429, &"credential".into()));
+
+    // Lifted, it is as before.
+    set(&world, &world.key.id, None).await?;
+    assert_eq!(world.post(&[], events(5_000)).await?.status, 200);
+    world.stop().await?;
+    Ok(())
+}
+
+/// Sends without a pause until told to stop; answers what got through, and other answers than
+/// 200 and 429.
+async fn flood(world: &World, tasks: usize, stop: &Arc<AtomicBool>) -> JoinSet<(u64, u64, u64)> {
+    let mut senders = JoinSet::new();
+    for _ in 0..tasks {
+        let (router, key) = (world.router.clone(), format!("Bearer {}", world.key.text));
+        let stop = Arc::clone(stop);
+        senders.spawn(async move {
+            let (mut through, mut refused, mut others) = (0, 0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let headers = [("authorization", key.as_str())];
+                let body = Body::from(events(1));
+                match send(router.clone(), "/v1/events", &headers, body).await {
+                    Ok(answer) if answer.status == 200 => through += 1,
+                    Ok(answer) if answer.status == 429 => refused += 1,
+                    _ => others += 1,
+                }
+                tokio::task::yield_now().await;
+            }
+            (through, refused, others)
+        });
+    }
+    senders
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_gets_through_is_the_rate_and_the_burst_and_others_do_not_notice() -> Result<()> {
+    const RATE: u64 = 100;
+    const BURST: u64 = 50;
+    let world = world().await?;
+    let other = format!("Bearer {}", other_key(&world).await?);
+    set(&world, "", Some((RATE.cast_signed(), BURST.cast_signed()))).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let started = Instant::now();
+    let mut senders = flood(&world, 32, &stop).await;
+    let of_other = AtomicU64::new(0);
+    while started.elapsed() < Duration::from_secs(4) {
+        let answer = send(
+            world.router.clone(),
+            "/v1/events",
+            &[("authorization", &other)],
+            Body::from(events(20)),
+        )
+        .await?;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        of_other.fetch_add(20, Ordering::Relaxed);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut through, mut refused, mut others) = (0, 0, 0);
+    while let Some(sent) = senders.join_next().await {
+        let sent = sent?;
+        (through, refused, others) = (through + sent.0, refused + sent.1, others + sent.2);
+    }
+    let elapsed_ms = u64::try_from(started.elapsed().as_millis())?;
+    let allowed = RATE * elapsed_ms / 1000 + BURST;
+    assert_eq!(others, 0);
+    assert!(through <= allowed, "{through} of {allowed} in {elapsed_ms} ms");
+    // Requests that were in flight when the stop came are the only ones that may be missing.
+    assert!(through + 32 >= allowed * 98 / 100, "{through} of {allowed} in {elapsed_ms} ms");
+    assert!(refused > through, "{refused} refused, {through} through: not much of a flood");
+    assert!(of_other.load(Ordering::Relaxed) > 20);
+    world.stop().await?;
+    Ok(())
+}
