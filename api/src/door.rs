@@ -105,7 +105,8 @@ impl Door {
         events: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ApiError> {
         if self.url.is_empty() {
-            return Err(Problem::unprocessable(
+            return Err(Problem::new(
+                StatusCode::NOT_IMPLEMENTED,
                 "ingest_not_configured",
                 "this api does not know where ingest is, so it cannot send events again",
                 "set api.ingest_url (WEIR_API__INGEST_URL) to the address of ingest",
@@ -166,6 +167,15 @@ fn away(reason: &str) -> Problem {
 fn refused(status: StatusCode, body: &[u8]) -> Problem {
     if status.is_server_error() || status.is_success() {
         return away(status.as_str());
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        // The api has just accepted it: ingest loads new credentials every second.
+        return Problem::unavailable(
+            1,
+            "credential_not_loaded",
+            "ingest does not know the credential yet, so nothing was sent again",
+            "ask again in a second",
+        );
     }
     let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
     Problem::new(status, "ingest_refused", refusal.detail, refusal.action)

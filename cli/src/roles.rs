@@ -57,6 +57,18 @@ impl Role {
         context: &Context,
         tasks: &mut Tasks,
     ) -> Result<OpenApiRouter> {
+        self.start_beside(&OpenApiRouter::new(), config, context, tasks).await
+    }
+
+    /// The same in a process that answers `others` already: the api sends events again through an
+    /// ingest among them.
+    pub async fn start_beside(
+        self,
+        others: &OpenApiRouter,
+        config: &Config,
+        context: &Context,
+        tasks: &mut Tasks,
+    ) -> Result<OpenApiRouter> {
         let context = context.clone();
         let mut router = OpenApiRouter::new();
         match self {
@@ -71,6 +83,9 @@ impl Role {
                 let service =
                     api::Service::open(config.api.clone(), &context).await.context("api")?;
                 router = service.router();
+                if !others.get_openapi().paths.paths.is_empty() {
+                    service.use_ingest(others.clone().into());
+                }
                 tasks.spawn(self.name(), async move { service.run().await.map_err(boxed) });
             }
             Role::Rater => {
