@@ -231,6 +231,12 @@ impl Http {
         self.success(path, request).await
     }
 
+    /// GET of what is no JSON; fails on anything but success.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let request = self.client.get(format!("{}{path}", self.base)).bearer_auth(&self.key);
+        Ok(request.send().await?.error_for_status()?.text().await?)
+    }
+
     /// A body sent with `method`; fails on anything but success.
     pub async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
         let method = reqwest::Method::from_bytes(method.as_bytes())?;

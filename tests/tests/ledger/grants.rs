@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
 
 use crate::world::World;
 
-const ROLES: [&str; 4] = ["weir_api", "weir_writer", "weir_archiver", "weir_reader"];
+const ROLES: [&str; 5] = ["weir_api", "weir_writer", "weir_archiver", "weir_reader", "weir_lane"];
 const VERBS: [&str; 7] =
     ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
 
@@ -38,9 +38,12 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "tenants", "S"),
     ("weir_api", "transfers", "S"),
     ("weir_api", "usage_totals", "S"),
-    ("weir_archiver", "archive_groups", "SI"),
+    ("weir_api", "late_answers", "S"),
+    ("weir_archiver", "archive_groups", "SID"),
     ("weir_archiver", "installation", "S"),
     ("weir_archiver", "partitions", "S"),
+    ("weir_lane", "late_answers", "SIU"),
+    ("weir_lane", "late_places", "SIU"),
     ("weir_reader", "_sqlx_migrations", "S"),
     ("weir_reader", "accounts", "S"),
     ("weir_reader", "api_keys", "S"),
@@ -53,6 +56,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_reader", "ingest_limits", "S"),
     ("weir_reader", "installation", "S"),
     ("weir_reader", "journals", "S"),
+    ("weir_reader", "late_answers", "S"),
+    ("weir_reader", "late_places", "S"),
     ("weir_reader", "partition_counts", "S"),
     ("weir_reader", "partitions", "S"),
     ("weir_reader", "receivable_entries", "S"),
@@ -174,6 +179,8 @@ fn forbidden(role: &str) -> Vec<String> {
         "privileged_changes",
         "app_secrets",
         "ingest_limits",
+        "late_places",
+        "late_answers",
     ];
     let mut statements = Vec::new();
     for table in tables {
@@ -203,6 +210,10 @@ fn forbidden(role: &str) -> Vec<String> {
         statements.push("INSERT INTO transfers SELECT * FROM transfers".to_owned());
         statements.push("UPDATE partitions SET x = x".to_owned());
         statements.push("UPDATE receivables SET balance = 0".to_owned());
+    }
+    if role != "weir_lane" {
+        statements.push("UPDATE late_places SET x = x".to_owned());
+        statements.push("UPDATE late_answers SET answered = 0".to_owned());
     }
     if role == "weir_api" {
         statements.retain(|statement| !statement.starts_with("INSERT INTO teams"));

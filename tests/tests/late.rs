@@ -1,0 +1,266 @@
+//! Late events: real traffic through duplicates tables far too small for it. What has left the table
+//! is found again by the slow lane, whatever dies or is away meanwhile, and no book differs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use benches::spread::Spread;
+use runtime::clickhouse::{Engine, EngineLaunch};
+use serde_json::{Value, json};
+use tests::{
+    broker::Broker,
+    engine::{self, Folder},
+    oracle::{self, CHARGE},
+    process::program,
+    proxy::{Fault, Proxy},
+    system::{System, finished},
+};
+
+/// Events of both traces.
+const EVENTS: i64 = 28_185;
+/// A table of a thousand identities, which leave in ranges of a few hundred.
+const SMALL: [(&str, &str); 3] = [
+    ("WEIR_RATER__TABLE_IDENTITIES_MAX", "1000"),
+    ("WEIR_RATER__RANGE_IDENTITIES", "250"),
+    ("WEIR_LOG__PARTITIONS", "4"),
+];
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A pause from 100 ms to `most_ms`, by the clock's low digits: kills come at any moment.
+async fn pause(most_ms: u64) {
+    let random = uuid::Uuid::now_v7().as_u64_pair().1;
+    tokio::time::sleep(Duration::from_millis(100 + random % most_ms)).await;
+}
+
+/// The traces' books stand, and every later round of them became what it should.
+async fn check(system: &System, duplicates: i64, conflicts: i64) -> Result<()> {
+    let sent = EVENTS + duplicates + conflicts;
+    let counts = system.settled(Some(sent)).await?;
+    println!("{counts:?}");
+    // Whom a dying lane answers twice is a duplicate or a conflict once more.
+    let repeats = counts["copies"] - counts["forwarded"];
+    ensure!(counts["rated"] == EVENTS && repeats >= 0, "{counts:?}");
+    ensure!(
+        counts["duplicates"] >= duplicates
+            && counts["conflicts"] >= conflicts
+            && counts["duplicates"] + counts["conflicts"] == duplicates + conflicts + repeats,
+        "{counts:?}"
+    );
+    let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
+    system.check_books(&oracle::books(&rows, |_| CHARGE)).await
+}
+
+/// Everything three times, the second and third time with kills while the lane is at work.
+async fn story(system: &mut System, victim: &str, kills: u32) -> Result<()> {
+    system.replay_all("first", &[]).await?;
+    check(system, 0, 0).await?;
+
+    let mut again = system.replay("again", &[])?;
+    kill_in_mid_lane(system, victim, kills).await?;
+    finished(&mut again).await?;
+    check(system, EVENTS, 0).await?;
+    let counts = system.conservation().await?;
+    ensure!(counts["forwarded"] > EVENTS / 2, "the table was too large: {counts:?}");
+
+    let mut changed = system.replay("changed", &["--set", "data.note=changed"])?;
+    kill_in_mid_lane(system, victim, kills).await?;
+    finished(&mut changed).await?;
+    check(system, EVENTS, EVENTS).await
+}
+
+/// Kills while late events wait for the lane.
+async fn kill_in_mid_lane(system: &mut System, victim: &str, kills: u32) -> Result<()> {
+    for _ in 0..kills {
+        let deadline = Instant::now() + DEADLINE;
+        while system.api()?.get("/v1/conservation").await?["total"]["pending_forwards"] == 0 {
+            ensure!(Instant::now() < deadline, "no late event came to wait");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        pause(900).await;
+        system.kill(victim)?;
+        system.start(victim).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn on_the_local_log() -> Result<()> {
+    let mut system = System::embedded_with(&SMALL, &[], &[]).await?;
+    story(&mut system, "up", 3).await?;
+    without_filters(&mut system).await
+}
+
+/// Filters that are gone, damaged or of another chain cost time and nothing else.
+async fn without_filters(system: &mut System) -> Result<()> {
+    let folder = system.folder().join("data/rater");
+    let filters = || -> Result<Vec<std::path::PathBuf>> {
+        std::fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let (code, _) = system.take("up")?.terminate().await?;
+    ensure!(code == Some(0), "SIGTERM ended weir up with {code:?}");
+    let before = filters()?;
+    ensure!(before.len() > 20, "only {} filters", before.len());
+    for (number, path) in before.iter().enumerate() {
+        match number % 3 {
+            0 => std::fs::remove_file(path)?,
+            1 => std::fs::write(path, b"damaged")?,
+            _ => {}
+        }
+    }
+    system.start("up").await?;
+    let mut more = system.replay("without-filters", &[])?;
+    finished(&mut more).await?;
+    check(system, 2 * EVENTS, EVENTS).await?;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let metrics = system.api()?.text("/metrics").await?;
+        let missing = metrics
+            .lines()
+            .filter(|line| line.starts_with("weir_rater_ranges_without_filter{"))
+            .filter(|line| !line.ends_with(" 0"))
+            .count();
+        let known = metrics.lines().any(|line| line.starts_with("weir_rater_ranges{"));
+        if known && missing == 0 {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{missing} partitions lack filters");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    ensure!(filters()?.len() > 3, "no filter was made again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn on_kafka() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut system = System::kafka_with(&broker, 4, &SMALL[..2]).await?;
+    story(&mut system, "rater", 3).await
+}
+
+/// An archive behind a proxy, so that it can be away.
+struct Archive {
+    proxy: Proxy,
+    _engine: Engine,
+    _folder: Folder,
+}
+
+impl Archive {
+    async fn start() -> Result<Archive> {
+        let folder = Folder::new("late")?;
+        let engine = Engine::start(EngineLaunch {
+            program: program()?,
+            arguments: vec!["clickhouse-engine".to_owned()],
+            library: engine::library()?,
+            data: folder.path().join("clickhouse"),
+            connections: 4,
+        })
+        .await?;
+        let proxy = Proxy::listen()?;
+        let url = engine.url();
+        let port = url.rsplit(':').next().context("a port")?.trim_end_matches('/').parse()?;
+        proxy.forward_to(port);
+        Ok(Archive { proxy, _engine: engine, _folder: folder })
+    }
+
+    fn goes_away(&self) {
+        self.proxy.set(Fault::Refuse);
+        self.proxy.cut();
+    }
+
+    fn comes_back(&self) {
+        self.proxy.set(Fault::None);
+    }
+}
+
+async fn send(system: &System, id: &str, time: Option<&str>, tokens: u32) -> Result<()> {
+    let mut event = json!({
+        "id": id, "type": "llm.tokens.v1", "source": "late", "subject": "late-team",
+        "data": { "provider": "openai", "model": "gpt-4-turbo", "inputTokens": tokens, "outputTokens": 0 },
+    });
+    if let Some(time) = time {
+        event["time"] = json!(time);
+    }
+    let answer = system.ingest()?.send("POST", "/v1/events", &event).await?;
+    ensure!(answer.to_string().contains("accepted"), "{answer}");
+    Ok(())
+}
+
+/// Waits until the counts of the statement, posted so far, are as wanted.
+async fn until(system: &System, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let statement = system.api()?.get("/v1/conservation").await?;
+        let total = &statement["total"];
+        if wanted(total) {
+            return Ok(total.clone());
+        }
+        if Instant::now() > deadline {
+            bail!("{what}: {total}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// While the archive is away, late events wait, are seen to wait, and nothing else does; twins come
+/// in both ways meanwhile.
+#[tokio::test]
+async fn the_archive_is_away() -> Result<()> {
+    let archive = Archive::start().await?;
+    let url = format!("http://127.0.0.1:{}", archive.proxy.port());
+    let settings = [
+        ("WEIR_RATER__TABLE_IDENTITIES_MAX", "2"),
+        ("WEIR_RATER__RANGE_IDENTITIES", "1"),
+        ("WEIR_LOG__PARTITIONS", "1"),
+        ("CLICKHOUSE_URL", url.as_str()),
+    ];
+    let mut system = System::embedded_with(&settings, &[], &[]).await?;
+    let now = |later_s: i64| domain::time::format(runtime::task::now_us() + later_s * 1_000_000);
+    for number in 0..20 {
+        send(&system, &format!("old-{number}"), Some(&now(0)), 1_000).await?;
+    }
+    system.settled(Some(20)).await?;
+
+    archive.goes_away();
+    // A duplicate, a conflict, and both again: all of them wait.
+    send(&system, "old-3", Some("2023-11-16T00:00:00Z"), 1_000).await?;
+    send(&system, "old-4", None, 1_001).await?;
+    send(&system, "old-3", None, 1_000).await?;
+    until(&system, "late", |total| total["pending_forwards"] == 3).await?;
+    // Nobody else waits.
+    for number in 0..5 {
+        send(&system, &format!("new-{number}"), Some(&now(0)), 1_000).await?;
+    }
+    let total = until(&system, "new", |total| total["counts"]["rated"] == 25).await?;
+    ensure!(total["pending_forwards"] == 3 && total["balanced"] == true, "{total}");
+    // The rater is restarted without its filters, so that every late event waits.
+    let (code, _) = system.take("up")?.terminate().await?;
+    ensure!(code == Some(0), "SIGTERM ended weir up with {code:?}");
+    std::fs::remove_dir_all(system.folder().join("data/rater"))?;
+    // It needs the archive to start, and then it goes away before anything is asked of it.
+    archive.comes_back();
+    system.start("up").await?;
+    archive.goes_away();
+    // Both twins wait; and one waits while its twin comes on the fast path.
+    send(&system, "twins", None, 1_000).await?;
+    send(&system, "twins", None, 1_000).await?;
+    send(&system, "one-waits", None, 1_000).await?;
+    until(&system, "twins", |total| total["pending_forwards"] == 6).await?;
+    // As far in the future as may be: no twin of it can lie below the table, which has not moved since
+    // before the restart.
+    send(&system, "one-waits", Some(&now(299)), 1_000).await?;
+    until(&system, "fast path", |total| total["counts"]["rated"] == 26).await?;
+
+    archive.comes_back();
+    let counts = system.settled(Some(20 + 3 + 5 + 4)).await?;
+    println!("{counts:?}");
+    ensure!(
+        (counts["rated"], counts["duplicates"], counts["conflicts"]) == (27, 4, 1),
+        "{counts:?}"
+    );
+    let charged = system.totals_in_postgres().await?;
+    let input = charged.get(&("late-team".to_owned(), "llm_input_tokens".to_owned()));
+    let input = input.context("no usage of the team")?;
+    ensure!(input.quantity == 27_000 * 1_000_000_000_000, "{input:?}");
+    ensure!(system.lines_in_clickhouse().await? == charged, "the archive differs from the books");
+    Ok(())
+}
