@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod bench;
+pub mod catalog;
 pub mod clickhouse_engine;
 pub mod config;
 pub mod hints;

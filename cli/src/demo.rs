@@ -1,4 +1,4 @@
-//! What `weir up --demo` shows: a catalog with list prices, and a day of usage of twenty teams,
+//! What `weir up --demo` shows: a catalog, what providers charge, and a day of usage of twenty teams,
 //! all of it through the public interface.
 
 use anyhow::Result;
@@ -27,7 +27,7 @@ const MODELS: [(&str, &str); 3] =
 /// Says that the demo's usage was sent.
 const DONE: &str = "demo";
 
-/// Publishes the catalog where there is none, and sends the usage once.
+/// Publishes the catalog where there is none, with the providers' prices, and sends the usage once.
 pub async fn run(client: &Client, folder: &DataFolder) -> Result<()> {
     let current = client.get("/v1/catalog").await?;
     if current.get("catalog_version").and_then(Value::as_u64) == Some(0) {
@@ -36,6 +36,10 @@ pub async fn run(client: &Client, folder: &DataFolder) -> Result<()> {
         let answer =
             client.send(Method::PUT, "/v1/catalog", "application/json", body, &headers).await?;
         answer.success("publishing the demo's catalog")?;
+        let body = br#"{"builtin": true}"#.to_vec();
+        let path = "/v1/providers/pricing/imports";
+        let answer = client.send(Method::POST, path, "application/json", body, &headers).await?;
+        answer.success("importing the providers' prices")?;
     }
     let done = folder.path().join(DONE);
     if done.exists() {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod catalog_diff;
 mod client;
 mod commands;
 mod config;
@@ -61,6 +62,8 @@ enum Command {
     Hints(commands::hints::Arguments),
     /// Make API keys, directly in the database
     Keys(commands::keys::Arguments),
+    /// Bring catalogs and providers' prices in and out
+    Catalog(commands::catalog::Arguments),
     /// Print the commented default configuration
     Config,
     /// Run the ClickHouse engine (started by `weir up`)
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Hints(arguments) => commands::hints::run(arguments),
         Command::Keys(arguments) => commands::keys::run(arguments),
+        Command::Catalog(arguments) => commands::catalog::run(arguments),
         Command::Config => commands::config::run(),
         Command::ClickhouseEngine(arguments) => commands::clickhouse_engine::run(arguments),
     };

@@ -148,11 +148,11 @@ async fn import_catalog(import: &Import, file: &PathBuf) -> Result<ExitCode> {
 }
 
 async fn import_prices(import: &Import) -> Result<ExitCode> {
-    let mut body = json!({ "partial": import.partial });
-    match &import.provider_prices {
-        Some(file) => body["list"] = read_json(file)?,
-        None => body["builtin"] = json!(true),
-    }
+    let (name, list) = match &import.provider_prices {
+        Some(file) => ("list", read_json(file)?),
+        None => ("builtin", json!(true)),
+    };
+    let body = json!({ "partial": import.partial, (name): list });
     let client = import.target.client()?;
     let path = "/v1/providers/pricing/imports";
     let preview = dry_run(&client, path, &body).await?;
@@ -245,7 +245,9 @@ async fn make_cost_card(card: CostCard) -> Result<ExitCode> {
 /// Asks what a call would change.
 async fn dry_run(client: &Client, path: &str, body: &Value) -> Result<Value> {
     let mut body = body.clone();
-    body["dry_run"] = json!(true);
+    if let Some(members) = body.as_object_mut() {
+        members.insert("dry_run".to_owned(), json!(true));
+    }
     change(client, Method::POST, path, serde_json::to_vec(&body)?).await
 }
 
