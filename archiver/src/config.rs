@@ -5,14 +5,12 @@ use std::time::Duration;
 use runtime::config::Faults;
 use serde::Deserialize;
 
-/// Rows of one insert, at most; far below what the client keeps in one block.
+/// Rows of one group, at most; far below what the client keeps in one block.
 const GROUP_ROWS_MAX: usize = 1_000_000;
-/// Bytes of one insert, at most: a group is held in memory for every partition.
+/// Bytes of one group, at most: one is held in memory for every partition.
 const GROUP_BYTES_MAX: usize = 256 << 20;
 /// Longest wait for a group, in milliseconds: one minute.
 const GROUP_WAIT_MS_MAX: u64 = 60_000;
-/// A bound on the pace; beyond it there is none in effect.
-const GROUPS_PER_SECOND_MAX: u32 = 1_000;
 
 /// The section `[archiver]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,10 +20,8 @@ pub struct Config {
     pub group_rows: usize,
     /// Bytes of rows after which a group is inserted; a group has at least one batch.
     pub group_bytes: usize,
-    /// Milliseconds that the first batch of a group waits for others.
+    /// Milliseconds between the ticks at which groups that are not full end.
     pub group_wait_ms: u64,
-    /// Groups that are not full, inserted each second at most, over all partitions of the process.
-    pub groups_per_second: u32,
 }
 
 impl Config {
@@ -46,14 +42,9 @@ impl Config {
             "archiver.group_wait_ms",
             "it must be between 1 and 60000",
         );
-        faults.check(
-            (1..=GROUPS_PER_SECOND_MAX).contains(&self.groups_per_second),
-            "archiver.groups_per_second",
-            "it must be between 1 and 1000",
-        );
     }
 
-    /// How long the first batch of a group waits for others.
+    /// How far apart the ticks are at which groups end.
     #[must_use]
     pub fn group_wait(&self) -> Duration {
         Duration::from_millis(self.group_wait_ms)

@@ -50,6 +50,12 @@ pub enum ArchiveError {
     /// Another archiver has moved the partition's position on; begin again there.
     #[error("another archiver was faster")]
     Overtaken,
+    /// The flush that the group was part of did not happen: the reason, as a label and as text.
+    #[error("{1}")]
+    Flush(&'static str, String),
+    /// The flush that the group was part of was cut in the middle.
+    #[error("a flush was cut in the middle")]
+    Interrupted,
     /// A stop was asked for while something was waited for.
     #[error("stopped")]
     Stopped,
@@ -61,7 +67,12 @@ impl ArchiveError {
     /// then only the archive waits.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::ClickHouse(_) | Self::Postgres(_) | Self::Overtaken | Self::Stopped => true,
+            Self::ClickHouse(_)
+            | Self::Postgres(_)
+            | Self::Flush(..)
+            | Self::Overtaken
+            | Self::Interrupted
+            | Self::Stopped => true,
             Self::Log(error) => matches!(error, LogError::Unavailable(_)),
             Self::Message { .. }
             | Self::Batch { .. }
@@ -75,9 +86,16 @@ impl ArchiveError {
         match self {
             Self::ClickHouse(_) => "clickhouse",
             Self::Postgres(_) => "postgres",
+            Self::Flush(reason, _) => reason,
             Self::Overtaken => "overtaken",
+            Self::Interrupted => "interrupted",
             Self::Stopped => "stopped",
             _ => "log",
         }
+    }
+
+    /// The same for each group of a flush.
+    pub(crate) fn shared(&self) -> ArchiveError {
+        ArchiveError::Flush(self.reason(), self.to_string())
     }
 }

@@ -13,7 +13,9 @@ use domain::{
 };
 use runtime::log::{Message, Reader, SharedLog, Topic};
 
-use crate::{config::Config, error::ArchiveError, metrics::ArchiverMetrics, pace::Pace};
+use crate::{
+    borders::Borders, config::Config, error::ArchiveError, flush::Ticks, metrics::ArchiverMetrics,
+};
 
 /// The topic of rated batches.
 pub const RATED: Topic = Topic("rated");
@@ -23,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Batches that are inserted together, with their rows as they came.
 #[derive(Debug)]
 pub(crate) struct Group {
+    /// Its partition.
+    pub partition: u32,
     /// First position of `[usage]` accounted for.
     pub from_x: i64,
     /// Where the first batch stands in `[rated]`.
@@ -42,7 +46,19 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn bytes(&self) -> usize {
+    /// What is fixed before it is inserted.
+    pub fn borders(&self) -> Borders {
+        Borders {
+            from_x: self.from_x,
+            to_x: self.place.x,
+            from_r: self.from_r,
+            to_r: self.place.r,
+            c: self.place.c,
+        }
+    }
+
+    /// Bytes of rows of both tables.
+    pub fn bytes(&self) -> usize {
         self.rows.len().saturating_add(self.others.len())
     }
 }
@@ -50,7 +66,7 @@ impl Group {
 /// Where a group ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
-    /// When it is full or has waited long enough, or where the month ends.
+    /// When it is full or at the next tick, or where the month ends.
     Full,
     /// Exactly at this position, because it was fixed before.
     At(i64),
@@ -73,7 +89,7 @@ pub(crate) struct Collector {
     /// The batch after the last group's, where that ended because of a month.
     carried: Option<Batch>,
     ignored: Arc<dyn Fn() + Send + Sync>,
-    pace: Pace,
+    ticks: Ticks,
 }
 
 impl Collector {
@@ -83,12 +99,12 @@ impl Collector {
         partition: u32,
         place: Place,
         metrics: &ArchiverMetrics,
-        pace: &Pace,
+        ticks: Ticks,
     ) -> Result<Collector, ArchiveError> {
         let reader = log.reader(RATED, partition, place.r.saturating_add(1))?;
         let counter = metrics.ignored.clone();
         let ignored = Arc::new(move || counter.inc());
-        Ok(Collector { partition, reader, place, carried: None, ignored, pace: pace.clone() })
+        Ok(Collector { partition, reader, place, carried: None, ignored, ticks })
     }
 
     /// The next group; `None` where nothing came for a moment, or when `stopped`.
@@ -109,9 +125,8 @@ impl Collector {
                 (None, None) => return Ok(None),
                 (None, Some(_)) => {}
                 (Some(batch), None) => {
-                    group = Some(begin(&batch)?);
-                    deadline = matches!(end, End::Full)
-                        .then(|| self.pace.turn(Instant::now() + config.group_wait()));
+                    group = Some(begin(self.partition, &batch)?);
+                    deadline = matches!(end, End::Full).then(|| self.ticks.next(Instant::now()));
                 }
                 (Some(batch), Some(group))
                     if matches!(end, End::At(_)) || same_month(group, &batch) =>
@@ -174,8 +189,9 @@ fn batch(message: Message, outer: Outer, after: Place) -> Result<Batch, ArchiveE
     })
 }
 
-fn begin(batch: &Batch) -> Result<Group, ArchiveError> {
+fn begin(partition: u32, batch: &Batch) -> Result<Group, ArchiveError> {
     let mut group = Group {
+        partition,
         from_x: batch.outer.from,
         from_r: batch.position,
         place: batch.after,

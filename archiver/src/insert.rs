@@ -1,4 +1,6 @@
-//! What the archiver does in ClickHouse: read its position, insert a group, say how far it is.
+//! What the archiver does in ClickHouse: read its position, insert groups, say how far it is.
+
+use std::{fmt, mem};
 
 use bytes::Bytes;
 use domain::{
@@ -7,6 +9,7 @@ use domain::{
 };
 use runtime::clickhouse::ClickHouse;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::{error::ArchiveError, group::Group, metrics::ArchiverMetrics};
 
@@ -48,41 +51,74 @@ fn hash(hex: &str) -> Option<Hash> {
     Some(hash)
 }
 
-/// Inserts a group whose borders are fixed. Each step may be repeated, by anyone: the token says
-/// that it is the same one. The position moves last.
+/// What ClickHouse knows an insert by: the same token is taken once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Token {
+    /// Groups that were fixed together.
+    Flush(Uuid),
+    /// One group, fixed before groups were flushed together.
+    Group {
+        /// Its partition.
+        partition: u32,
+        /// Its first position.
+        from_x: i64,
+        /// Its last position.
+        to_x: i64,
+    },
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Token::Flush(flush) => write!(formatter, "{flush}"),
+            Token::Group { partition, from_x, to_x } => {
+                write!(formatter, "{partition}:{from_x}:{to_x}")
+            }
+        }
+    }
+}
+
+/// Inserts groups whose borders are fixed, in the order of their partitions. Each step may be
+/// repeated, by anyone: the token says that it is the same one. The positions move last.
 pub(crate) async fn insert(
     clickhouse: &ClickHouse,
-    partition: u32,
-    mut group: Group,
+    token: &Token,
+    mut groups: Vec<Group>,
     metrics: &ArchiverMetrics,
 ) -> Result<(), ArchiveError> {
-    let borders = format!("{partition}:{}:{}", group.from_x, group.place.x);
-    let marker = archived(partition, &group);
-    if group.other_count > 0 {
-        let (token, rows) =
-            (format!("rejected:{borders}"), Bytes::from(std::mem::take(&mut group.others)));
-        clickhouse
-            .insert_row_binary("rejected_events", REJECTED_EVENTS_COLUMNS, &token, &[], rows)
-            .await?;
+    let markers: Vec<u8> = groups.iter().flat_map(archived).collect();
+    let count = |rows: fn(&Group) -> usize| groups.iter().map(rows).sum::<usize>();
+    let (row_count, other_count) =
+        (count(|group| group.row_count), count(|group| group.other_count));
+    let others = joined(groups.iter_mut().map(|group| mem::take(&mut group.others)));
+    let rows = joined(groups.iter_mut().map(|group| mem::take(&mut group.rows)));
+    drop(groups);
+    let put = async |table: &str, columns: &str, name: &str, rows: Bytes| {
+        let token = format!("{name}:{token}");
+        clickhouse.insert_row_binary(table, columns, &token, &[], rows).await
+    };
+    if other_count > 0 {
+        put("rejected_events", REJECTED_EVENTS_COLUMNS, "rejected", others).await?;
     }
-    if group.row_count > 0 {
-        let (token, rows) =
-            (format!("usage:{borders}"), Bytes::from(std::mem::take(&mut group.rows)));
-        clickhouse
-            .insert_row_binary("usage_events", USAGE_EVENTS_COLUMNS, &token, &[], rows)
-            .await?;
+    if row_count > 0 {
+        put("usage_events", USAGE_EVENTS_COLUMNS, "usage", rows).await?;
     }
-    let token = format!("archived:{borders}");
-    clickhouse.insert_row_binary("archived", ARCHIVED_COLUMNS, &token, &[], marker.into()).await?;
-    metrics.rows.with_label_values(&["rejected_events"]).inc_by(group.other_count as u64);
-    metrics.rows.with_label_values(&["usage_events"]).inc_by(group.row_count as u64);
+    put("archived", ARCHIVED_COLUMNS, "archived", markers.into()).await?;
+    metrics.rows.with_label_values(&["rejected_events"]).inc_by(other_count as u64);
+    metrics.rows.with_label_values(&["usage_events"]).inc_by(row_count as u64);
     Ok(())
 }
 
+/// One after the other; a single one as it is.
+fn joined(parts: impl Iterator<Item = Vec<u8>>) -> Bytes {
+    let mut parts: Vec<Vec<u8>> = parts.filter(|part| !part.is_empty()).collect();
+    if parts.len() == 1 { parts.remove(0).into() } else { parts.concat().into() }
+}
+
 /// The group's row of `archived`, RowBinary.
-fn archived(partition: u32, group: &Group) -> Vec<u8> {
+fn archived(group: &Group) -> Vec<u8> {
     let mut row = Vec::with_capacity(76);
-    row.extend_from_slice(&partition.to_le_bytes());
+    row.extend_from_slice(&group.partition.to_le_bytes());
     row.extend_from_slice(&group.from_x.to_le_bytes());
     row.extend_from_slice(&group.place.x.to_le_bytes());
     row.extend_from_slice(&group.place.r.to_le_bytes());

@@ -3,11 +3,13 @@
 mod borders;
 pub mod config;
 mod error;
+mod flush;
 mod group;
 mod insert;
 pub mod metrics;
-mod pace;
 mod partition;
+
+use std::sync::Arc;
 
 use runtime::{
     context::Context,
@@ -18,8 +20,8 @@ use runtime::{
 
 pub use crate::{config::Config, error::ArchiveError, group::RATED};
 use crate::{
+    flush::{Flusher, Ticks},
     metrics::ArchiverMetrics,
-    pace::Pace,
     partition::{Shared, own},
 };
 
@@ -48,7 +50,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let pool = OWNERSHIP.until_available(&context, |_| true, connect).await?;
     let Some(pool) = pool else { return Ok(()) };
     let shared = Shared {
-        pace: Pace::new(config.groups_per_second),
+        ticks: Ticks::new(config.group_wait()),
+        flusher: Arc::new(Flusher::new(pool.clone(), context.clickhouse.clone(), metrics.clone())),
         config,
         log: context.log.clone(),
         pool,

@@ -9,19 +9,21 @@ use runtime::telemetry::{
 pub struct ArchiverMetrics {
     /// Groups inserted completely.
     pub groups: IntCounter,
+    /// Flushes: groups of several partitions inserted together.
+    pub flushes: IntCounter,
     /// Rows inserted, by table.
     pub rows: IntCounterVec,
     /// Messages of `[rated]` that did not continue the chain.
     pub ignored: IntCounter,
     /// Attempts that failed and were begun anew, by what was in the way.
     pub retries: IntCounterVec,
-    /// Groups whose borders another archiver had fixed.
+    /// Flushes that were fixed before and inserted again.
     pub repeats: IntCounter,
     /// `A`: the last archived position of `[usage]`, by partition.
     pub position: IntGaugeVec,
     /// Append time of the newest archived block in seconds since 1970, by partition.
     pub append_time_s: IntGaugeVec,
-    /// Seconds from a complete group to its row in `archived`.
+    /// Seconds of a flush.
     pub insert_s: Histogram,
 }
 
@@ -30,6 +32,10 @@ impl ArchiverMetrics {
     pub fn new(metrics: &Metrics) -> Result<ArchiverMetrics, TelemetryError> {
         Ok(ArchiverMetrics {
             groups: metrics.counter("weir_archiver_groups_total", "Groups inserted completely")?,
+            flushes: metrics.counter(
+                "weir_archiver_flushes_total",
+                "Flushes: groups of several partitions inserted together",
+            )?,
             rows: metrics.counters(
                 "weir_archiver_rows_total",
                 "Rows inserted, by table",
@@ -46,7 +52,7 @@ impl ArchiverMetrics {
             )?,
             repeats: metrics.counter(
                 "weir_archiver_repeats_total",
-                "Groups whose borders another archiver had fixed",
+                "Flushes that were fixed before and inserted again",
             )?,
             position: metrics.gauges(
                 "weir_archiver_position",
@@ -60,7 +66,7 @@ impl ArchiverMetrics {
             )?,
             insert_s: metrics.histogram(
                 "weir_archiver_insert_s",
-                "Seconds from a complete group to its row in archived",
+                "Seconds of a flush, from its groups to their rows in archived",
                 &DURATION_BUCKETS_S,
             )?,
         })

@@ -1,6 +1,9 @@
 //! One partition: read accepted batches, fix a group's borders, insert it, move on.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use domain::chain::Place;
 use runtime::{
@@ -15,13 +18,13 @@ use tokio::runtime::Handle;
 
 use crate::{
     OWNERSHIP,
-    borders::{Borders, fix},
+    borders::{self, Borders},
     config::Config,
     error::ArchiveError,
+    flush::{Flushed, Flusher, Ticks},
     group::{Collector, End, Group},
     insert,
     metrics::ArchiverMetrics,
-    pace::Pace,
 };
 
 /// The wait after the first failure; it doubles.
@@ -43,7 +46,8 @@ pub(crate) struct Shared {
     pub pool: Pool,
     pub clickhouse: ClickHouse,
     pub metrics: ArchiverMetrics,
-    pub pace: Pace,
+    pub ticks: Ticks,
+    pub flusher: Arc<Flusher>,
     pub readiness: Readiness,
     pub handle: Handle,
 }
@@ -75,6 +79,13 @@ pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
     Ok(())
 }
 
+/// Where the archive stands after a group.
+struct After {
+    place: Place,
+    /// Not by the group that was collected, so the log has to be read anew from there.
+    repeated: bool,
+}
+
 struct Owner<'a> {
     shared: &'a Shared,
     partition: u32,
@@ -97,37 +108,83 @@ impl Owner<'_> {
                 self.works();
                 continue;
             };
-            let fixed = self.wait(fix(&self.shared.pool, self.partition, &borders(&group)))?;
-            let group = if fixed == borders(&group) {
-                group
-            } else {
-                drop(group);
-                self.shared.metrics.repeats.inc();
-                collector = self.collector(place)?;
-                self.repeat(&mut collector, &fixed)?
-            };
             if known_at.elapsed() > POSITION_AGE_MAX && self.position()? != place {
                 return Err(ArchiveError::Overtaken);
             }
-            place = self.insert(group)?;
+            let after = self.flush(group)?;
+            if after.repeated {
+                collector = self.collector(after.place)?;
+            }
+            place = after.place;
             known_at = Instant::now();
             self.works();
         }
         Ok(())
     }
 
-    /// Collects a group whose borders somebody fixed before.
-    fn repeat(&self, collector: &mut Collector, fixed: &Borders) -> Result<Group, ArchiveError> {
+    /// Brings a group into the archive; where others have fixed borders from its first position on,
+    /// what they have fixed.
+    fn flush(&self, mut group: Group) -> Result<After, ArchiveError> {
+        loop {
+            let (from_x, place, append_time_us) = (group.from_x, group.place, group.append_time_us);
+            match self.wait(self.shared.flusher.flush(group))? {
+                Flushed::Inserted => {
+                    self.say(place, Some(append_time_us));
+                    return Ok(After { place, repeated: false });
+                }
+                Flushed::Conflict(back) => match self.repeat(from_x)? {
+                    Some(place) => return Ok(After { place, repeated: true }),
+                    // It was another partition's group that was fixed otherwise.
+                    None => group = *back,
+                },
+            }
+        }
+    }
+
+    /// Inserts again, under its token, the flush that was fixed with a group from `from_x` on,
+    /// with the groups of the other partitions in it. Answers where the archive stands then;
+    /// `None` where nothing was fixed.
+    fn repeat(&self, from_x: i64) -> Result<Option<Place>, ArchiveError> {
+        // One at a time: after the first one of its partitions, a flush is there for all.
+        let _alone =
+            self.wait(async { Ok::<_, ArchiveError>(self.shared.flusher.alone().await) })?;
+        let place = self.position()?;
+        if place.x >= from_x {
+            return Ok(Some(place));
+        }
+        let Some(flush) = self.wait(borders::fixed(&self.shared.pool, self.partition, from_x))?
+        else {
+            return Ok(None);
+        };
+        let groups = flush
+            .groups
+            .iter()
+            .map(|(partition, before, fixed)| self.collect_again(*partition, *before, fixed));
+        let groups = groups.collect::<Result<Vec<Group>, _>>()?;
+        self.wait(self.shared.flusher.repeat(flush.token, groups))?;
+        self.position().map(Some)
+    }
+
+    /// Collects a group whose borders were fixed before.
+    fn collect_again(
+        &self,
+        partition: u32,
+        before: Place,
+        fixed: &Borders,
+    ) -> Result<Group, ArchiveError> {
+        let shared = self.shared;
+        let mut collector =
+            Collector::open(&shared.log, partition, before, &shared.metrics, shared.ticks)?;
         let stopped = || self.stop.is_cancelled();
         loop {
-            let group = collector.collect(End::At(fixed.to_x), &self.shared.config, &stopped)?;
+            let group = collector.collect(End::At(fixed.to_x), &shared.config, &stopped)?;
             if stopped() {
                 return Err(ArchiveError::Stopped);
             }
             match group {
                 // The log is not readable as far as it was when the borders were fixed.
                 None => {}
-                Some(group) if borders(&group) == *fixed => return Ok(group),
+                Some(group) if group.borders() == *fixed => return Ok(group),
                 Some(_) => {
                     return Err(ArchiveError::Borders {
                         from_x: fixed.from_x,
@@ -139,26 +196,18 @@ impl Owner<'_> {
         }
     }
 
-    fn insert(&self, group: Group) -> Result<Place, ArchiveError> {
-        let (place, append_time_us) = (group.place, group.append_time_us);
-        let metrics = &self.shared.metrics;
-        let began = Instant::now();
-        self.wait(insert::insert(&self.shared.clickhouse, self.partition, group, metrics))?;
-        metrics.insert_s.observe(began.elapsed().as_secs_f64());
-        metrics.groups.inc();
-        let label = self.partition.to_string();
+    fn say(&self, place: Place, append_time_us: Option<i64>) {
+        let (metrics, label) = (&self.shared.metrics, self.partition.to_string());
         metrics.position.with_label_values(&[label.as_str()]).set(place.x);
-        metrics
-            .append_time_s
-            .with_label_values(&[label.as_str()])
-            .set(append_time_us.div_euclid(1_000_000));
-        Ok(place)
+        if let Some(append_time_us) = append_time_us {
+            let seconds = append_time_us.div_euclid(1_000_000);
+            metrics.append_time_s.with_label_values(&[label.as_str()]).set(seconds);
+        }
     }
 
     fn position(&self) -> Result<Place, ArchiveError> {
         let place = self.wait(insert::position(&self.shared.clickhouse, self.partition))?;
-        let label = self.partition.to_string();
-        self.shared.metrics.position.with_label_values(&[label.as_str()]).set(place.x);
+        self.say(place, None);
         Ok(place)
     }
 
@@ -168,7 +217,7 @@ impl Owner<'_> {
             self.partition,
             place,
             &self.shared.metrics,
-            &self.shared.pace,
+            self.shared.ticks,
         )
     }
 
@@ -196,15 +245,5 @@ impl Owner<'_> {
                 () = given_up => Err(ArchiveError::Stopped),
             }
         })
-    }
-}
-
-fn borders(group: &Group) -> Borders {
-    Borders {
-        from_x: group.from_x,
-        to_x: group.place.x,
-        from_r: group.from_r,
-        to_r: group.place.r,
-        c: group.place.c,
     }
 }

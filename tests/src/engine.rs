@@ -16,6 +16,7 @@ use runtime::{
 pub const ARCHIVE_MIGRATIONS: &[Migration<'static>] = &[
     (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),
     (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
+    (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),
 ];
 
 /// libchdb.so, fetched by `deploy/setup/clickhouse.sh` when it is not there yet.

@@ -253,10 +253,60 @@ async fn a_group_that_was_cut_anywhere_is_repeated_and_nothing_doubles() -> Resu
     Ok(())
 }
 
+/// The groups of three partitions are one flush, which is cut; then the partitions belong to two
+/// others, each of which has to repeat the flush for what it owns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_that_was_cut_is_repeated_by_those_who_share_its_partitions() -> Result<()> {
+    let mut world = World::new(3).await?;
+    let faults =
+        [Fault::Before("rejected_events"), Fault::After("usage_events"), Fault::After("archived")];
+    let (mut number, mut cut, mut rounds) = (0, 0, 0);
+    // A partition that is read late has a flush of its own: then the fault has to be tried again.
+    while cut < faults.len() {
+        rounds += 1;
+        assert!(rounds < 20, "flushes of several partitions were cut {cut} times");
+        let proxy = Proxy::start(&world.engine.url()).await?;
+        for partition in 0..3 {
+            world
+                .rater
+                .batch(partition, JANUARY_US, &events(number..number + 30, JANUARY_US))
+                .await?;
+            number += 30;
+        }
+        proxy.set(faults[cut]);
+        let archiver = world.archiver(config(1_000, 500), proxy.url(), world.log.clone());
+        proxy.struck().await;
+        archiver.stop().await?;
+        let together: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM archive_groups GROUP BY flush ORDER BY max(created_at) DESC LIMIT 1",
+        )
+        .fetch_one(&world.pool)
+        .await?;
+        cut += usize::from(together > 1);
+        for partition in 0..3 {
+            world
+                .rater
+                .batch(partition, JANUARY_US, &events(number..number + 10, JANUARY_US))
+                .await?;
+            number += 10;
+        }
+        let shares = [vec![0, 2], vec![1]].map(|owned| {
+            let log = Arc::new(Believers { log: world.log.clone(), owned });
+            world.archiver(config(20, 5), &world.engine.url(), log)
+        });
+        world.complete().await?;
+        for successor in shares {
+            successor.stop().await?;
+        }
+    }
+    assert_eq!(world.lines(MARGINS).await?, margins(&events(0..number, JANUARY_US)));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_archivers_of_one_partition_double_nothing() -> Result<()> {
     let mut world = World::new(2).await?;
-    let believers = Arc::new(Believers(world.log.clone()));
+    let believers = Arc::new(Believers { log: world.log.clone(), owned: vec![0, 1] });
     let proxy = Proxy::start(&world.engine.url()).await?;
     let first = world.archiver(config(25, 10), &world.engine.url(), believers.clone());
     let second = world.archiver(config(60, 25), proxy.url(), believers.clone());

@@ -294,13 +294,18 @@ impl World {
         Ok((runtime::http::finish(router, &ServeOptions::default()), context))
     }
 
-    /// Stops everything; fails if any role did.
-    pub async fn stop(self) -> Result<()> {
+    /// Stops all roles; fails if any did. The stores stay.
+    pub async fn halt(&mut self) -> Result<()> {
         self.context.shutdown.trigger();
-        for task in self.tasks {
+        for task in self.tasks.drain(..) {
             task.await??;
         }
         Ok(())
+    }
+
+    /// Stops everything; fails if any role did.
+    pub async fn stop(mut self) -> Result<()> {
+        self.halt().await
     }
 }
 

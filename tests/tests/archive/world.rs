@@ -249,7 +249,7 @@ impl Archiver {
 }
 
 pub fn config(group_rows: usize, group_wait_ms: u64) -> Config {
-    Config { group_rows, group_bytes: 1 << 25, group_wait_ms, groups_per_second: 100 }
+    Config { group_rows, group_bytes: 1 << 25, group_wait_ms }
 }
 
 /// Asks again until it is so, for at most a minute.
@@ -262,8 +262,11 @@ pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> Result<bool>) 
     Ok(())
 }
 
-/// A log whose every member believes to own all partitions, as a paused owner and its successor do.
-pub struct Believers(pub SharedLog);
+/// A log whose every member believes to own certain partitions, as a paused owner and its successor do.
+pub struct Believers {
+    pub log: SharedLog,
+    pub owned: Vec<u32>,
+}
 
 struct Believer(watch::Sender<Vec<u32>>);
 
@@ -275,23 +278,23 @@ impl Membership for Believer {
 
 impl Log for Believers {
     fn partitions(&self) -> u32 {
-        self.0.partitions()
+        self.log.partitions()
     }
 
     fn append(&self, topic: Topic, partition: u32, payload: bytes::Bytes) -> Pending {
-        self.0.append(topic, partition, payload)
+        self.log.append(topic, partition, payload)
     }
 
     fn reader(&self, topic: Topic, partition: u32, from: i64) -> Result<Box<dyn Reader>, LogError> {
-        self.0.reader(topic, partition, from)
+        self.log.reader(topic, partition, from)
     }
 
     fn bounds(&self, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError> {
-        self.0.bounds(topic, partition, wait)
+        self.log.bounds(topic, partition, wait)
     }
 
     fn join(&self, _: Topic, _: &str) -> Result<Box<dyn Membership>, LogError> {
-        Ok(Box::new(Believer(watch::Sender::new((0..self.partitions()).collect()))))
+        Ok(Box::new(Believer(watch::Sender::new(self.owned.clone()))))
     }
 }
 
