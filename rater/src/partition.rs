@@ -449,8 +449,11 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
+    /// The more batches are on their way the longer: a log that is slow gets fewer and longer ones.
     fn batch_age_max(&self) -> Duration {
+        let in_flight = u32::try_from(self.pending.len()).unwrap_or(u32::MAX);
         Duration::from_millis(self.shared.config.batch_ms)
+            .saturating_mul(in_flight.saturating_add(1))
     }
 
     fn is_due(&self) -> bool {
