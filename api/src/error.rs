@@ -124,6 +124,12 @@ fn postgres_problem(error: &PostgresError) -> Problem {
             format!("it is against a rule ({name})"),
             "check that everything it refers to exists",
         ),
+        // Postgres' texts hold every character but this one.
+        PostgresError::Refused { code, .. } if code == "22021" => Problem::bad_request(
+            "text_invalid",
+            "a text of the request holds the character U+0000",
+            "send it without that character",
+        ),
         error => internal(&error.to_string()),
     }
 }
