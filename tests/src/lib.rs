@@ -4,6 +4,8 @@ pub mod postgres;
 
 pub mod engine;
 
+pub mod believers;
+
 pub mod broker;
 
 pub mod oracle;
@@ -12,4 +14,8 @@ pub mod process;
 
 pub mod proxy;
 
+pub mod seed;
+
 pub mod system;
+
+pub mod wait;

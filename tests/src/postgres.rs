@@ -10,7 +10,9 @@ use runtime::{
         server::{Server, ServerOptions},
     },
 };
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, migrate::Migrator, raw_sql,
+};
 
 /// A private server in a folder of its own, gone with this value.
 #[derive(Debug)]
@@ -90,4 +92,13 @@ impl TestPostgres {
 
 fn options(folder: &TestFolder) -> ServerOptions {
     ServerOptions { shared_buffers_mb: 64, ..ServerOptions::new(folder.path().join("postgres")) }
+}
+
+/// Roles and tables, as `weir migrate` makes them.
+pub async fn migrate(admin: &Pool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let roles = std::fs::read_to_string(root.join("deploy/postgres/roles.sql"))?;
+    raw_sql(AssertSqlSafe(roles)).execute(admin).await?;
+    Migrator::new(root.join("migrations/postgres")).await?.run(admin).await?;
+    Ok(())
 }

@@ -1,14 +1,15 @@
 //! A TCP proxy that fails where a test wants it to, and counts what it did.
 //!
 //! It knows nothing of the protocol. Its worst faults: requests arrive and their answers do not
-//! ([`Fault::DropAnswers`]), and requests arrive long after whoever sent them has given them up
-//! ([`Fault::HoldRequests`], then [`Proxy::cut_and_deliver`]).
+//! ([`Fault::DropAnswers`]), requests arrive long after whoever sent them has given them up
+//! ([`Fault::HoldRequests`], then [`Proxy::cut_and_deliver`]), and everything ends right before or
+//! after a certain request ([`Fault::Before`], [`Fault::After`]).
 
 use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +46,13 @@ pub enum Fault {
     Delay(Duration),
     /// New connections are reset at once, those that exist work.
     Refuse,
+    /// A request with these bytes does not arrive: it strikes, which resets every connection and
+    /// refuses others from then on.
+    Before(&'static str),
+    /// A request with these bytes arrives, and when it is answered it strikes; the answer is lost.
+    After(&'static str),
+    /// A request with these bytes waits until this ends.
+    Hold(&'static str),
 }
 
 /// What was done so far.
@@ -64,6 +72,8 @@ pub struct Counts {
     pub cut: u64,
     /// Connections refused.
     pub refused: u64,
+    /// Times that [`Fault::Before`] or [`Fault::After`] struck.
+    pub struck: u64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +85,7 @@ struct Counters {
     delayed: AtomicU64,
     cut: AtomicU64,
     refused: AtomicU64,
+    struck: AtomicU64,
 }
 
 /// How all connections are cut.
@@ -92,6 +103,25 @@ struct Shared {
     fault: watch::Sender<Fault>,
     cut: watch::Sender<Cut>,
     counters: Arc<Counters>,
+}
+
+impl Shared {
+    fn cut_with(&self, deliver_after: Option<Duration>) {
+        self.cut.send_modify(|cut| *cut = Cut { number: cut.number + 1, deliver_after });
+    }
+
+    /// Lets nothing through any more. The error resets the connection that it happened on.
+    fn strike(&self) -> anyhow::Error {
+        self.fault.send_replace(Fault::Refuse);
+        self.cut_with(None);
+        count(&self.counters.struck, 1);
+        anyhow::anyhow!("struck")
+    }
+}
+
+/// Whether a piece of a request has these bytes. One that is torn right there is not seen.
+fn has(piece: &[u8], bytes: &str) -> bool {
+    piece.windows(bytes.len()).any(|window| window == bytes.as_bytes())
 }
 
 /// A proxy on a port of its own. Its connections end with it.
@@ -124,9 +154,23 @@ impl Proxy {
         Ok(Proxy { port, shared, runtime: Some(runtime) })
     }
 
+    /// Listens before the server at `port`.
+    pub fn before(port: u16) -> Result<Proxy> {
+        let proxy = Proxy::listen()?;
+        proxy.forward_to(port);
+        Ok(proxy)
+    }
+
     /// Where clients go.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The server's `url` by way of this proxy.
+    pub fn through(&self, url: &str) -> Result<String> {
+        let target = format!(":{}", self.shared.target.load(Ordering::SeqCst));
+        let (host, path) = url.split_once(&target).context("a URL of another server")?;
+        Ok(format!("{host}:{}{path}", self.port))
     }
 
     /// Where connections go from now on.
@@ -151,7 +195,7 @@ impl Proxy {
     }
 
     fn cut_with(&self, deliver_after: Option<Duration>) {
-        self.shared.cut.send_modify(|cut| *cut = Cut { number: cut.number + 1, deliver_after });
+        self.shared.cut_with(deliver_after);
     }
 
     /// What was done so far.
@@ -166,6 +210,7 @@ impl Proxy {
             delayed: read(&counters.delayed),
             cut: read(&counters.cut),
             refused: read(&counters.refused),
+            struck: read(&counters.struck),
         }
     }
 }
@@ -207,6 +252,7 @@ async fn carry(mut client: TcpStream, target: u16, shared: &Shared, mut cut: wat
     };
     let _ = server.set_nodelay(true);
     let mut held = Vec::new();
+    let last_request = AtomicBool::new(false);
     let ended = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
@@ -215,8 +261,8 @@ async fn carry(mut client: TcpStream, target: u16, shared: &Shared, mut cut: wat
             biased;
             _ = cut.changed() => Err(anyhow::anyhow!("cut")),
             both = async { tokio::try_join!(
-                requests(from_client, to_server, &mut held, shared),
-                answers(from_server, to_client, shared),
+                requests(from_client, to_server, &mut held, &last_request, shared),
+                answers(from_server, to_client, &last_request, shared),
             ) } => both.map(|_| ()),
         }
     };
@@ -250,6 +296,7 @@ async fn requests(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     held: &mut Vec<u8>,
+    last_request: &AtomicBool,
     shared: &Shared,
 ) -> Result<()> {
     let mut changes = shared.fault.subscribe();
@@ -267,6 +314,9 @@ async fn requests(
         let fault = *changes.borrow_and_update();
         match fault {
             Fault::HoldRequests => continue,
+            Fault::Hold(bytes) if has(held, bytes) => continue,
+            Fault::Before(bytes) if has(held, bytes) => return Err(shared.strike()),
+            Fault::After(bytes) if has(held, bytes) => last_request.store(true, Ordering::SeqCst),
             Fault::DropAnswers => count(&shared.counters.unanswered_bytes, held.len()),
             Fault::Delay(delay) if !held.is_empty() => {
                 count(&shared.counters.delayed, 1);
@@ -284,7 +334,12 @@ async fn requests(
 }
 
 /// Passes answers on; fails when the connection is to be reset.
-async fn answers(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, shared: &Shared) -> Result<()> {
+async fn answers(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    last_request: &AtomicBool,
+    shared: &Shared,
+) -> Result<()> {
     let mut changes = shared.fault.subscribe();
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut damaged = false;
@@ -298,6 +353,9 @@ async fn answers(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, shared: &Shared)
             bail!("the rest of a torn answer means nothing");
         }
         let Some(length) = length else { continue };
+        if last_request.load(Ordering::SeqCst) {
+            return Err(shared.strike());
+        }
         match fault {
             _ if length == 0 => return Ok(to.shutdown().await?),
             Fault::DropAnswers => {
@@ -405,15 +463,37 @@ mod tests {
         assert_eq!(ask(&mut third, b"end").unwrap(), b"end");
         proxy.cut();
         assert!(third.read(&mut [0; 10]).is_err());
+
+        let mut fourth = connect(&proxy);
+        proxy.set(Fault::Hold("stay"));
+        assert_eq!(ask(&mut fourth, b"go").unwrap(), b"go");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"end");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"go");
+        fourth.write_all(b"stay").unwrap();
+        assert!(seen.recv_timeout(Duration::from_millis(200)).is_err(), "it waits");
+        proxy.set(Fault::Before("stop"));
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"stay");
+        fourth.read_exact(&mut [0; 4]).unwrap();
+        fourth.write_all(b"stop").unwrap();
+        assert!(fourth.read(&mut [0; 10]).is_err());
+        assert!(seen.recv_timeout(Duration::from_millis(200)).is_err(), "it does not arrive");
+        assert!(ask(&mut connect(&proxy), b"x").is_err(), "nothing does any more");
+
+        proxy.set(Fault::After("last"));
+        let mut fifth = connect(&proxy);
+        fifth.write_all(b"last").unwrap();
+        assert!(fifth.read(&mut [0; 10]).is_err());
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"last");
         let counts = proxy.counts();
         let expected = Counts {
-            connections: 3,
+            connections: 5,
             dropped_bytes: 4,
             unanswered_bytes: 4,
             late_bytes: 4,
             delayed: 2,
-            cut: 3,
-            refused: 2,
+            cut: 5,
+            refused: 3,
+            struck: 2,
         };
         assert_eq!(counts, expected);
     }

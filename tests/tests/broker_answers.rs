@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     time::{Duration, Instant},
 };
 
@@ -16,6 +15,7 @@ use tests::{
     oracle::{self, CHARGE},
     process::Process,
     proxy::{Counts, Fault, Proxy},
+    seed::{Moments, number},
     system::{System, finished},
 };
 
@@ -33,24 +33,6 @@ const EVENTS_BETWEEN: u64 = 500;
 /// How long it may take until they are, on a busy machine.
 const FLOW_TIME_MAX: Duration = Duration::from_secs(60);
 const CONSUMERS: [&str; 4] = ["rater", "rater.2", "ledger-writer", "ledger-writer.2"];
-
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
-
-/// SplitMix64 from a seed, which is printed.
-struct Moments(u64);
-
-impl Moments {
-    fn between(&mut self, least_ms: u64, most_ms: u64) -> Duration {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        Duration::from_millis(least_ms + mixed % (most_ms - least_ms))
-    }
-}
 
 /// The traces, sent over and over with the same ids.
 struct Traffic {
@@ -187,15 +169,14 @@ fn since(before: Counts, now: Counts) -> Counts {
         delayed: now.delayed - before.delayed,
         cut: now.cut - before.cut,
         refused: now.refused - before.refused,
+        struck: now.struck - before.struck,
     }
 }
 
 #[tokio::test]
 async fn answers_of_the_broker_are_dropped() -> Result<()> {
-    let seed = number("WEIR_SEED").unwrap_or_else(|| uuid::Uuid::now_v7().as_u64_pair().1);
     let rounds = number("WEIR_DROPS").unwrap_or(3);
-    println!("WEIR_SEED={seed} WEIR_DROPS={rounds}");
-    let mut moments = Moments(seed);
+    let mut moments = Moments::new("broker answers");
     let began = Instant::now();
     let proxy = Proxy::listen()?;
     let broker = Broker::start_behind(&proxy)?;

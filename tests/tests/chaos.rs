@@ -2,7 +2,7 @@
 //!
 //! WEIR_KILLS sets how many kills each scenario makes (5), WEIR_SEED repeats their moments.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use benches::spread::Spread;
@@ -11,45 +11,15 @@ use tests::{
     broker::Broker,
     oracle::{self, CHARGE},
     process::Process,
+    seed::{Moments, number},
     system::{ROLES, System, finished},
 };
 
 /// Events of both traces.
 const EVENTS: i64 = 28_185;
 
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
-
 fn kills() -> u64 {
     number("WEIR_KILLS").unwrap_or(5)
-}
-
-/// Random moments from a seed, which is printed.
-struct Moments(u64);
-
-impl Moments {
-    fn new(scenario: &str) -> Self {
-        // The random half of a UUID.
-        let random = || uuid::Uuid::now_v7().as_u64_pair().1;
-        let seed = number("WEIR_SEED").unwrap_or_else(random);
-        println!("{scenario}: WEIR_SEED={seed} WEIR_KILLS={}", kills());
-        Self(seed)
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    async fn pause(&mut self, least_ms: u64, most_ms: u64) {
-        let pause = least_ms + self.next() % (most_ms - least_ms);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
 }
 
 /// Replays in small requests, begun anew with the same ids whenever one has ended.
@@ -109,7 +79,7 @@ async fn embedded_survives_kills() -> Result<()> {
         replays.keep_on(&system).await?;
         system.kill("up")?;
         // Sometimes it is killed again while it recovers.
-        if moments.next().is_multiple_of(3) {
+        if moments.bits().is_multiple_of(3) {
             let starting = system.spawn("up")?;
             moments.pause(50, 1_500).await;
             starting.kill()?;

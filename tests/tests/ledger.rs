@@ -11,22 +11,21 @@ use ledger::{
     statement::{self, UsageFilter},
 };
 use ledger_writer::{RATED, window::Window};
-use runtime::{log::SharedLog, postgres::PostgresError};
-
-use crate::{
+use runtime::{config::Secret, log::SharedLog, postgres::PostgresError};
+use tests::{
+    believers::Believers,
     proxy::{Fault, Proxy},
-    world::{
-        Believers, Line, ONE, OTHER, Outcomes, PARTITIONS, Rater, TENANT, World, Writer, audit_key,
-        config, eventually,
-    },
+    wait::eventually,
+};
+
+use crate::world::{
+    Line, ONE, OTHER, Outcomes, PARTITIONS, Rater, TENANT, World, Writer, audit_key, config,
 };
 
 #[path = "ledger/cost.rs"]
 mod cost;
 #[path = "ledger/grants.rs"]
 mod grants;
-#[path = "ledger/proxy.rs"]
-mod proxy;
 #[path = "ledger/seal.rs"]
 mod seal;
 #[path = "ledger/world.rs"]
@@ -383,18 +382,19 @@ async fn crashes_of_postgres_and_stops_lose_nothing() -> Result<()> {
 async fn a_lost_answer_of_commit_posts_once() -> Result<()> {
     let world = World::start().await?;
     let port = world.postgres.server()?.port();
-    let proxy = Proxy::start(port).await?;
-    let url = proxy.through(&world.url, port)?;
+    let proxy = Proxy::before(port)?;
+    let url = Secret::new(proxy.through(world.url.expose())?);
     let writer = Writer::start(config(10), world.context(&url, Arc::clone(&world.log)));
     let mut rater = Rater::new(0);
     let mut sent = 0;
-    for fault in [Fault::LoseAnswer, Fault::LoseCommit, Fault::LoseAnswer, Fault::None] {
-        let before = proxy.hits();
+    let (lose_answer, lose_commit) = (Fault::After("COMMIT"), Fault::Before("COMMIT"));
+    for fault in [lose_answer, lose_commit, lose_answer, Fault::None] {
+        let before = proxy.counts().struck;
         proxy.set(fault);
         rater.append(&world.log, &[Line::new("a", "tokens", 3)], &Outcomes::default()).await?;
         sent += 1;
         if fault != Fault::None {
-            eventually("a COMMIT was hit", async || Ok(proxy.hits() > before)).await?;
+            eventually("a COMMIT was hit", async || Ok(proxy.counts().struck > before)).await?;
         }
         proxy.set(Fault::None);
         world.posted(rater.place, 0).await?;

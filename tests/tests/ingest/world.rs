@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -33,7 +32,7 @@ use runtime::{
     telemetry::Metrics,
 };
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, migrate::Migrator, raw_sql};
+use sqlx::{AssertSqlSafe, raw_sql};
 use tests::{
     engine::{Folder, client},
     postgres::TestPostgres,
@@ -194,7 +193,7 @@ impl World {
         let postgres = TestPostgres::start().await?;
         let url = postgres.database("weir").await?;
         let pool = postgres.pool(&url, None, 2).await?;
-        migrate(&pool).await?;
+        install(&pool).await?;
         let folder = Folder::new("ingest-log")?;
         let log = LocalLog::open(folder.path(), LocalOptions::new(PARTITIONS, &[USAGE]))?;
         let gate = Arc::new(Gate { log, mode: Mutex::default() });
@@ -374,11 +373,8 @@ pub fn context(gate: Arc<Gate>, url: Secret) -> Context {
     }
 }
 
-async fn migrate(pool: &Pool) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let roles = std::fs::read_to_string(root.join("deploy/postgres/roles.sql"))?;
-    raw_sql(AssertSqlSafe(roles)).execute(pool).await?;
-    Migrator::new(root.join("migrations/postgres")).await?.run(pool).await?;
+async fn install(pool: &Pool) -> Result<()> {
+    tests::postgres::migrate(pool).await?;
     let rows = format!(
         "INSERT INTO installation (identity_key, audit_key_id, partitions, log_name)
              VALUES ('\\x00112233445566778899aabbccddeeff', 'test', {PARTITIONS}, 'test');

@@ -1,6 +1,6 @@
 //! A log, a Postgres and ledger-writers on them; and rated batches as a rater would write them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use domain::{
@@ -19,16 +19,19 @@ use runtime::{
     context::Context,
     http::Readiness,
     log::{
-        Log, LogError, Membership, Pending, Reader, SharedLog, Topic,
+        SharedLog, Topic,
         local::{LocalLog, LocalOptions},
     },
     postgres::Pool,
     shutdown::Shutdown,
     telemetry::Metrics,
 };
-use sqlx::{AssertSqlSafe, migrate::Migrator, raw_sql};
-use tests::postgres::{TestFolder, TestPostgres};
-use tokio::{sync::watch, task::JoinHandle};
+use sqlx::{AssertSqlSafe, raw_sql};
+use tests::{
+    postgres::{TestFolder, TestPostgres, migrate},
+    wait::eventually,
+};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// Partitions of every test.
@@ -293,15 +296,6 @@ impl World {
     }
 }
 
-/// Roles and tables, as `weir migrate` makes them.
-async fn migrate(pool: &Pool) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let roles = std::fs::read_to_string(root.join("deploy/postgres/roles.sql"))?;
-    raw_sql(AssertSqlSafe(roles)).execute(pool).await?;
-    Migrator::new(root.join("migrations/postgres")).await?.run(pool).await?;
-    Ok(())
-}
-
 /// A ledger-writer under way.
 pub struct Writer {
     pub context: Context,
@@ -331,48 +325,5 @@ impl Writer {
         let line = format!("{name}{{partition=\"{partition}\"}} ");
         let text = self.context.metrics.render();
         text.lines().find_map(|one| one.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
-    }
-}
-
-/// Asks again until it is so, for at most a minute.
-pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !ask().await? {
-        ensure!(tokio::time::Instant::now() < deadline, "a minute has passed, but not: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// A log whose every member believes to own all partitions, as a paused owner and its successor do.
-pub struct Believers(pub SharedLog);
-
-struct Believer(watch::Sender<Vec<u32>>);
-
-impl Membership for Believer {
-    fn owned(&self) -> watch::Receiver<Vec<u32>> {
-        self.0.subscribe()
-    }
-}
-
-impl Log for Believers {
-    fn partitions(&self) -> u32 {
-        self.0.partitions()
-    }
-
-    fn append(&self, topic: Topic, partition: u32, payload: bytes::Bytes) -> Pending {
-        self.0.append(topic, partition, payload)
-    }
-
-    fn reader(&self, topic: Topic, partition: u32, from: i64) -> Result<Box<dyn Reader>, LogError> {
-        self.0.reader(topic, partition, from)
-    }
-
-    fn bounds(&self, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError> {
-        self.0.bounds(topic, partition, wait)
-    }
-
-    fn join(&self, _: Topic, _: &str) -> Result<Box<dyn Membership>, LogError> {
-        Ok(Box::new(Believer(watch::channel((0..self.0.partitions()).collect()).0)))
     }
 }
