@@ -150,7 +150,10 @@ async fn check_refused(world: &World) -> Result<()> {
     ensure!(refused["code"] == "usage_invalid", "{answer}");
     let detail = refused["detail"].as_str().unwrap_or_default();
     ensure!(detail.contains("`usage.cachedContentTokenCount` (500)"), "{detail}");
-    ensure!(answer["results"][1]["receipt"].is_string(), "{answer}");
+    let receipt = answer["results"][1]["receipt"].as_str().context("a receipt")?;
+    let path = format!("/v1/events/{receipt}");
+    let good = world.until(&path, |event| event["status"] != "pending").await?;
+    assert_eq!(good["lines"][0]["quantity"], "100", "{good}");
     world.post("/v1/events", llm("impossible", bad)).await?.refused(400, "usage_invalid")?;
     Ok(())
 }

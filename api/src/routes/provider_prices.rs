@@ -111,7 +111,7 @@ fn shortest(text: &str) -> String {
 /// A price list to import.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct NewImport {
+pub(crate) struct NewPriceImport {
     /// The list; absent for the one that comes with Weir.
     #[serde(default)]
     list: Option<PriceList>,
@@ -128,7 +128,7 @@ pub(crate) struct NewImport {
 
 /// What an import changes.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Import {
+pub(crate) struct PriceImport {
     /// Its id; null where nothing was written.
     import_id: Option<Uuid>,
     /// Whether nothing was to be written.
@@ -138,18 +138,18 @@ pub(crate) struct Import {
     /// The day of the list.
     date: String,
     /// How many prices of each kind there are.
-    counts: Counts,
+    counts: PriceImportCounts,
     /// Prices that there were not, the first 1000.
-    added: Vec<ListedPrice>,
+    added: Vec<PriceChange>,
     /// Prices that are other ones, the first 1000.
-    changed: Vec<ListedPrice>,
+    changed: Vec<PriceChange>,
     /// Prices that are withdrawn, the first 1000.
-    removed: Vec<ListedPrice>,
+    removed: Vec<PriceChange>,
 }
 
 /// How many prices an import concerns.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Counts {
+pub(crate) struct PriceImportCounts {
     /// Prices that there were not.
     added: usize,
     /// Prices that are other ones.
@@ -162,7 +162,7 @@ pub(crate) struct Counts {
 
 /// A price of an import.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct ListedPrice {
+pub(crate) struct PriceChange {
     /// The provider.
     provider: String,
     /// The model.
@@ -183,7 +183,7 @@ pub(crate) struct ListedPrice {
     effective_from: String,
 }
 
-impl ListedPrice {
+impl PriceChange {
     fn new(key: &PriceKey, before: Option<&Price>, after: Option<&Price>, of: &Price) -> Self {
         let text = |price: Option<&Price>| price?.price.map(|price| price.to_string());
         Self {
@@ -200,7 +200,7 @@ impl ListedPrice {
     }
 }
 
-impl Import {
+impl PriceImport {
     fn new(list: &CheckedList, changes: &Changes, import_id: Option<Uuid>, dry_run: bool) -> Self {
         let added = changes.added.iter();
         let changed = changes.changed.iter();
@@ -210,22 +210,22 @@ impl Import {
             dry_run,
             source: list.source.clone(),
             date: list.date.clone(),
-            counts: Counts {
+            counts: PriceImportCounts {
                 added: changes.added.len(),
                 changed: changes.changed.len(),
                 removed: changes.removed.len(),
                 unchanged: changes.unchanged,
             },
             added: added
-                .map(|(key, after)| ListedPrice::new(key, None, Some(after), after))
+                .map(|(key, after)| PriceChange::new(key, None, Some(after), after))
                 .take(LISTED_MAX)
                 .collect(),
             changed: changed
-                .map(|(key, before, after)| ListedPrice::new(key, Some(before), Some(after), after))
+                .map(|(key, before, after)| PriceChange::new(key, Some(before), Some(after), after))
                 .take(LISTED_MAX)
                 .collect(),
             removed: removed
-                .map(|(key, before)| ListedPrice::new(key, Some(before), None, before))
+                .map(|(key, before)| PriceChange::new(key, Some(before), None, before))
                 .take(LISTED_MAX)
                 .collect(),
         }
@@ -294,12 +294,12 @@ pub(crate) async fn list(
 ///
 /// Adds versions, and never changes one: the list is taken for all that its providers charge, so a
 /// price that it does not have is withdrawn, unless it is `partial`. With `dry_run` nothing is written.
-#[utoipa::path(post, path = "/v1/providers/pricing/imports", tag = "catalog", params(IdempotencyKey), request_body = NewImport,
-    responses((status = 200, description = "What would change, or nothing to change", body = Import), (status = 201, body = Import), (status = 422, body = ProblemDocument), Refusals))]
+#[utoipa::path(post, path = "/v1/providers/pricing/imports", tag = "catalog", params(IdempotencyKey), request_body = NewPriceImport,
+    responses((status = 200, description = "What would change, or nothing to change", body = PriceImport), (status = 201, body = PriceImport), (status = 422, body = ProblemDocument), Refusals))]
 pub(crate) async fn import(
     State(api): State<Api>,
     caller: Caller,
-    call: Call<NewImport>,
+    call: Call<NewPriceImport>,
 ) -> Result<Response, ApiError> {
     let tenant = caller.may(Scope::CatalogWrite)?;
     let (list, partial) = (checked(&call.value)?, call.value.partial);
@@ -307,7 +307,7 @@ pub(crate) async fn import(
         let list = &list;
         let import = scoped(&api.pool, tenant.id(), |mut transaction| async move {
             let (_, changes) = compare(&mut transaction, tenant, list, partial).await?;
-            Ok::<_, ApiError>(Import::new(list, &changes, None, true))
+            Ok::<_, ApiError>(PriceImport::new(list, &changes, None, true))
         })
         .await?;
         return Ok(Json(import).into_response());
@@ -317,14 +317,14 @@ pub(crate) async fn import(
             provider_prices::lock(connection, tenant).await?;
             let (known, changes) = compare(connection, tenant, list, partial).await?;
             if changes.is_empty() {
-                return Made::new(StatusCode::OK, &Import::new(list, &changes, None, false));
+                return Made::new(StatusCode::OK, &PriceImport::new(list, &changes, None, false));
             }
             let id = Uuid::now_v7();
             provider_prices::insert_import(connection, tenant, id, &list.source, &list.date)
                 .await?;
             provider_prices::insert_versions(connection, tenant, id, &changes.versions(&known))
                 .await?;
-            Made::new(StatusCode::CREATED, &Import::new(list, &changes, Some(id), false))
+            Made::new(StatusCode::CREATED, &PriceImport::new(list, &changes, Some(id), false))
         })
     })
     .await?;
@@ -332,7 +332,7 @@ pub(crate) async fn import(
 }
 
 /// The list of a call, checked.
-fn checked(new: &NewImport) -> Result<CheckedList, ApiError> {
+fn checked(new: &NewPriceImport) -> Result<CheckedList, ApiError> {
     let invalid = |detail: &str, action: &str| {
         Problem::unprocessable("price_list_invalid", detail.to_owned(), action.to_owned())
     };
