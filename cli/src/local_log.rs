@@ -80,7 +80,7 @@ impl Trimmer {
         let every = (self.retention / 10).clamp(TRIM_EVERY.0, TRIM_EVERY.1);
         let mut said = String::new();
         while !pause(every, shutdown).await {
-            // Readers that have not begun yet have not said what they need.
+            // A reader that begins looks where the log begins, and must find it so.
             if !self.readiness.is_ready() {
                 continue;
             }
@@ -110,35 +110,47 @@ impl Trimmer {
             Some(pool) => pool.clone(),
             None => connect(&self.postgres, Some("weir_reader"), "weir-trim").await?,
         };
-        let posted = confirmed::posted(&pool).await?;
+        let places = Places {
+            posted: confirmed::posted(&pool).await?,
+            answered: confirmed::answered(&pool).await?,
+            archived: confirmed::archived(&self.clickhouse).await?,
+        };
         self.pool = Some(pool);
-        let archived = confirmed::archived(&self.clickhouse).await?;
-        let keep_from = keep_from(self.log.partitions(), &posted, &archived);
+        let keep_from = places.keep_from(self.log.partitions());
         let log = Arc::clone(&self.log);
         Ok(task::blocking(move || log.trim(&keep_from, before_us)).await??)
     }
 }
 
-/// From where on each topic and partition is needed by the slowest of the readers that record how
-/// far they are.
-fn keep_from(
-    partitions: u32,
-    posted: &BTreeMap<u32, Confirmed>,
-    archived: &BTreeMap<u32, Confirmed>,
-) -> Vec<(Topic, u32, i64)> {
-    let &[usage, rated] = TOPICS else { return Vec::new() };
-    let of = |places: &BTreeMap<u32, Confirmed>, partition: u32| {
-        places.get(&partition).copied().unwrap_or(NOTHING)
-    };
-    (0..partitions)
-        .flat_map(|partition| {
-            let (posted, archived) = (of(posted, partition), of(archived, partition));
-            [
-                (usage, partition, posted.0.min(archived.0).saturating_add(1)),
-                (rated, partition, posted.1.min(archived.1).saturating_add(1)),
-            ]
-        })
-        .collect()
+/// How far the readers are that record it, per partition. What they have confirmed is in Postgres
+/// and in ClickHouse: nobody reads it in the log again, neither after a restart.
+struct Places {
+    posted: BTreeMap<u32, Confirmed>,
+    archived: BTreeMap<u32, Confirmed>,
+    /// Of `[rated]`.
+    answered: BTreeMap<u32, i64>,
+}
+
+impl Places {
+    /// From where on each topic and partition is needed by the slowest reader.
+    fn keep_from(&self, partitions: u32) -> Vec<(Topic, u32, i64)> {
+        let &[usage, rated] = TOPICS else { return Vec::new() };
+        let of = |places: &BTreeMap<u32, Confirmed>, partition: u32| {
+            places.get(&partition).copied().unwrap_or(NOTHING)
+        };
+        (0..partitions)
+            .flat_map(|partition| {
+                let (posted, archived) =
+                    (of(&self.posted, partition), of(&self.archived, partition));
+                let answered = self.answered.get(&partition).copied().unwrap_or(NOTHING.1);
+                let read = posted.1.min(archived.1).min(answered);
+                [
+                    (usage, partition, posted.0.min(archived.0).saturating_add(1)),
+                    (rated, partition, read.saturating_add(1)),
+                ]
+            })
+            .collect()
+    }
 }
 
 /// Waits; true when a stop was asked for.
@@ -155,18 +167,23 @@ mod tests {
 
     #[test]
     fn the_slowest_reader_decides_and_one_that_has_confirmed_nothing_keeps_all() {
-        let posted = BTreeMap::from([(0, (10, 4)), (1, (7, 7)), (2, (5, 5))]);
-        let archived = BTreeMap::from([(0, (8, 3)), (1, (9, 9))]);
+        let places = Places {
+            posted: BTreeMap::from([(0, (10, 4)), (1, (7, 7)), (2, (5, 5)), (3, (6, 6))]),
+            archived: BTreeMap::from([(0, (8, 3)), (1, (9, 9)), (3, (6, 6))]),
+            answered: BTreeMap::from([(0, 4), (1, 6), (2, 5)]),
+        };
         let (usage, rated) = (TOPICS[0], TOPICS[1]);
         assert_eq!(
-            keep_from(3, &posted, &archived),
+            places.keep_from(4),
             [
                 (usage, 0, 9),
                 (rated, 0, 4),
                 (usage, 1, 8),
-                (rated, 1, 8),
+                (rated, 1, 7),
                 (usage, 2, 0),
                 (rated, 2, 0),
+                (usage, 3, 7),
+                (rated, 3, 0),
             ]
         );
     }

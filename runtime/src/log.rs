@@ -144,13 +144,6 @@ pub trait Log: Send + Sync {
     /// `(first, next)`: the first position still held and the one the next append will get.
     fn bounds(&self, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError>;
 
-    /// Says that `reader` needs no message of a partition below `position`, now and after a
-    /// restart. A local log that is trimmed keeps what any reader that has said so needs; Kafka
-    /// keeps by time, whatever is said.
-    fn keep_from(&self, reader: &'static str, topic: Topic, partition: u32, position: i64) {
-        let _ = (reader, topic, partition, position);
-    }
-
     /// Joins `group` to share the partitions of `topic`.
     fn join(&self, topic: Topic, group: &str) -> Result<Box<dyn Membership>, LogError>;
 }

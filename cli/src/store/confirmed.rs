@@ -16,6 +16,13 @@ pub async fn posted(pool: &Pool) -> Result<BTreeMap<u32, Confirmed>> {
     rows.into_iter().map(|(partition, x, r)| Ok((u32::try_from(partition)?, (x, r)))).collect()
 }
 
+/// Up to where of `[rated]` the slow lane has answered all late events, per partition.
+pub async fn answered(pool: &Pool) -> Result<BTreeMap<u32, i64>> {
+    let rows: Vec<(i32, i64)> =
+        sqlx::query_as("SELECT partition, r FROM late_places").fetch_all(pool).await?;
+    rows.into_iter().map(|(partition, r)| Ok((u32::try_from(partition)?, r))).collect()
+}
+
 /// 64-bit numbers are text in ClickHouse's JSON.
 #[derive(Deserialize)]
 struct ArchivedRow {

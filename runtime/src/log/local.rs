@@ -14,11 +14,10 @@
 //! the folder is opened again ([`writer`] says why).
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -95,12 +94,8 @@ pub struct LocalLog {
     groups: Arc<Groups>,
     writer: Option<JoinHandle<()>>,
     trimming: Mutex<()>,
-    needs: Mutex<Needs>,
     _lock: File,
 }
-
-/// Per track and reader, the first position that the reader still needs.
-type Needs = BTreeMap<(usize, &'static str), i64>;
 
 /// What the writer's thread and the readers share.
 pub(crate) struct Shared {
@@ -132,7 +127,6 @@ impl LocalLog {
             groups: Arc::default(),
             writer: Some(writer),
             trimming: Mutex::default(),
-            needs: Mutex::default(),
             _lock: lock,
         }))
     }
@@ -142,10 +136,9 @@ impl LocalLog {
         self.shared.queue.failure()
     }
 
-    /// Removes the oldest segments in which every position is below the one to keep from and below
-    /// what readers need ([`Log::keep_from`]), and which were full before `before_us`, microseconds
-    /// since 1970 UTC. A partition that is not named is kept whole. The newest segment always stays.
-    /// Answers how many were removed.
+    /// Removes the oldest segments in which every position is below the one to keep from, and
+    /// which were full before `before_us`, microseconds since 1970 UTC. A partition that is not
+    /// named is kept whole. The newest segment always stays. Answers how many were removed.
     pub fn trim(&self, keep_from: &[(Topic, u32, i64)], before_us: i64) -> Result<usize, LogError> {
         let layout = &self.shared.layout;
         let mut keep = vec![0; layout.tracks()];
@@ -153,11 +146,6 @@ impl LocalLog {
             let track = self.track(*topic, *partition)?;
             if let Some(keep) = keep.get_mut(track) {
                 *keep = *position;
-            }
-        }
-        for ((track, _), needed) in &*self.needs() {
-            if let Some(keep) = keep.get_mut(*track) {
-                *keep = (*keep).min(*needed);
             }
         }
         let _one_at_a_time = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,10 +164,6 @@ impl LocalLog {
             layout.sync_dir().map_err(|error| layout::broken("syncing", &layout.dir, &error))?;
         }
         Ok(removed)
-    }
-
-    fn needs(&self) -> MutexGuard<'_, Needs> {
-        self.needs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn track(&self, topic: Topic, partition: u32) -> Result<usize, LogError> {
@@ -242,12 +226,6 @@ impl Log for LocalLog {
         let track = self.track(topic, partition)?;
         let known = self.shared.tracks.get(track).map(Track::bounds);
         known.ok_or_else(|| LogError::Broken(format!("there is no {topic}/{partition}")))
-    }
-
-    fn keep_from(&self, reader: &'static str, topic: Topic, partition: u32, position: i64) {
-        if let Ok(track) = self.track(topic, partition) {
-            self.needs().insert((track, reader), position);
-        }
     }
 
     fn join(&self, topic: Topic, group: &str) -> Result<Box<dyn Membership>, LogError> {

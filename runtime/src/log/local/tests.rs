@@ -260,23 +260,17 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
 }
 
 #[test]
-fn trimming_respects_what_readers_need_and_the_time() {
-    let dir = test_dir("needs");
+fn trimming_keeps_what_is_young_and_the_newest_segment() {
+    let dir = test_dir("young");
     let log = open(&dir);
     fill(&log, 0, 60);
-    let keep = [(ONE, 0, 60), (ONE, 1, 60)];
-    let before = crate::task::now_us() - 3_600_000_000;
-    assert_eq!(log.trim(&keep, before).unwrap(), 0, "an hour has not passed");
-    log.keep_from("table", ONE, 1, 0);
-    assert_eq!(log.trim(&keep, i64::MAX).unwrap(), 0, "the table needs everything");
-    log.keep_from("table", ONE, 1, 30);
-    assert!(log.trim(&keep, i64::MAX).unwrap() > 0);
-    let (first, _) = log.bounds(ONE, 1, NO_WAIT).unwrap();
-    assert!(first > 0 && first <= 30, "{first}");
-    assert_eq!(read(&log, 1, first).len() as i64, 60 - first);
-    log.keep_from("table", ONE, 1, i64::MAX);
-    assert!(log.trim(&keep, i64::MAX).unwrap() > 0);
-    assert_eq!(files(&dir, "segment").len(), 1, "the newest stays");
+    let all = [(ONE, 0, 60), (ONE, 1, 60)];
+    let hour_ago = crate::task::now_us() - 3_600_000_000;
+    assert_eq!(log.trim(&all, hour_ago).unwrap(), 0);
+    assert_holds(&log, 0, 60);
+    let segments = files(&dir, "segment").len();
+    assert_eq!(log.trim(&all, i64::MAX).unwrap(), segments - 1);
+    assert_eq!(files(&dir, "segment").len(), 1);
 }
 
 #[test]
