@@ -1,6 +1,9 @@
 //! A rated batch in the making: what blocks became, until it is cut and sent.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use domain::{
     catalog::Catalog,
@@ -66,6 +69,9 @@ pub struct Batch {
     pub entries: u32,
     /// Identities it added to the table.
     pub added: Vec<u128>,
+    /// Events since it was last asked that are not simply rated, by reason: the code of a rejection,
+    /// `unmetered` or `unpriced`.
+    pub unrated: BTreeMap<String, u64>,
     append_time_us: (i64, i64),
     counts: Vec<(Uuid, Counts)>,
     dictionary: DictionaryWriter,
@@ -106,6 +112,7 @@ impl Batch {
             to: from - 1,
             entries: 0,
             added: Vec::new(),
+            unrated: BTreeMap::new(),
             append_time_us: (append_time_us, append_time_us),
             counts: Vec::new(),
             dictionary: DictionaryWriter::default(),
@@ -321,6 +328,11 @@ impl Batch {
                 };
                 seen.take(case.event.identity, taken);
                 self.added.push(case.event.identity);
+                match outcome {
+                    Outcome::Rated => {}
+                    Outcome::Unmetered => self.note("unmetered"),
+                    Outcome::Unpriced => self.note("unpriced"),
+                }
                 self.count(desk, case.event.tenant, |counts| match outcome {
                     Outcome::Rated => counts.rated += 1,
                     Outcome::Unmetered => counts.unmetered += 1,
@@ -425,12 +437,26 @@ impl Batch {
             OtherOutcome::Conflict { .. } => counts.conflicts += 1,
             OtherOutcome::Rejected(Rejection { .. }) => counts.rejected += 1,
         });
+        if let OtherOutcome::Rejected(rejection) = outcome {
+            self.note(rejection.reason);
+        }
         let place = row_place(desk, case.index, case.event.tenant, rules.version, case.copy);
         self.others.push(|out| put_other(out, &place, case.event, outcome));
     }
 
+    /// Counts an event that is not simply rated. There are few reasons: codes of rules.
+    fn note(&mut self, reason: &str) {
+        match self.unrated.get_mut(reason) {
+            Some(count) => *count += 1,
+            None => {
+                self.unrated.insert(reason.to_owned(), 1);
+            }
+        }
+    }
+
     fn put_refused(&mut self, desk: &Desk<'_>, index: u32, refused: &Refused<'_>, version: u64) {
         self.count(desk, refused.tenant, |counts| counts.rejected += 1);
+        self.note(refused.reason);
         let place = row_place(desk, index, refused.tenant, version, None);
         self.others.push(|out| put_refused(out, &place, refused));
     }

@@ -8,6 +8,9 @@ use runtime::telemetry::{Metrics, TelemetryError};
 pub struct RaterMetrics {
     /// Entries rated into batches, accepted or not.
     pub entries: IntCounter,
+    /// Events in batches, accepted or not, that are not simply rated, by reason: the code of a
+    /// rejection, `unmetered` or `unpriced`.
+    pub unrated: IntCounterVec,
     /// Batches appended and accepted in their place.
     pub batches: IntCounter,
     /// Times that unaccepted state was discarded, by why.
@@ -41,6 +44,11 @@ impl RaterMetrics {
             entries: metrics.counter(
                 "weir_rater_entries_total",
                 "Entries rated into batches, accepted or not",
+            )?,
+            unrated: metrics.counters(
+                "weir_rater_unrated_events_total",
+                "Events without a meter or a price, or rejected",
+                &["reason"],
             )?,
             batches: metrics
                 .counter("weir_rater_batches_total", "Batches accepted in their place")?,

@@ -443,7 +443,11 @@ impl<'a> Owner<'a> {
         let before = counts(&self.state);
         self.state.rate(message.position, message.append_time_us, &opened, &coming)?;
         let after = counts(&self.state);
+        let unrated = self.state.take_unrated();
         let metrics = &self.shared.metrics;
+        for (reason, count) in unrated {
+            metrics.unrated.with_label_values(&[&reason]).inc_by(count);
+        }
         metrics.entries.inc_by(u64::from(after.0.saturating_sub(before.0)));
         metrics.forwarded.inc_by(u64::try_from(after.1.saturating_sub(before.1)).unwrap_or(0));
         Ok(())

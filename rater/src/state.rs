@@ -3,7 +3,10 @@
 //! Pure: it reads no log, no database and no clock, so that a simulation can run this very code.
 //! `chain` in `domain` is the acceptance rule; [`crate::table`] says what leaves the table when.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use domain::{
     chain::{Hash, Offer, Place},
@@ -166,6 +169,11 @@ impl State {
     #[must_use]
     pub fn batch(&self) -> Option<&Batch> {
         self.batch.as_ref().map(|(batch, _)| batch)
+    }
+
+    /// Events that are not simply rated since the last call, by reason.
+    pub fn take_unrated(&mut self) -> BTreeMap<String, u64> {
+        self.batch.as_mut().map(|(batch, _)| std::mem::take(&mut batch.unrated)).unwrap_or_default()
     }
 
     /// The catalog version in force after everything rated so far.
