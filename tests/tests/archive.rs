@@ -10,16 +10,26 @@ use nix::{
     unistd::Pid,
 };
 use runtime::clickhouse::ClickHouseError;
-
-use crate::{
+use tests::{
+    believers::Believers,
     proxy::{Fault, Proxy},
-    world::{Believers, FEBRUARY_US, JANUARY_US, TestEvent, Wanted, World, config, eventually},
+    wait::eventually,
 };
 
-#[path = "archive/proxy.rs"]
-mod proxy;
+use crate::world::{FEBRUARY_US, JANUARY_US, TestEvent, Wanted, World, config};
+
 #[path = "archive/world.rs"]
 mod world;
+
+/// The steps of an insert, as its requests begin.
+const REJECTED: &str = "INSERT+INTO+rejected_events";
+const USAGE: &str = "INSERT+INTO+usage_events";
+const ARCHIVED: &str = "INSERT+INTO+archived";
+
+/// Waits until a fault has struck, which lets nothing through any more.
+async fn struck(proxy: &Proxy) -> Result<()> {
+    eventually("the fault strikes", async || Ok(proxy.counts().struck > 0)).await
+}
 
 /// Events with every kind of line and outcome, told by their number.
 fn events(numbers: std::ops::Range<u32>, append_time_us: i64) -> Vec<TestEvent> {
@@ -220,26 +230,29 @@ async fn twice_and_corrected(world: &World, all: &[TestEvent]) -> Result<()> {
 async fn a_group_that_was_cut_anywhere_is_repeated_and_nothing_doubles() -> Result<()> {
     let mut world = World::new(1).await?;
     let faults = [
-        Fault::Before("rejected_events"),
-        Fault::After("rejected_events"),
-        Fault::Before("usage_events"),
-        Fault::After("usage_events"),
-        Fault::Before("archived"),
-        Fault::After("archived"),
+        Fault::Before(REJECTED),
+        Fault::After(REJECTED),
+        Fault::Before(USAGE),
+        Fault::After(USAGE),
+        Fault::Before(ARCHIVED),
+        Fault::After(ARCHIVED),
     ];
-    let (mut number, mut inserts) = (0, 0);
+    let mut number = 0;
     for (round, fault) in faults.into_iter().enumerate() {
-        let proxy = Proxy::start(&world.engine.url()).await?;
+        let (proxy, url) = world.proxy()?;
         for _ in 0..3 {
             world.rater.batch(0, JANUARY_US, &events(number..number + 40, JANUARY_US)).await?;
             number += 40;
         }
+        let before = world.steps().await?;
         proxy.set(fault);
-        let archiver = world.archiver(config(1_000, 30), proxy.url(), world.log.clone());
-        proxy.struck().await;
+        let archiver = world.archiver(config(1_000, 30), &url, world.log.clone());
+        struck(&proxy).await?;
         // As good as killed: nothing of it reaches ClickHouse any more.
         archiver.stop().await?;
-        inserts += proxy.inserts().len();
+        let after = world.steps().await?;
+        let done = before.iter().zip(&after).take_while(|(before, after)| before < after).count();
+        assert_eq!(done, [0, 1, 1, 2, 2, 3][round], "it struck elsewhere: {before:?} {after:?}");
         // What comes next must not change the borders of the group that was begun.
         world.rater.batch(0, JANUARY_US, &events(number..number + 10, JANUARY_US)).await?;
         number += 10;
@@ -248,7 +261,6 @@ async fn a_group_that_was_cut_anywhere_is_repeated_and_nothing_doubles() -> Resu
         world.complete().await?;
         successor.stop().await?;
     }
-    assert_eq!(inserts, 1 + 1 + 2 + 2 + 3, "the faults struck where they should");
     assert_eq!(world.lines(MARGINS).await?, margins(&events(0..number, JANUARY_US)));
     Ok(())
 }
@@ -258,14 +270,13 @@ async fn a_group_that_was_cut_anywhere_is_repeated_and_nothing_doubles() -> Resu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_that_was_cut_is_repeated_by_those_who_share_its_partitions() -> Result<()> {
     let mut world = World::new(3).await?;
-    let faults =
-        [Fault::Before("rejected_events"), Fault::After("usage_events"), Fault::After("archived")];
+    let faults = [Fault::Before(REJECTED), Fault::After(USAGE), Fault::After(ARCHIVED)];
     let (mut number, mut cut, mut rounds) = (0, 0, 0);
     // A partition that is read late has a flush of its own: then the fault has to be tried again.
     while cut < faults.len() {
         rounds += 1;
         assert!(rounds < 20, "flushes of several partitions were cut {cut} times");
-        let proxy = Proxy::start(&world.engine.url()).await?;
+        let (proxy, url) = world.proxy()?;
         for partition in 0..3 {
             world
                 .rater
@@ -274,8 +285,8 @@ async fn a_flush_that_was_cut_is_repeated_by_those_who_share_its_partitions() ->
             number += 30;
         }
         proxy.set(faults[cut]);
-        let archiver = world.archiver(config(1_000, 500), proxy.url(), world.log.clone());
-        proxy.struck().await;
+        let archiver = world.archiver(config(1_000, 500), &url, world.log.clone());
+        struck(&proxy).await?;
         archiver.stop().await?;
         let together: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM archive_groups GROUP BY flush ORDER BY max(created_at) DESC LIMIT 1",
@@ -307,13 +318,13 @@ async fn a_flush_that_was_cut_is_repeated_by_those_who_share_its_partitions() ->
 async fn two_archivers_of_one_partition_double_nothing() -> Result<()> {
     let mut world = World::new(2).await?;
     let believers = Arc::new(Believers { log: world.log.clone(), owned: vec![0, 1] });
-    let proxy = Proxy::start(&world.engine.url()).await?;
+    let (proxy, url) = world.proxy()?;
     let first = world.archiver(config(25, 10), &world.engine.url(), believers.clone());
-    let second = world.archiver(config(60, 25), proxy.url(), believers.clone());
+    let second = world.archiver(config(60, 25), &url, believers.clone());
     for round in 0..30 {
         // The second is paused in the middle of an insert, and goes on when the first is far ahead.
         match round {
-            10 => proxy.set(Fault::Held("usage_events")),
+            10 => proxy.set(Fault::Hold(USAGE)),
             25 => proxy.set(Fault::None),
             _ => {}
         }
@@ -348,9 +359,9 @@ async fn two_archivers_of_one_partition_double_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_that_were_away_are_caught_up_with() -> Result<()> {
     let mut world = World::new(1).await?;
-    let proxy = Proxy::start(&world.engine.url()).await?;
-    proxy.set(Fault::Down);
-    let archiver = world.archiver(config(200, 20), proxy.url(), world.log.clone());
+    let (proxy, url) = world.proxy()?;
+    proxy.set(Fault::Refuse);
+    let archiver = world.archiver(config(200, 20), &url, world.log.clone());
     for round in 0..20 {
         world.rater.batch(0, JANUARY_US, &events(round * 30..round * 30 + 30, JANUARY_US)).await?;
     }

@@ -309,7 +309,8 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_writers_on_one_partition_each_window_is_posted_by_one() -> Result<()> {
     let world = World::start().await?;
-    let believers: SharedLog = Arc::new(Believers(Arc::clone(&world.log)));
+    let believers: SharedLog =
+        Arc::new(Believers { log: Arc::clone(&world.log), owned: (0..PARTITIONS).collect() });
     // Holds what it read for two seconds, as a frozen process does; the other one posts it.
     let slow = Writer::start(config(2000), world.context(&world.url, Arc::clone(&believers)));
     let quick = Writer::start(config(20), world.context(&world.url, believers));

@@ -1,6 +1,6 @@
 //! What an archiver stands in: Postgres, the engine, a log, and rated batches with true rows.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use archiver::{Config, RATED, RunError};
@@ -25,19 +25,20 @@ use runtime::{
     context::Context,
     http::Readiness,
     log::{
-        AppendError, Log, LogError, Membership, Pending, Reader, SharedLog, Topic,
+        AppendError, Log, SharedLog, Topic,
         local::{LocalLog, LocalOptions},
     },
     postgres::Pool,
     shutdown::Shutdown,
     telemetry::Metrics,
 };
-use sqlx::{AssertSqlSafe, migrate::Migrator, raw_sql};
 use tests::{
     engine::{ARCHIVE_MIGRATIONS, Folder, client, start},
-    postgres::TestPostgres,
+    postgres::{TestPostgres, migrate},
+    proxy::Proxy,
+    wait::eventually,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clickhouse-engine");
@@ -127,6 +128,25 @@ impl World {
             rater,
             _folders: (engine_folder, log_folder),
         })
+    }
+
+    /// A proxy before ClickHouse, and where it is.
+    pub fn proxy(&self) -> Result<(Proxy, String)> {
+        let url = self.engine.url();
+        let (_, port) = url.rsplit_once(':').context("a port")?;
+        let proxy = Proxy::before(port.parse()?)?;
+        let through = proxy.through(&url)?;
+        Ok((proxy, through))
+    }
+
+    /// How many rows each step of an insert has left: others, events, markers.
+    pub async fn steps(&self) -> Result<[i64; 3]> {
+        let mut rows = [0; 3];
+        for (rows, table) in rows.iter_mut().zip(["rejected_events", "usage_events", "archived"]) {
+            let sql = format!("SELECT toInt64(count()) AS n FROM {table}");
+            *rows = self.number(&sql).await?;
+        }
+        Ok(rows)
     }
 
     /// Starts an archiver that reaches ClickHouse at `url` and sees the log as `log`.
@@ -219,15 +239,6 @@ impl World {
     }
 }
 
-/// Roles and tables, as `weir migrate` makes them.
-async fn migrate(pool: &Pool) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let roles = std::fs::read_to_string(root.join("deploy/postgres/roles.sql"))?;
-    raw_sql(AssertSqlSafe(roles)).execute(pool).await?;
-    Migrator::new(root.join("migrations/postgres")).await?.run(pool).await?;
-    Ok(())
-}
-
 /// An archiver under way.
 pub struct Archiver {
     pub context: Context,
@@ -250,52 +261,6 @@ impl Archiver {
 
 pub fn config(group_rows: usize, group_wait_ms: u64) -> Config {
     Config { group_rows, group_bytes: 1 << 25, group_wait_ms }
-}
-
-/// Asks again until it is so, for at most a minute.
-pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !ask().await? {
-        ensure!(tokio::time::Instant::now() < deadline, "a minute has passed, but not: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// A log whose every member believes to own certain partitions, as a paused owner and its successor do.
-pub struct Believers {
-    pub log: SharedLog,
-    pub owned: Vec<u32>,
-}
-
-struct Believer(watch::Sender<Vec<u32>>);
-
-impl Membership for Believer {
-    fn owned(&self) -> watch::Receiver<Vec<u32>> {
-        self.0.subscribe()
-    }
-}
-
-impl Log for Believers {
-    fn partitions(&self) -> u32 {
-        self.log.partitions()
-    }
-
-    fn append(&self, topic: Topic, partition: u32, payload: bytes::Bytes) -> Pending {
-        self.log.append(topic, partition, payload)
-    }
-
-    fn reader(&self, topic: Topic, partition: u32, from: i64) -> Result<Box<dyn Reader>, LogError> {
-        self.log.reader(topic, partition, from)
-    }
-
-    fn bounds(&self, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError> {
-        self.log.bounds(topic, partition, wait)
-    }
-
-    fn join(&self, _: Topic, _: &str) -> Result<Box<dyn Membership>, LogError> {
-        Ok(Box::new(Believer(watch::Sender::new(self.owned.clone()))))
-    }
 }
 
 /// What was rated of one partition.
