@@ -9,7 +9,7 @@ use domain::{
     wire::{
         block::BlockWriter,
         rated::Rows,
-        record::{Entry, EventRecord},
+        record::{Entry, EventRecord, Verdict},
     },
 };
 use uuid::Uuid;
@@ -132,7 +132,22 @@ struct Faults {
     departures: u32,
 }
 
+/// A rule broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planted {
+    Nothing,
+    /// *New* is said of what the archive had not seen.
+    NewWithoutLimit,
+    /// The archive is searched below the late event only.
+    SearchBelowOnly,
+    /// The lane's place moves before its append.
+    PlaceBeforeAppend,
+    /// A filter lacks an identity.
+    FilterForgets,
+}
+
 struct World {
+    planted: Planted,
     usage: Vec<Vec<u8>>,
     clients: usize,
     times: HashMap<u8, Option<i64>>,
@@ -152,8 +167,9 @@ fn coverage_of(message: &[u8]) -> Coverage {
 }
 
 impl World {
-    fn new() -> World {
+    fn new(planted: Planted) -> World {
         World {
+            planted,
             usage: Vec::new(),
             clients: 0,
             times: HashMap::new(),
@@ -268,7 +284,9 @@ impl World {
         let held = random.one_in(2).then_some(self.archived);
         let Some(owner) = self.owners[which].as_mut() else { return };
         if let Some(departure) = owner.state.departure(held) {
-            let filter = Filter::build(departure.identities.iter().copied()).unwrap();
+            let forgotten = usize::from(self.planted == Planted::FilterForgets);
+            let identities = departure.identities.iter().copied().skip(forgotten);
+            let filter = Filter::build(identities).unwrap();
             owner.state.depart(departure, Some(filter).filter(|_| !random.one_in(4)));
             self.faults.departures += 1;
         }
@@ -321,10 +339,22 @@ impl World {
         let mut writer = BlockWriter::default();
         for waiting in &waiting {
             let late = Late::open(&waiting.forward).unwrap();
-            let verdict = late.judge(&late.wanted().unwrap(), &hits, self.archived);
+            let mut hits = hits.clone();
+            if self.planted == Planted::SearchBelowOnly {
+                hits.retain(|hit| hit.position < waiting.forward.position);
+            }
+            let mut verdict = late.judge(&late.wanted().unwrap(), &hits, self.archived);
+            if let (Planted::NewWithoutLimit, Verdict::New { checked_to }) =
+                (self.planted, &mut verdict)
+            {
+                *checked_to = i64::MAX / 2;
+            }
             late.answer(0, verdict, &mut writer).unwrap();
         }
         self.answers.push(Answer { copies: writer.finish(), before: self.lane, after });
+        if self.planted == Planted::PlaceBeforeAppend {
+            self.lane = after;
+        }
     }
 
     /// A lane's append, at last; its place moves after it unless the lane dies in between or
@@ -476,30 +506,36 @@ fn heads(rows: &Rows) -> Vec<(i64, u32)> {
         .collect()
 }
 
+/// One walk with its healing, checked.
+fn walk(seed: u64, planted: Planted) -> World {
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut world = World::new(planted);
+    for _ in 0..400 {
+        world.turn(&mut random);
+    }
+    world.check(seed);
+    world.heal(&mut random);
+    let (accounted, effects) = world.check(seed);
+    assert_eq!(accounted, world.usage.len(), "seed {seed}: not everything is accounted");
+    for (number, message) in world.usage.iter().enumerate() {
+        for sent in events_in(message) {
+            let future = sent.time_us > Some(BLOCK_US * i64::try_from(number).unwrap());
+            assert!(
+                future || effects.contains(&sent.id),
+                "seed {seed}: {} never took effect",
+                sent.id
+            );
+        }
+    }
+    world
+}
+
 #[test]
 fn no_walk_of_two_owners_and_two_lanes_loses_or_doubles_anything() {
     let mut all = Faults::default();
     let mut blocks = 0;
     for seed in 1..=3_000u64 {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let mut world = World::new();
-        for _ in 0..400 {
-            world.turn(&mut random);
-        }
-        world.check(seed);
-        world.heal(&mut random);
-        let (accounted, effects) = world.check(seed);
-        assert_eq!(accounted, world.usage.len(), "seed {seed}: not everything is accounted");
-        for (number, message) in world.usage.iter().enumerate() {
-            for sent in events_in(message) {
-                let future = sent.time_us > Some(BLOCK_US * i64::try_from(number).unwrap());
-                assert!(
-                    future || effects.contains(&sent.id),
-                    "seed {seed}: {} never took effect",
-                    sent.id
-                );
-            }
-        }
+        let world = walk(seed, Planted::Nothing);
         blocks += world.usage.len();
         for (sum, more) in [
             (&mut all.ignored, world.faults.ignored),
@@ -514,7 +550,8 @@ fn no_walk_of_two_owners_and_two_lanes_loses_or_doubles_anything() {
     }
     let Faults { ignored, discards, forwards, rounds, repeats, departures } = all;
     println!(
-        "{blocks} blocks, {ignored} ignored, {discards} discards, {departures} departures, {forwards} forwards, {rounds} again, {repeats} repeats"
+        "{blocks} blocks, {ignored} ignored, {discards} discards, {departures} departures, \
+         {forwards} forwards, {rounds} again, {repeats} repeats"
     );
     assert!(
         ignored > 1_000 && discards > 1_000 && blocks > 10_000 && departures > 1_000,
@@ -524,4 +561,19 @@ fn no_walk_of_two_owners_and_two_lanes_loses_or_doubles_anything() {
         forwards > 1_000 && rounds > 50 && repeats > 500,
         "late events must bite: {forwards} {rounds} {repeats}"
     );
+}
+
+#[test]
+fn a_rule_that_is_broken_is_found_out() {
+    for planted in [
+        Planted::NewWithoutLimit,
+        Planted::SearchBelowOnly,
+        Planted::PlaceBeforeAppend,
+        Planted::FilterForgets,
+    ] {
+        let found = (1..=3_000u64)
+            .find(|seed| std::panic::catch_unwind(|| drop(walk(*seed, planted))).is_err());
+        println!("{planted:?} was found in walk {found:?}");
+        assert!(found.is_some(), "nobody noticed {planted:?}");
+    }
 }
