@@ -92,6 +92,25 @@ pub fn answer(items: Vec<Item>, fates: &Fates) -> Response {
     }
 }
 
+/// The answer where one event that cannot be accepted keeps all others of its request out.
+pub(crate) fn none_of_all(items: Vec<Item>) -> Response {
+    let results = items.into_iter().enumerate().map(|(index, item)| match item.event {
+        Err(reject) => rejected(index, item.id, reject),
+        Ok(_) => EventResult {
+            index,
+            id: item.id,
+            status: Status::NotAccepted,
+            receipt: None,
+            code: Some("others_rejected"),
+            detail: Some("other events of the request are rejected".to_owned()),
+            action: Some("send it again without those, or with them corrected"),
+        },
+    });
+    let results: Vec<EventResult> = results.collect();
+    let rejected = results.iter().filter(|result| result.status == Status::Rejected).count();
+    none_accepted(Answer { accepted: 0, rejected, results })
+}
+
 fn rejected(index: usize, id: Option<String>, reject: Reject) -> EventResult {
     EventResult {
         index,

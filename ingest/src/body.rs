@@ -31,29 +31,9 @@ const CHUNK_BYTES: usize = 32 * 1024;
 const DISCARD_BYTES_MAX: usize = 32 << 20;
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The form that the content type names. Types that tools send without thinking count as JSON.
+/// The form that the content type names.
 pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Form::Json) };
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let mut parts = text.split(';').map(str::trim);
-    let form = match parts.next().unwrap_or_default() {
-        "application/x-ndjson"
-        | "application/ndjson"
-        | "application/jsonl"
-        | "application/x-jsonlines" => Some(Form::Lines),
-        ""
-        | "application/json"
-        | "text/json"
-        | "text/plain"
-        | "application/octet-stream"
-        | "application/x-www-form-urlencoded" => Some(Form::Json),
-        other if other.starts_with("application/") && other.ends_with("+json") => Some(Form::Json),
-        _ => None,
-    };
-    let charset =
-        parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
-    let readable = matches!(charset, None | Some("utf-8" | "utf8" | "us-ascii"));
-    form.filter(|_| readable).ok_or_else(|| {
+    Form::named(content_type(headers).unwrap_or_default()).ok_or_else(|| {
         Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "content_type_unsupported",
@@ -61,6 +41,25 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
             "send application/json, application/x-ndjson, application/cloudevents+json or application/cloudevents-batch+json, in UTF-8",
         )
     })
+}
+
+/// The content type as sent; `?` stands for one that is no text.
+pub fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"))
+}
+
+/// The `ce-` headers of an event in CloudEvents' binary mode, without their prefix; `None` where the
+/// event is in the body.
+pub fn binary_attributes(headers: &HeaderMap) -> Option<Vec<(&str, &[u8])>> {
+    let structured = content_type(headers)
+        .is_some_and(|text| text.to_ascii_lowercase().starts_with("application/cloudevents"));
+    if structured || !headers.contains_key("ce-specversion") {
+        return None;
+    }
+    let attributes = headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, value.as_bytes())));
+    Some(attributes.collect())
 }
 
 /// Reads the body, decompressed; what it takes of the budget comes with it.

@@ -22,6 +22,36 @@ pub enum Form {
     Lines,
 }
 
+impl Form {
+    /// The form that a content type names, `None` if none. Types that tools send without thinking
+    /// count as JSON; without one it is JSON too.
+    #[must_use]
+    pub fn named(content_type: &str) -> Option<Form> {
+        let text = content_type.to_ascii_lowercase();
+        let mut parts = text.split(';').map(str::trim);
+        let form = match parts.next().unwrap_or_default() {
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines" => Some(Form::Lines),
+            ""
+            | "application/json"
+            | "text/json"
+            | "text/plain"
+            | "application/octet-stream"
+            | "application/x-www-form-urlencoded" => Some(Form::Json),
+            other if other.starts_with("application/") && other.ends_with("+json") => {
+                Some(Form::Json)
+            }
+            _ => None,
+        };
+        let charset =
+            parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
+        let readable = matches!(charset, None | Some("utf-8" | "utf8" | "us-ascii"));
+        form.filter(|_| readable)
+    }
+}
+
 /// What was read out of a body: the events that may go into the log, and one item per event sent.
 #[derive(Debug)]
 pub struct Parsed {
@@ -68,6 +98,13 @@ pub fn parse(
         ));
     }
     Ok(parser.parsed)
+}
+
+/// A body whose only event cannot be read at all.
+#[must_use]
+pub fn refused(caller: Caller, held: Held, reject: Reject) -> Parsed {
+    let batch = Batch::new(caller, Bytes::new(), held);
+    Parsed { batch, items: vec![Item { id: None, event: Err(reject) }] }
 }
 
 /// Whether a body that does not say so holds lines: its first line is a whole object, and there is
@@ -222,7 +259,8 @@ fn broken(error: &SyntaxError) -> Problem {
     )
 }
 
-fn too_many() -> Problem {
+/// The answer to more events than a request may hold.
+pub fn too_many() -> Problem {
     let detail = format!("the body holds more than {EVENTS_MAX} events");
     Problem::payload_too_large("too_many_events", detail, "send fewer events in one request")
 }

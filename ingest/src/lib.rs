@@ -26,6 +26,7 @@ pub mod accept;
 pub mod admit;
 pub mod answer;
 pub mod batch;
+pub mod binary;
 pub mod block;
 pub mod body;
 pub mod budget;
@@ -33,6 +34,7 @@ pub mod collect;
 pub mod config;
 pub mod document;
 pub mod forms;
+pub mod lago;
 pub mod limits;
 pub mod metrics;
 pub mod partition;
@@ -40,6 +42,7 @@ mod routes;
 pub mod scan;
 pub mod store;
 pub mod usage;
+mod whole;
 
 pub use config::Config;
 

@@ -10,17 +10,23 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use runtime::{http::Problem, log::AppendError, task};
 use tokio::time::{Instant, timeout_at};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Ingest,
+    accept::Reject,
+    admit::Caller,
     answer::{self, Answer, Fates},
+    binary,
     block::Placed,
     body,
+    budget::Held,
     document::{EventDocument, ProblemDocument},
-    forms::{self, Parsed},
+    forms::{self, Form, Item, Parsed},
+    whole,
 };
 
 /// The routes with their documentation.
@@ -29,13 +35,14 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
         .routes(routes!(post_events))
         .routes(routes!(post_events_ingest))
         .routes(routes!(post_app_events))
+        .merge(whole::router())
         .with_state(Arc::clone(ingest))
 }
 
 /// Report usage
 ///
-/// Takes one event, an array, or one event per line, plain or as CloudEvents, optionally compressed
-/// with gzip or zstd. Each event gets an answer of its own: a receipt once the log has it durably,
+/// Takes one event, an array, or one event per line, plain or as CloudEvents (also in binary mode,
+/// with `ce-` headers), optionally compressed with gzip or zstd. Each event gets an answer of its own: a receipt once the log has it durably,
 /// or what is wrong with it. Sending an event again with the same id, source and subject is
 /// harmless: it counts once.
 ///
@@ -137,7 +144,7 @@ pub(crate) fn router(ingest: &Arc<Ingest>) -> OpenApiRouter {
     )
 )]
 async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    counted(&ingest, request, None).await
+    counted(&ingest, respond(&ingest, request, None)).await
 }
 
 /// Report usage (another path)
@@ -162,7 +169,7 @@ async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Res
     )
 )]
 async fn post_events_ingest(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    counted(&ingest, request, None).await
+    counted(&ingest, respond(&ingest, request, None)).await
 }
 
 /// Report usage of an app
@@ -193,12 +200,16 @@ async fn post_app_events(
     Path(app): Path<String>,
     request: Request,
 ) -> Response {
-    counted(&ingest, request, Some(&app)).await
+    counted(&ingest, respond(&ingest, request, Some(&app))).await
 }
 
-async fn counted(ingest: &Arc<Ingest>, request: Request, app: Option<&str>) -> Response {
+/// Answers a request, counted while it is open and when it is answered.
+pub(crate) async fn counted(
+    ingest: &Ingest,
+    answer: impl Future<Output = Result<Response, Problem>>,
+) -> Response {
     let _open = ingest.open_request();
-    let response = respond(ingest, request, app).await.unwrap_or_else(IntoResponse::into_response);
+    let response = answer.await.unwrap_or_else(IntoResponse::into_response);
     ingest.metrics.requests.with_label_values(&[status_label(response.status())]).inc();
     response
 }
@@ -209,29 +220,98 @@ async fn respond(
     request: Request,
     app: Option<&str>,
 ) -> Result<Response, Problem> {
+    let received = receive(ingest, request, app).await?;
+    let deadline = received.deadline;
+    let parsed = received.parse()?;
+    let events = parsed.batch.events.len();
+    parsed.batch.caller.buckets.take(events)?;
+    count_rejected(ingest, &parsed.items);
+    let (items, fates) = logged(ingest, parsed, deadline).await;
+    Ok(answer::answer(items, &fates))
+}
+
+/// A body of somebody who was let in.
+pub(crate) struct Received {
+    caller: Caller,
+    /// What the body is.
+    pub(crate) form: Form,
+    /// Decompressed; of an event in binary mode, the event in structured mode.
+    pub(crate) body: Bytes,
+    /// What it takes of the budget.
+    pub(crate) held: Held,
+    /// Why the event in binary mode cannot be accepted.
+    pub(crate) refused: Option<Reject>,
+    /// When the request must be answered.
+    pub(crate) deadline: Instant,
+}
+
+impl Received {
+    /// The events of the body.
+    pub(crate) fn parse(self) -> Result<Parsed, Problem> {
+        let Received { caller, form, body, held, refused, .. } = self;
+        match refused {
+            Some(reject) => Ok(forms::refused(caller, held, reject)),
+            None => forms::parse(form, body, caller, held, task::now_us()),
+        }
+    }
+}
+
+/// Authenticates and reads.
+pub(crate) async fn receive(
+    ingest: &Ingest,
+    request: Request,
+    app: Option<&str>,
+) -> Result<Received, Problem> {
     let (parts, body) = request.into_parts();
     let address = parts
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let caller = ingest.door.admit(&parts.headers, address, app)?;
-    let form = body::form(&parts.headers)?;
-    let (body, held) = body::read(&parts.headers, body, &ingest.budget).await?;
+    let attributes = body::binary_attributes(&parts.headers);
+    let form = if attributes.is_some() { Form::Json } else { body::form(&parts.headers)? };
+    let (body, mut held) = body::read(&parts.headers, body, &ingest.budget).await?;
     let deadline = Instant::now() + ingest.answer_timeout;
-    let parsed = forms::parse(form, body, caller, held, task::now_us())?;
-    let events = parsed.batch.events.len();
-    parsed.batch.caller.buckets.take(events)?;
-    Ok(log(ingest, parsed, deadline).await)
+    let (mut body, mut refused) = (body, None);
+    if let Some(attributes) = attributes {
+        match of_binary(attributes, body::content_type(&parts.headers), &body) {
+            Ok(event) => {
+                held.grow(event.len()).map_err(forms::overloaded)?;
+                body = event.into();
+            }
+            Err(reject) => refused = Some(reject),
+        }
+    }
+    Ok(Received { caller, form, body, held, refused, deadline })
+}
+
+/// The event in structured mode of one in binary mode.
+fn of_binary(
+    attributes: Vec<(&str, &[u8])>,
+    content_type: Option<&str>,
+    data: &[u8],
+) -> Result<Vec<u8>, Reject> {
+    let attributes: Vec<_> = attributes
+        .into_iter()
+        .map(|(name, value)| Ok((name, binary::unescape_header(name, value)?)))
+        .collect::<Result<_, Reject>>()?;
+    binary::structured(attributes, content_type, data)
+}
+
+/// Counts what is not accepted, by its code.
+pub(crate) fn count_rejected(ingest: &Ingest, items: &[Item]) {
+    for reject in items.iter().filter_map(|item| item.event.as_ref().err()) {
+        ingest.metrics.rejected.with_label_values(&[reject.code]).inc();
+    }
 }
 
 /// Hands the accepted events to the log and waits for their fates.
-async fn log(ingest: &Ingest, parsed: Parsed, deadline: Instant) -> Response {
+pub(crate) async fn logged(
+    ingest: &Ingest,
+    parsed: Parsed,
+    deadline: Instant,
+) -> (Vec<Item>, Fates) {
     let Parsed { batch, items } = parsed;
-    for item in &items {
-        if let Err(reject) = &item.event {
-            ingest.metrics.rejected.with_label_values(&[reject.code]).inc();
-        }
-    }
     let numbers: Vec<u32> =
         items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
     let mut fates: Fates = vec![None; batch.events.len()];
@@ -250,12 +330,13 @@ async fn log(ingest: &Ingest, parsed: Parsed, deadline: Instant) -> Response {
             }
         }
     }
-    answer::answer(items, &fates)
+    (items, fates)
 }
 
 fn status_label(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",
+        204 => "204",
         207 => "207",
         400 => "400",
         401 => "401",
