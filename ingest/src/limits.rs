@@ -196,9 +196,12 @@ fn refused(short: Short) -> Problem {
         .with("remaining", short.remaining)
 }
 
-/// All buckets of the process, by tenant and credential; the tenant's own has an empty credential.
+/// By credential; the tenant's own has an empty one.
+type OfTenant = HashMap<Box<str>, Arc<Bucket>>;
+
+/// All buckets of the process, by tenant.
 #[derive(Debug, Default)]
-pub struct Limits(Mutex<HashMap<Uuid, HashMap<Box<str>, Arc<Bucket>>>>);
+pub struct Limits(Mutex<HashMap<Uuid, OfTenant>>);
 
 impl Limits {
     /// The buckets for a request. A bucket is made when it is first asked for.
