@@ -108,6 +108,16 @@ pub fn run(shared: &Shared, partition: u32, link: &Link, stopped: &dyn Fn() -> b
     shared.readiness.remove(&check);
 }
 
+/// Copies with their verdicts.
+struct Answers {
+    /// How many.
+    count: usize,
+    /// The block that they are.
+    block: Vec<u8>,
+    /// How many of each tenant.
+    tenants: Vec<(Uuid, i64)>,
+}
+
 struct Lane<'a> {
     shared: &'a Shared,
     partition: u32,
@@ -226,16 +236,16 @@ impl<'a> Lane<'a> {
             return Ok(true);
         }
         let group: Vec<Waiting> = self.waiting.iter().take(passed).cloned().collect();
-        let (answered, block, answers) = self.judge(&group, archived)?;
+        let Answers { count, block, tenants } = self.judge(&group, archived)?;
         let appended = self.shared.log.append(USAGE, self.partition, Bytes::from(block));
         let appended = self
             .shared
             .handle
             .block_on(appended.outcome())
             .map_err(|error| PartitionError::Unavailable(error.to_string()))?;
-        let after = group.get(answered - 1).map_or(self.stored, |last| last.after);
-        self.waiting.drain(..answered);
-        if !self.store(after, &answers)? {
+        let after = group.get(count - 1).map_or(self.stored, |last| last.after);
+        self.waiting.drain(..count);
+        if !self.store(after, &tenants)? {
             return Ok(false);
         }
         self.hold(appended.position);
@@ -253,12 +263,8 @@ impl<'a> Lane<'a> {
         go
     }
 
-    /// Searches the archive and makes the block of copies. Answers how many late events are in it.
-    fn judge(
-        &self,
-        group: &[Waiting],
-        archived: i64,
-    ) -> Result<(usize, Vec<u8>, Vec<(Uuid, i64)>), PartitionError> {
+    /// Searches the archive and makes the block of copies of as many as go into one.
+    fn judge(&self, group: &[Waiting], archived: i64) -> Result<Answers, PartitionError> {
         let damaged = |error: domain::wire::codec::DecodeError| {
             PartitionError::Stopped(format!("a late event cannot be read: {error}"))
         };
@@ -287,7 +293,8 @@ impl<'a> Lane<'a> {
             *answers.entry(wanted.tenant).or_default() += 1;
             self.shared.metrics.late_answers.with_label_values(&[label(verdict)]).inc();
         }
-        Ok((late.len(), writer.finish(), answers.into_iter().collect()))
+        let tenants = answers.into_iter().collect();
+        Ok(Answers { count: late.len(), block: writer.finish(), tenants })
     }
 
     /// Lets the table hold on until the copies are rated, or for a moment.

@@ -10,9 +10,11 @@ pub mod partition;
 pub mod ranges;
 mod rebuild;
 pub mod seen;
+mod start;
 pub mod state;
 mod store;
 pub mod table;
+mod upkeep;
 pub mod verdict;
 
 use std::sync::Arc;

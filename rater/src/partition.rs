@@ -10,33 +10,30 @@ use std::{
 };
 
 use bytes::Bytes;
-use domain::{chain::Place, wire::rated::Sections};
 use runtime::{
     clickhouse::{ClickHouse, ClickHouseError},
     http::{Readiness, State as Ready},
     log::{LogError, Message, Pending, Reader, SharedLog, Topic},
     postgres::{Pool, PostgresError},
     shutdown::Shutdown,
-    task::{Task, now_us, spawn_thread},
+    task::{Task, spawn_thread},
 };
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::runtime::Handle;
 
 use crate::{
     OWNERSHIP,
-    batch::Coverage,
     catalogs::Catalogs,
     config::Config,
-    filter::{Filter, Name},
     late::{self, Link},
     metrics::RaterMetrics,
-    ranges::{Folder, Range},
-    rebuild::{rebuild, sealed},
+    ranges::Folder,
+    start::{beginning, read_rated},
     state::{State, StateError},
     store::{
         catalog::CatalogStore,
-        state::{Posted, audited_before, audited_from, posted},
+        state::{Posted, posted},
     },
-    table::Departure,
+    upkeep::Upkeep,
 };
 
 /// `[usage]`: blocks of events.
@@ -44,14 +41,12 @@ pub const USAGE: Topic = Topic("usage");
 /// `[rated]`: rated batches.
 pub const RATED: Topic = Topic("rated");
 
-const IDLE_WAIT: Duration = Duration::from_millis(50);
+pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Between looks at reports while no input comes; a report changes nothing for the next block.
 const REPORT_WAIT: Duration = Duration::from_millis(10);
 /// Between looks at reports while nothing more may be sent.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1);
-const BOUNDS_WAIT: Duration = Duration::from_secs(5);
-/// Between attempts to make a missing filter again.
-const REBUILD_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const BOUNDS_WAIT: Duration = Duration::from_secs(5);
 pub(crate) const RETRY_MIN: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -227,11 +222,7 @@ struct Owner<'a> {
     shared: &'a Shared,
     partition: u32,
     link: &'a Link,
-    /// What leaves the table while its filter is being built.
-    leaving: Option<(Departure, JoinHandle<Option<Filter>>)>,
-    /// A range whose filter is being made again.
-    mending: Option<(Name, JoinHandle<Result<Vec<Range>, PartitionError>>)>,
-    mended_at: Instant,
+    upkeep: Upkeep,
     state: State,
     usage: Box<dyn Reader>,
     pending: VecDeque<Pending>,
@@ -274,9 +265,7 @@ impl<'a> Owner<'a> {
             shared,
             partition,
             link,
-            leaving: None,
-            mending: None,
-            mended_at: Instant::now(),
+            upkeep: Upkeep::new(),
             state,
             usage,
             pending: VecDeque::new(),
@@ -289,7 +278,10 @@ impl<'a> Owner<'a> {
 
     /// One turn: reports first, then a block, then the batch if it is due.
     fn step(&mut self) -> Result<(), PartitionError> {
-        self.keep_limits();
+        if self.upkeep.turn(self.shared, &mut self.state, self.link.held()) {
+            self.show_table();
+        }
+        self.link.tell(self.state.table().coverage().table_from, self.state.place().x);
         if self.broken || !self.reports()? {
             self.broken = true;
             return self.recover();
@@ -310,52 +302,6 @@ impl<'a> Owner<'a> {
             self.send();
         }
         Ok(())
-    }
-
-    /// Lets the oldest leave the table once its filter is built, and has missing filters made.
-    fn keep_limits(&mut self) {
-        let handle = &self.shared.handle;
-        if let Some((departure, task)) = self.leaving.take_if(|(_, task)| task.is_finished()) {
-            let filter = handle.block_on(task).unwrap_or(None);
-            self.state.depart(departure, filter);
-        }
-        if self.leaving.is_none()
-            && let Some(departure) = self.state.departure(self.link.held())
-        {
-            let (folder, name) = (self.shared.folder.clone(), departure.name);
-            let identities = departure.identities.clone();
-            let task = handle.spawn_blocking(move || sealed(&folder, &name, identities));
-            self.leaving = Some((departure, task));
-        }
-        self.link.tell(self.state.table().coverage().table_from, self.state.place().x);
-        self.mend();
-    }
-
-    /// Has the filter of a range that has none made again.
-    fn mend(&mut self) {
-        let handle = &self.shared.handle;
-        if let Some((name, task)) = self.mending.take_if(|(_, task)| task.is_finished()) {
-            match handle.block_on(task) {
-                Ok(Ok(parts)) => self.state.replace_range(&name, parts),
-                Ok(Err(reason)) => {
-                    tracing::info!(partition = self.partition, %reason, "a filter is not made yet");
-                }
-                Err(error) => {
-                    tracing::warn!(partition = self.partition, %error, "a filter was not made");
-                }
-            }
-            self.mended_at = Instant::now();
-        }
-        let wait = self.mending.is_some() || self.mended_at.elapsed() < REBUILD_EVERY;
-        let missing = if wait { None } else { self.state.table().ranges().missing() };
-        if let Some(name) = missing {
-            let shared = self.shared.clone();
-            let task = handle.spawn_blocking(move || {
-                let handle = shared.handle.clone();
-                handle.block_on(rebuild(&shared, name))
-            });
-            self.mending = Some((name, task));
-        }
     }
 
     /// Takes the reports that are there. False: the chain in flight is broken.
@@ -471,6 +417,11 @@ impl<'a> Owner<'a> {
     fn send(&mut self) {
         let Some((_, message)) = self.state.cut() else { return };
         self.pending.push_back(self.shared.log.append(RATED, self.partition, Bytes::from(message)));
+        self.show_table();
+    }
+
+    /// Tells the table's size in metrics.
+    fn show_table(&self) {
         let label = self.partition.to_string();
         let (metrics, table) = (&self.shared.metrics, self.state.table());
         let (ranges, without) = table.ranges().count();
@@ -482,137 +433,4 @@ impl<'a> Owner<'a> {
         set(&metrics.ranges_without_filter, without);
         metrics.table_from.with_label_values(&[&label]).set(table.coverage().table_from);
     }
-}
-
-/// Where `[rated]` is read from, and what the table then covers: what the newest posted batch says
-/// that its writer's did, as far as `[rated]` still reaches.
-fn beginning(
-    shared: &Shared,
-    partition: u32,
-    posted: Place,
-    first: i64,
-) -> Result<(Place, Coverage), PartitionError> {
-    let coverage = written_coverage(shared, partition, posted, first)?;
-    if let Some(coverage) = coverage {
-        let before = audited_before(&shared.pool, partition, coverage.table_from, first);
-        match shared.handle.block_on(before)? {
-            Some(begin) => return Ok((begin, coverage)),
-            None if first == 0 => return Ok((Place::EMPTY, coverage)),
-            None => {}
-        }
-    }
-    if first == 0 {
-        let coverage = Coverage { table_from: 0, horizon_us: i64::MIN };
-        return Ok((Place::EMPTY, coverage));
-    }
-    let audited = shared.handle.block_on(audited_from(&shared.pool, partition, first))?;
-    let begin = audited.ok_or_else(|| PartitionError::Stopped(format!(
-        "[rated] begins at {first} and no audited place stands before it: batches were lost before they were posted"
-    )))?;
-    // Append times of what [rated] no longer has are not known; none of them is later than now.
-    Ok((begin, Coverage { table_from: begin.x + 1, horizon_us: now_us() }))
-}
-
-/// `S` and `H` in the header of the newest posted batch; `None` where `[rated]` has lost it.
-fn written_coverage(
-    shared: &Shared,
-    partition: u32,
-    posted: Place,
-    first: i64,
-) -> Result<Option<Coverage>, PartitionError> {
-    if posted.r < 0 {
-        return Ok(Some(Coverage { table_from: 0, horizon_us: i64::MIN }));
-    }
-    if posted.r < first {
-        return Ok(None);
-    }
-    let message = shared.log.reader(RATED, partition, posted.r)?.next(BOUNDS_WAIT)?;
-    let Some(message) = message.filter(|message| message.position == posted.r) else {
-        return Err(PartitionError::Unavailable(format!(
-            "[rated] gave no message at {}",
-            posted.r
-        )));
-    };
-    let header = Sections::split(&message.payload).and_then(|sections| sections.header());
-    let header = header.map_err(|error| {
-        PartitionError::Stopped(format!(
-            "the batch at {} of [rated] cannot be read: {error}",
-            posted.r
-        ))
-    })?;
-    Ok(Some(Coverage { table_from: header.table_from, horizon_us: header.horizon_us }))
-}
-
-/// While the table is rebuilt: ranges below it from their files, once it begins; and what is too
-/// much for memory leaves at once.
-fn keep_limits_at_start(
-    shared: &Shared,
-    partition: u32,
-    state: &mut State,
-    ranges_read: &mut bool,
-) -> Result<(), PartitionError> {
-    let table_from = state.table().coverage().table_from;
-    if !*ranges_read && state.place().x + 1 >= table_from {
-        let found = shared.folder.read(partition, table_from, state.table().edge());
-        state.put_ranges(found.map_err(|error| {
-            PartitionError::Stopped(format!("the folder of filters cannot be read: {error}"))
-        })?);
-        *ranges_read = true;
-    }
-    while let Some(departure) = state.departure(None) {
-        let filter = sealed(&shared.folder, &departure.name, departure.identities.clone());
-        state.depart(departure, filter);
-    }
-    Ok(())
-}
-
-/// Applies `[rated]` from `R + 1` up to `end`. Answers the catalog version after the last accepted
-/// batch, or `version` where there is none. With `posted`, checks that the ledger's place lies on
-/// the chain: otherwise database and log do not belong together.
-fn read_rated(
-    shared: &Shared,
-    partition: u32,
-    state: &mut State,
-    end: i64,
-    version: u64,
-    posted: Option<(Place, &Shutdown)>,
-) -> Result<u64, PartitionError> {
-    let mut version = version;
-    let mut met = posted.is_none_or(|(posted, _)| posted == state.place());
-    let mut next = state.place().r + 1;
-    let mut ranges_read = posted.is_none();
-    keep_limits_at_start(shared, partition, state, &mut ranges_read)?;
-    if next < end {
-        let mut reader = shared.log.reader(RATED, partition, next)?;
-        let mut silent_since = Instant::now();
-        while next < end {
-            if posted.is_some_and(|(_, stop)| stop.is_cancelled()) {
-                return Err(PartitionError::Unavailable("asked to stop while starting".into()));
-            }
-            let Some(message) = reader.next(IDLE_WAIT)? else {
-                if silent_since.elapsed() > BOUNDS_WAIT {
-                    return Err(PartitionError::Unavailable(format!(
-                        "[rated] gave no message at {next}"
-                    )));
-                }
-                continue;
-            };
-            silent_since = Instant::now();
-            match state.offer(message.position, &message.payload)? {
-                Some(accepted) => version = accepted,
-                None => shared.metrics.ignored.inc(),
-            }
-            met |= posted.is_some_and(|(posted, _)| posted == state.place());
-            if posted.is_some() {
-                keep_limits_at_start(shared, partition, state, &mut ranges_read)?;
-            }
-            next = message.position + 1;
-        }
-    }
-    if met {
-        return Ok(version);
-    }
-    Err(PartitionError::Stopped(
-        "the ledger's place is not on the chain in [rated]: this database and this log do not belong together".into(),
-    ))
 }
