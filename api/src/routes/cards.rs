@@ -110,6 +110,20 @@ fn no_card(key: &str) -> Problem {
     Problem::not_found("card_unknown", format!("there is no such card `{key}`"), "list the cards")
 }
 
+async fn create(
+    api: Api,
+    caller: Caller,
+    kind: CardKind,
+    call: Call<NewCard>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CatalogWrite)?;
+    let call = call.map(|new| (kind, new));
+    publish(&api, tenant, call, StatusCode::CREATED, |document, (kind, new)| {
+        add_card(document, *kind, new)
+    })
+    .await
+}
+
 async fn create_version(
     api: Api,
     caller: Caller,
@@ -161,11 +175,7 @@ pub(crate) async fn create_rate_card(
     caller: Caller,
     call: Call<NewCard>,
 ) -> Result<Answer, ApiError> {
-    let tenant = caller.may(Scope::CatalogWrite)?;
-    publish(&api, tenant, call, StatusCode::CREATED, |document, new: &NewCard| {
-        add_card(document, CardKind::Rate, new)
-    })
-    .await
+    create(api, caller, CardKind::Rate, call).await
 }
 
 /// Add a cost card
@@ -178,11 +188,7 @@ pub(crate) async fn create_cost_card(
     caller: Caller,
     call: Call<NewCard>,
 ) -> Result<Answer, ApiError> {
-    let tenant = caller.may(Scope::CatalogWrite)?;
-    publish(&api, tenant, call, StatusCode::CREATED, |document, new: &NewCard| {
-        add_card(document, CardKind::Cost, new)
-    })
-    .await
+    create(api, caller, CardKind::Cost, call).await
 }
 
 /// Add a version of a rate card

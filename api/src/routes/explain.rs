@@ -72,6 +72,7 @@ pub(crate) struct Explanation {
 
 /// A run of rated batches.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ExplainedBatches)]
 pub(crate) struct Batches {
     /// The partition.
     partition: u32,
@@ -85,6 +86,7 @@ pub(crate) struct Batches {
 
 /// The books and the archive, side by side.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ExplainedTotal)]
 pub(crate) struct Total {
     /// `usage` or `cost`.
     reason: String,
@@ -104,6 +106,7 @@ pub(crate) struct Total {
 
 /// A sum of lines in the archive.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ExplainedSum)]
 pub(crate) struct Sum {
     /// `usage` or `cost`.
     reason: Side,
@@ -176,6 +179,7 @@ pub(crate) struct ExplainedLine {
 
 /// Quantity times price is the amount, and the amount is added to the transfer.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ExplainedStep)]
 pub(crate) struct Step {
     /// The transfer; null where all its lines add up to zero, which moves nothing.
     transfer_id: Option<String>,

@@ -332,6 +332,7 @@ impl Sender {
 /// Which rejected events to send again, unchanged. Without any filter: all.
 #[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReinjectionSelection)]
 pub(crate) struct Selection {
     /// With this reason.
     reason: Option<String>,
@@ -358,6 +359,7 @@ pub(crate) struct Selection {
 
 /// What a call sent again.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ReinjectionRun)]
 pub(crate) struct Reinjected {
     /// Of a dry run: how many would be sent again.
     would_reinject: Option<usize>,
@@ -373,6 +375,7 @@ pub(crate) struct Reinjected {
 
 /// An event that could not be sent again.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ReinjectionFailure)]
 pub(crate) struct Failed {
     /// Receipt of the rejected event.
     receipt: String,

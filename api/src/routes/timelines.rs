@@ -62,6 +62,7 @@ pub(crate) struct TimelineQuery {
 /// What an entry is.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = TimelineKind)]
 pub(crate) enum Kind {
     /// A service was used; negative where usage was taken back.
     Consumption,
@@ -96,6 +97,7 @@ pub(crate) struct TimelineEntry {
 
 /// A service that was used.
 #[derive(Serialize, ToSchema)]
+#[schema(as = TimelineService)]
 pub(crate) struct Service {
     /// Type of the event.
     r#type: String,

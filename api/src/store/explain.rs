@@ -15,7 +15,7 @@ use crate::{auth::TenantScope, error::ApiError};
 /// Whether a sum is of charges or of costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = Reason)]
+#[schema(as = TransferReason)]
 pub(crate) enum Side {
     /// What customers pay: transfers with the reason `usage`.
     Usage,

@@ -30,8 +30,21 @@ pub(super) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String,
             "send the corrected event as the body",
         )
     })?;
+    if corrected.is_none() && is_lago(&members) {
+        let data = members.get("properties").map_or("{}", |properties| properties.get());
+        return compose(
+            row,
+            Some(&format!(
+                "{{\"type\":{},\"subject\":{},\"data\":{data}}}",
+                quoted(&row.event_type),
+                quoted(&row.subject)
+            )),
+        );
+    }
     let mut added: Vec<(&str, String)> = Vec::new();
-    for (name, kept) in [("id", &row.event_id), ("source", &row.source)] {
+    // What could not be read had no identity to keep.
+    let identity = [("id", &row.event_id), ("source", &row.source)];
+    for (name, kept) in identity.into_iter().filter(|(_, kept)| !kept.is_empty()) {
         match members.get(name) {
             None => added.push((name, kept.clone())),
             Some(given) if text_of(given).as_deref() == Some(kept) => {}
@@ -58,6 +71,15 @@ pub(super) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String,
     Ok(with(text, &added, members.is_empty()))
 }
 
+/// Whether an event was sent as Lago's clients do: that form has a door of its own.
+fn is_lago(members: &BTreeMap<String, &RawValue>) -> bool {
+    members.contains_key("transaction_id") && members.contains_key("code")
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
 /// A string's value; `None` for anything else.
 fn text_of(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
@@ -65,7 +87,6 @@ fn text_of(value: &RawValue) -> Option<String> {
 
 /// The object with members put before its own: its own bytes stay as they are.
 fn with(object: &str, added: &[(&str, String)], empty: bool) -> String {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let members: Vec<String> =
         added.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
     let rest = object.strip_prefix('{').unwrap_or(object);
@@ -103,6 +124,12 @@ mod tests {
         let corrected = compose(&row(whole), Some(r#"{"subject":"bolt","data":{}}"#)).unwrap();
         assert_eq!(read(&corrected)["subject"], "bolt");
         assert!(read(&compose(&row("{}"), None).unwrap()).is_object());
+        let lago = r#"{"transaction_id":"e\u00221","external_subscription_id":"acme","code":"call","properties":{"tokens":2.50}}"#;
+        let text = compose(&row(lago), None).unwrap();
+        assert!(
+            text.ends_with(r#""type":"call","subject":"acme","data":{"tokens":2.50}}"#),
+            "{text}"
+        );
     }
 
     #[test]
