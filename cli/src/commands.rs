@@ -7,6 +7,7 @@ pub mod config;
 pub mod hints;
 pub mod keys;
 pub mod migrate;
+pub mod rejected;
 pub mod replay;
 pub mod role;
 pub mod status;

@@ -62,6 +62,8 @@ enum Command {
     Hints(commands::hints::Arguments),
     /// Make API keys, directly in the database
     Keys(commands::keys::Arguments),
+    /// Show events that could not be rated, and send them again
+    Rejected(commands::rejected::Arguments),
     /// Bring catalogs and providers' prices in and out
     Catalog(commands::catalog::Arguments),
     /// Print the commented default configuration
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Hints(arguments) => commands::hints::run(arguments),
         Command::Keys(arguments) => commands::keys::run(arguments),
+        Command::Rejected(arguments) => commands::rejected::run(arguments),
         Command::Catalog(arguments) => commands::catalog::run(arguments),
         Command::Config => commands::config::run(),
         Command::ClickhouseEngine(arguments) => commands::clickhouse_engine::run(arguments),
