@@ -12,3 +12,4 @@ fi
 "$folder/postgres.sh"
 echo "clickhouse: $("$folder/clickhouse.sh")"
 echo "kafka: $("$folder/kafka.sh")"
+echo "clients: $("$folder/clients.sh")"

@@ -225,6 +225,11 @@ impl Http {
         Ok(Self { client, base: base.to_owned(), key: key.to_owned() })
     }
 
+    /// The key that it sends.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// GET; fails on anything but success.
     pub async fn get(&self, path: &str) -> Result<Value> {
         let request = self.client.get(format!("{}{path}", self.base));

@@ -13,5 +13,7 @@ mod keys;
 mod limits;
 #[path = "ingest/log.rs"]
 mod log;
+#[path = "ingest/whole.rs"]
+mod whole;
 #[path = "ingest/world.rs"]
 mod world;
