@@ -11,20 +11,27 @@ const SHOWN_MAX: usize = 120;
 /// Lines that begin with `+`, `-` or `~` and the place; none for equal catalogs.
 pub fn diff(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    compare("", Some(before), Some(after), &mut lines);
+    members("", (before, after), &mut lines);
     lines
+}
+
+fn members(place: &str, (old, new): (&Value, &Value), lines: &mut Vec<String>) {
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let added = names(new).into_iter().filter(|name| old.get(name).is_none());
+    for name in names(old).into_iter().chain(added) {
+        let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+        compare(&place, old.get(&name), new.get(&name), lines);
+    }
 }
 
 fn compare(place: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
     let (before, after) = (present(before), present(after));
     match (before, after) {
         _ if before == after => {}
-        (Some(Value::Object(old)), Some(Value::Object(new))) => {
-            let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
-            for name in names {
-                let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-                compare(&place, old.get(name), new.get(name), lines);
-            }
+        (Some(old @ Value::Object(_)), Some(new @ Value::Object(_))) => {
+            members(place, (old, new), lines);
         }
         (old @ (Some(Value::Array(_)) | None), new @ (Some(Value::Array(_)) | None))
             if named(old) && named(new) =>
