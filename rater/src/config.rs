@@ -3,7 +3,7 @@
 use runtime::config::Faults;
 use serde::Deserialize;
 
-use crate::table::Limits;
+use crate::table::{AGE_US_MAX, Limits};
 
 /// Identities of one range, at most: the archive's answer that a filter is made from again stays
 /// within what the client takes.
@@ -51,9 +51,9 @@ impl Config {
             "it must be between 1 and 64",
         );
         faults.check(
-            (1..=7 * 86_400).contains(&self.table_window_s),
+            (1..=AGE_US_MAX / 1_000_000).contains(&self.table_window_s),
             "rater.table_window_s",
-            "it must be between 1 and 604800, a week",
+            "it must be between 1 and 302400, half of what Kafka keeps",
         );
         faults.check(
             (1..=self.table_identities_max).contains(&self.range_identities),

@@ -1,15 +1,90 @@
-//! Filters of ranges that have none: made again from the archive, which has the rows of accepted
-//! batches and nothing else.
+//! Filters of ranges that have none: made again from accepted batches, or, where `[rated]` has lost
+//! those, from the archive, which has their rows and nothing else.
+
+use std::time::Instant;
+
+use domain::{
+    chain::{Offer, Place},
+    wire::{rated::Sections, row::RowHead},
+};
 
 use crate::{
     filter::{Filter, Name},
-    partition::{PartitionError, Shared},
+    partition::{BOUNDS_WAIT, IDLE_WAIT, PartitionError, RATED, Shared},
     ranges::Range,
-    store::archive,
+    store::{archive, state::audited_before},
 };
 
-/// The parts of a range, each with a filter, in order; they end where groups of the archive end.
-pub(crate) async fn rebuild(shared: &Shared, missing: Name) -> Result<Vec<Range>, PartitionError> {
+/// The parts of a range, each with a filter, in order. Blocks its thread.
+pub(crate) fn rebuild(shared: &Shared, missing: Name) -> Result<Vec<Range>, PartitionError> {
+    let parts = match from_log(shared, missing)? {
+        Some(parts) => parts,
+        None => shared.handle.block_on(from_archive(shared, missing))?,
+    };
+    tracing::info!(
+        partition = missing.partition,
+        from = missing.from,
+        to = missing.to,
+        parts = parts.len(),
+        "the filters of a range were made again"
+    );
+    Ok(parts)
+}
+
+/// From accepted batches; `None` if `[rated]` no longer has all of them.
+fn from_log(shared: &Shared, missing: Name) -> Result<Option<Vec<Range>>, PartitionError> {
+    let partition = missing.partition;
+    let (first, end) = shared.log.bounds(RATED, partition, BOUNDS_WAIT)?;
+    let before = audited_before(&shared.pool, partition, missing.from, first);
+    let mut place = match shared.handle.block_on(before)? {
+        Some(place) => place,
+        None if first == 0 => Place::EMPTY,
+        None => return Ok(None),
+    };
+    let damaged =
+        |error: String| PartitionError::Stopped(format!("[rated] cannot be read: {error}"));
+    let mut reader = shared.log.reader(RATED, partition, place.r + 1)?;
+    let mut silent_since = Instant::now();
+    let mut parts = Vec::new();
+    let mut part = Name { to: missing.from - 1, c: missing.prev, ..missing };
+    let mut identities: Vec<u128> = Vec::new();
+    while place.x < missing.to {
+        if shared.shutdown.is_cancelled() || silent_since.elapsed() > BOUNDS_WAIT {
+            return Err(PartitionError::Unavailable(format!("[rated] ends at {end} for now")));
+        }
+        let Some(message) = reader.next(IDLE_WAIT)? else { continue };
+        silent_since = Instant::now();
+        let offer = place.offer(partition, message.position, &message.payload);
+        let Offer::Accepted(outer, next) = offer.map_err(|error| damaged(error.to_string()))?
+        else {
+            continue;
+        };
+        place = next;
+        if outer.to < missing.from {
+            continue;
+        }
+        let rows = Sections::split(&message.payload).and_then(|sections| sections.rows());
+        for row in rows.map_err(|error| damaged(error.to_string()))?.iter() {
+            let head = RowHead::decode(row).map_err(|error| damaged(error.to_string()))?;
+            identities.push(head.identity);
+        }
+        if identities.len() >= shared.config.range_identities || place.x >= missing.to {
+            part = Name { from: part.to + 1, to: place.x, prev: part.c, c: place.c, ..missing };
+            let filter = sealed(&shared.folder, &part, std::mem::take(&mut identities));
+            parts.push(Range { name: part, filter });
+        }
+    }
+    if part.to == missing.to && part.c == missing.c {
+        return Ok(Some(parts));
+    }
+    Err(PartitionError::Stopped(format!(
+        "no accepted batch in [rated] ends at {} as the range does",
+        missing.to
+    )))
+}
+
+/// From the archive, in parts that end where its groups end.
+async fn from_archive(shared: &Shared, missing: Name) -> Result<Vec<Range>, PartitionError> {
     let (clickhouse, partition) = (&shared.clickhouse, missing.partition);
     let archived = archive::archived(clickhouse, partition).await?;
     if archived < missing.to {

@@ -20,6 +20,8 @@ use crate::{
 const SWEEP: usize = 20_000;
 /// What is older than so many windows leaves, however few it is: a start reads the table again.
 const WINDOWS_MAX: i64 = 24;
+/// And so does what is older than this: half of what Kafka keeps of `[rated]`, 3.5 days.
+pub const AGE_US_MAX: i64 = 7 * 86_400 * 1_000_000 / 2;
 
 /// How much the table may hold.
 #[derive(Clone, Copy, Debug)]

@@ -88,8 +88,7 @@ impl Upkeep {
         let missing = if due { state.table().ranges().missing() } else { None };
         if let Some(name) = missing {
             let own = shared.clone();
-            let parts =
-                shared.handle.spawn_blocking(move || own.handle.block_on(rebuild(&own, name)));
+            let parts = shared.handle.spawn_blocking(move || rebuild(&own, name));
             self.mending = Some(Mending { name, parts });
         }
         changed

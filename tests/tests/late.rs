@@ -113,6 +113,13 @@ async fn without_filters(system: &mut System) -> Result<()> {
     let mut more = system.replay("without-filters", &[])?;
     finished(&mut more).await?;
     check(system, 2 * EVENTS, EVENTS).await?;
+    until_filters_are_there(system).await?;
+    ensure!(filters()?.len() > 3, "no filter was made again");
+    Ok(())
+}
+
+/// Waits until every range has a filter again.
+async fn until_filters_are_there(system: &System) -> Result<()> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let metrics = system.api()?.text("/metrics").await?;
@@ -128,8 +135,36 @@ async fn without_filters(system: &mut System) -> Result<()> {
         ensure!(Instant::now() < deadline, "{missing} partitions lack filters");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    ensure!(filters()?.len() > 3, "no filter was made again");
     Ok(())
+}
+
+/// A log that is trimmed has lost the batches of the ranges: their filters come from the archive.
+#[tokio::test]
+async fn on_a_trimmed_log() -> Result<()> {
+    let settings = [SMALL.as_slice(), &[("WEIR_LOG__LOCAL__SEGMENT_BYTES", "65536")]].concat();
+    let mut system = System::embedded_with(&settings, &["--trim-after", "1"], &[]).await?;
+    system.replay_all("first", &[]).await?;
+    check(&system, 0, 0).await?;
+    let log = system.folder().join("data/log");
+    let segments = || -> Result<usize> {
+        let names = std::fs::read_dir(&log)?.map(|entry| Ok(entry?.file_name()));
+        let names: Vec<_> = names.collect::<Result<_>>()?;
+        Ok(names.iter().filter(|name| name.to_string_lossy().ends_with(".segment")).count())
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while segments()? > 2 {
+        ensure!(Instant::now() < deadline, "the log was not trimmed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    system.kill("up")?;
+    std::fs::remove_dir_all(system.folder().join("data/rater"))?;
+    system.start("up").await?;
+    until_filters_are_there(&system).await?;
+    ensure!(std::fs::read_dir(system.folder().join("data/rater"))?.count() > 3, "few filters");
+    system.replay_all("again", &[]).await?;
+    check(&system, EVENTS, 0).await?;
+    system.replay_all("changed", &["--set", "data.note=changed"]).await?;
+    check(&system, EVENTS, EVENTS).await
 }
 
 #[tokio::test]

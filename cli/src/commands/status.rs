@@ -19,7 +19,7 @@ pub struct Arguments {
 }
 
 /// Columns: the heading, and where the value stands in a partition's statement.
-const COLUMNS: [(&str, &str); 13] = [
+const COLUMNS: [(&str, &str); 14] = [
     ("partition", "/partition"),
     ("accepted", "/counts/accepted"),
     ("rated", "/counts/rated"),
@@ -29,6 +29,7 @@ const COLUMNS: [(&str, &str); 13] = [
     ("conflicts", "/counts/conflicts"),
     ("rejected", "/counts/rejected"),
     ("pending", "/pending"),
+    ("late", "/pending_forwards"),
     ("posted", "/posted_position"),
     ("archived", "/archived_position"),
     ("end", "/end_position"),

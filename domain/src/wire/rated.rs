@@ -208,7 +208,7 @@ pub struct Header {
     pub table_from: i64,
     /// `H`: highest append time of any block below `S`, microseconds; `i64::MIN` for none.
     pub horizon_us: i64,
-    /// Append time of the first and of the last block; both in the same month (UTC).
+    /// Append time of the first block, and the highest of any; both in the same month (UTC).
     pub append_time_us: (i64, i64),
     /// Counts per tenant; sums name tenants by their place here.
     pub counts: Vec<(Uuid, Counts)>,
