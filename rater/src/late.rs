@@ -77,7 +77,6 @@ impl Link {
 
 /// Runs the lane until `stopped`, through every outage of its neighbours.
 pub fn run(shared: &Shared, partition: u32, link: &Link, stopped: &dyn Fn() -> bool) {
-    let check = format!("rater.{partition}.late");
     let mut retry = RETRY_MIN;
     while !stopped() {
         let began = Instant::now();
@@ -100,12 +99,16 @@ pub fn run(shared: &Shared, partition: u32, link: &Link, stopped: &dyn Fn() -> b
                     reason,
                     "the slow lane has stopped; a person has to act"
                 );
-                shared.readiness.set(check, Ready::NotReady(reason));
+                shared.readiness.set(check_name(partition), Ready::NotReady(reason));
                 return;
             }
         }
     }
-    shared.readiness.remove(&check);
+}
+
+/// The readiness check of a lane that has stopped for good.
+pub(crate) fn check_name(partition: u32) -> String {
+    format!("rater.{partition}.late")
 }
 
 /// Copies with their verdicts.

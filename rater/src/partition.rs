@@ -129,6 +129,7 @@ pub fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> std::io::Result<
     rate_until(shared, partition, &link, stop);
     lane_stop.trigger();
     shared.handle.block_on(lane.ended());
+    shared.readiness.remove(&late::check_name(partition));
     Ok(())
 }
 

@@ -94,6 +94,16 @@ impl Folder {
         File::open(folder)?.sync_all()
     }
 
+    /// The ranges below `table_from`, as [`Folder::read`] finds them; without a filter where the
+    /// folder cannot be read.
+    #[must_use]
+    pub fn ranges(&self, partition: u32, table_from: i64, c: Hash) -> Vec<Range> {
+        self.read(partition, table_from, c).unwrap_or_else(|error| {
+            tracing::warn!(partition, %error, "the folder of filters cannot be read");
+            Folder(None).read(partition, table_from, c).unwrap_or_default()
+        })
+    }
+
     /// The ranges below `table_from`, from files where they are there. `c` is the hash of the
     /// accepted batch that ends right before it: the newest file must end in that very batch, and
     /// each older one in the batch before the next. A file that does not is not of this chain, or

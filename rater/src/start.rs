@@ -79,20 +79,16 @@ fn keep_limits_at_start(
     partition: u32,
     state: &mut State,
     ranges_read: &mut bool,
-) -> Result<(), PartitionError> {
+) {
     let table_from = state.table().coverage().table_from;
     if !*ranges_read && state.place().x + 1 >= table_from {
-        let found = shared.folder.read(partition, table_from, state.table().edge());
-        state.put_ranges(found.map_err(|error| {
-            PartitionError::Stopped(format!("the folder of filters cannot be read: {error}"))
-        })?);
+        state.put_ranges(shared.folder.ranges(partition, table_from, state.table().edge()));
         *ranges_read = true;
     }
     while let Some(departure) = state.departure(None) {
         let filter = sealed(&shared.folder, &departure.name, departure.identities.clone());
         state.depart(departure, filter);
     }
-    Ok(())
 }
 
 /// Applies `[rated]` from `R + 1` up to `end`. Answers the catalog version after the last accepted
@@ -109,8 +105,10 @@ pub(crate) fn read_rated(
     let mut version = version;
     let mut met = posted.is_none_or(|(posted, _)| posted == state.place());
     let mut next = state.place().r + 1;
-    let mut ranges_read = posted.is_none();
-    keep_limits_at_start(shared, partition, state, &mut ranges_read)?;
+    let mut ranges_read = false;
+    if posted.is_some() {
+        keep_limits_at_start(shared, partition, state, &mut ranges_read);
+    }
     if next < end {
         let mut reader = shared.log.reader(RATED, partition, next)?;
         let mut silent_since = Instant::now();
@@ -133,7 +131,7 @@ pub(crate) fn read_rated(
             }
             met |= posted.is_some_and(|(posted, _)| posted == state.place());
             if posted.is_some() {
-                keep_limits_at_start(shared, partition, state, &mut ranges_read)?;
+                keep_limits_at_start(shared, partition, state, &mut ranges_read);
             }
             next = message.position + 1;
         }
