@@ -79,6 +79,8 @@ async fn follow(world: &World, transfer: &Value) -> Result<()> {
                 (&line[step]["matches"], &line[step]["transfer_id"], &line[step]["computed"]),
                 (&json!(true), &json!(id), &line[amount])
             );
+            let named = ["transfer_id", "cost_transfer_id"].map(|field| line[field] == id);
+            assert!(named.contains(&true), "{line}");
             let own = line["dimensions"]["model"] == "own" && step == "charge_step";
             if own {
                 assert_eq!(
@@ -283,7 +285,12 @@ async fn rejected_events_are_corrected_and_sent_again() -> Result<()> {
     .fetch_one(&world.admin)
     .await?;
     assert_eq!(changes, 8, "each says who sent it");
-    assert!(world.context.metrics.render().contains("weir_api_reinjected_total 8"));
+    let metrics = world.context.metrics.render();
+    assert!(metrics.contains("weir_api_reinjected_total 8"), "{metrics}");
+    for reason in [reason.as_str(), "unmetered"] {
+        let series = format!("weir_rater_unrated_events_total{{reason=\"{reason}\"}} ");
+        assert!(metrics.contains(&series), "{series}: {metrics}");
+    }
     world.stop().await
 }
 

@@ -158,6 +158,13 @@ pub(super) fn some(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+impl Line {
+    /// The line with the ids of the transfers that its charge and its cost are in.
+    pub fn of_transfers(self, charge: Option<String>, cost: Option<String>) -> Self {
+        Self { transfer_id: charge, cost_transfer_id: cost, ..self }
+    }
+}
+
 impl From<LineRow> for Line {
     fn from(row: LineRow) -> Self {
         // The archive's decimals in the form that is used everywhere else.
@@ -226,7 +233,7 @@ impl Ledger {
             Some(transfer_id(journal, *ordinal))
         };
         let (charged, costed) = (id(row.charged(team)), id(row.costed()));
-        Line { transfer_id: charged, cost_transfer_id: costed, ..Line::from(row) }
+        Line::from(row).of_transfers(charged, costed)
     }
 
     fn has(&self, place: EventPlace) -> bool {

@@ -3,7 +3,7 @@
 //! The books' totals and the archive's are computed apart and compared to the last decimal; each
 //! line is priced again from the published card. Nothing of the answer is assumed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     Json,
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::{
     catalog,
     events::{Line, receipt, some},
-    transfers::{Journal, Transfer},
+    transfers::{Journal, Transfer, transfer_id},
 };
 use crate::{
     auth::{Caller, Scope as KeyScope, TenantScope},
@@ -238,8 +238,26 @@ pub(crate) async fn read(
     let scope = scope(&journal, asking.ordinal.and(transfers.first()))?;
     wait_for_archive(&api, &scope).await?;
     let archive = Archive::read(&api, tenant, &scope, after, &asked).await?;
+    let ids = transfer_ids(&api, tenant, asking.journal, &archive.events).await?;
     let (catalog, ..) = catalog::load(&api, tenant).await?;
-    Ok(Json(explanation(text, journal, transfers, &scope, archive, &catalog, &asked)?))
+    let steps = Steps { scope: &scope, catalog: &catalog, ids, running: BTreeMap::new() };
+    Ok(Json(explanation(text, journal, transfers, archive, steps, &asked)?))
+}
+
+/// Ids of the journal's transfers that lines of these events are in.
+async fn transfer_ids(
+    api: &Api,
+    tenant: TenantScope,
+    journal: Uuid,
+    events: &[EventRow],
+) -> Result<BTreeMap<SumKey, String>, ApiError> {
+    let teams: BTreeSet<String> = events.iter().map(|row| row.team.clone()).collect();
+    let teams = &Vec::from_iter(teams);
+    let rows = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        explain::transfers(&mut transaction, tenant, &[journal], teams).await
+    })
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.key(), transfer_id(journal, row.ordinal))).collect())
 }
 
 fn cursor(asked: &Asked) -> Result<Option<Place>, Problem> {
@@ -358,21 +376,20 @@ fn explanation(
     id: String,
     journal: JournalRow,
     transfers: Vec<TransferRow>,
-    scope: &Scope,
     archive: Archive,
-    catalog: &CatalogDocument,
+    mut steps: Steps<'_>,
     asked: &Asked,
 ) -> Result<Explanation, ApiError> {
     let mut sums = BTreeMap::new();
     for row in archive.sums {
         sums.insert(row.key(), Figures::of_sum(&row)?);
     }
-    let mut steps = Steps { scope, catalog, transfers: BTreeMap::new(), running: BTreeMap::new() };
     for row in &archive.before {
         steps.running.insert(row.key(), Figures::of_sum(row)?.amount);
     }
-    let batches = archive.batches.iter().map(|group| batches(scope.partition, group)).collect();
-    let (totals, listed, left_out, alone) = compare(transfers, &mut sums, &mut steps)?;
+    let batches =
+        archive.batches.iter().map(|group| batches(steps.scope.partition, group)).collect();
+    let (totals, listed, left_out, alone) = compare(transfers, &mut sums)?;
     let matches =
         alone.is_empty() && left_out.all_match && listed.iter().all(|transfer| transfer.matches);
     let found =
@@ -454,7 +471,6 @@ type Compared = (Vec<Total>, Vec<ExplainedTransfer>, LeftOut, Vec<Sum>);
 fn compare(
     transfers: Vec<TransferRow>,
     sums: &mut BTreeMap<SumKey, Figures>,
-    steps: &mut Steps<'_>,
 ) -> Result<Compared, ApiError> {
     let mut totals: BTreeMap<(Side, String), (Figures, Figures)> = BTreeMap::new();
     for (key, sum) in &*sums {
@@ -468,7 +484,6 @@ fn compare(
         let total = totals.entry((key.side, key.currency.clone())).or_default();
         total.0 = total.0.plus(booked)?;
         let transfer = Transfer::from(row);
-        steps.transfers.insert(key.clone(), transfer.transfer_id.clone());
         let found = sums.remove(&key);
         let matches = found == Some(booked);
         if listed.len() < TRANSFERS_MAX {
@@ -520,7 +535,7 @@ struct Steps<'a> {
     scope: &'a Scope,
     catalog: &'a CatalogDocument,
     /// Ids of the transfers.
-    transfers: BTreeMap<SumKey, String>,
+    ids: BTreeMap<SumKey, String>,
     running: BTreeMap<SumKey, Amount>,
 }
 
@@ -549,8 +564,10 @@ impl Steps<'_> {
     fn line(&mut self, team: &str, row: LineRow) -> Result<Option<ExplainedLine>, ApiError> {
         let only = self.scope.only.as_ref();
         let wanted = |key: &SumKey| only.is_none_or(|only| only == key);
-        let charged = row.charged(team).filter(wanted);
-        let costed = row.costed().filter(wanted);
+        let (charged, costed) = (row.charged(team), row.costed());
+        let id = |key: &Option<SumKey>| self.ids.get(key.as_ref()?).cloned();
+        let (transfer_id, cost_transfer_id) = (id(&charged), id(&costed));
+        let (charged, costed) = (charged.filter(wanted), costed.filter(wanted));
         if charged.is_none() && costed.is_none() && only.is_some() {
             return Ok(None);
         }
@@ -568,7 +585,8 @@ impl Steps<'_> {
             }
             None => None,
         };
-        Ok(Some(ExplainedLine { line: Line::from(row), charge_step, cost_step }))
+        let line = Line::from(row).of_transfers(transfer_id, cost_transfer_id);
+        Ok(Some(ExplainedLine { line, charge_step, cost_step }))
     }
 
     fn step(
@@ -587,7 +605,7 @@ impl Steps<'_> {
             Some(Err(_)) | None => None,
         };
         let amount = amount.map(number).transpose()?.unwrap_or(Amount::ZERO);
-        let transfer_id = self.transfers.get(&key).cloned();
+        let transfer_id = self.ids.get(&key).cloned();
         let running = self.running.entry(key).or_insert(Amount::ZERO);
         *running = add(*running, amount)?;
         Ok(Step {

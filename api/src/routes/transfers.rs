@@ -28,7 +28,7 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Transfer {
     /// Its id, which can be explained: `journal_id:ordinal`.
-    pub transfer_id: String,
+    transfer_id: String,
     /// The journal that it belongs to.
     journal_id: Uuid,
     /// Its number in the journal.
