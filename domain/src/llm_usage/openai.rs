@@ -38,7 +38,7 @@ pub(super) fn read(draft: &mut Draft<'_>, dialect: Dialect) -> Result<(), Fault>
         audio: prompt_detail(draft, "audio_tokens")?,
         image: images(draft, dialect, prompt_detail)?,
     };
-    let written = draft.count(&["/completion_tokens", "/output_tokens"])?;
+    let written = draft.count(&WRITTEN)?;
     let total = draft.count(&["/total_tokens"])?;
     if written.is_none() {
         draft.check_total(total, value(prompt.whole))?;
@@ -89,26 +89,8 @@ fn read_prompt(
     }
     let both = value(prompt.whole).saturating_add(written);
     let missing = total.map_or(0, |total| total.value.saturating_sub(both));
-    let audio_beside = dialect == Dialect::Mistral && missing > 0;
-    if audio_beside {
-        draft.class(UsageClass::Input, &[prompt.whole], &[cached])?;
-        match prompt.audio {
-            Some(audio) if audio.value > 0 => {
-                draft.class(UsageClass::AudioInput, &[Some(audio)], &[])?;
-                draft.context(&[prompt.whole, Some(audio)]);
-                draft.class(UsageClass::CacheRead, &[cached], &[])?;
-                return Ok(audio.value);
-            }
-            // Transcriptions name the audio's seconds only; its tokens are what the total has more.
-            _ if draft.count(&["/prompt_audio_seconds"])?.is_some() => {
-                let written = draft.count(&["/completion_tokens", "/output_tokens"])?;
-                draft.class(UsageClass::AudioInput, &[total], &[prompt.whole, written])?;
-                draft.class(UsageClass::CacheRead, &[cached], &[])?;
-                return Ok(missing);
-            }
-            _ => {}
-        }
-        return draft.class(UsageClass::CacheRead, &[cached], &[]).map(|()| 0);
+    if dialect == Dialect::Mistral && missing > 0 {
+        return read_audio_beside(draft, prompt, cached, (total, missing));
     }
     draft.class(
         UsageClass::Input,
@@ -122,6 +104,31 @@ fn read_prompt(
     Ok(0)
 }
 
+/// Mistral's audio, by which the total is more than the rest. Of transcriptions it names the seconds
+/// and not the tokens, which are then what is missing.
+fn read_audio_beside(
+    draft: &mut Draft<'_>,
+    prompt: &Parts,
+    cached: Option<Count>,
+    (total, missing): (Option<Count>, i64),
+) -> Result<i64, Fault> {
+    draft.class(UsageClass::Input, &[prompt.whole], &[cached])?;
+    draft.class(UsageClass::CacheRead, &[cached], &[])?;
+    if value(prompt.audio) > 0 {
+        draft.class(UsageClass::AudioInput, &[prompt.audio], &[])?;
+        draft.context(&[prompt.whole, prompt.audio]);
+        return Ok(value(prompt.audio));
+    }
+    if value(draft.count(&["/prompt_audio_seconds"])?) == 0 {
+        return Ok(0);
+    }
+    let written = draft.count(&WRITTEN)?;
+    draft.class(UsageClass::AudioInput, &[total], &[prompt.whole, written])?;
+    Ok(missing)
+}
+
+/// Names of all that was written.
+const WRITTEN: [&str; 2] = ["/completion_tokens", "/output_tokens"];
 const DETAILS_CACHED: &str = "/prompt_tokens_details/cached_tokens";
 
 /// Only OpenAI bills images by tokens of their own.
