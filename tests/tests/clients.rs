@@ -121,8 +121,8 @@ async fn litellm_reports_by_its_callbacks() -> Result<()> {
     let system = System::embedded().await?;
     // What the README says to publish, by the command that it says.
     let http = system.api()?;
-    let block = README.split("```sh").find(|block| block.contains("litellm_tokens"));
-    let block = block.and_then(|block| block.split("```").next()).context("no such block")?;
+    let mut blocks = README.split("```sh").skip(1).filter_map(|block| block.split("```").next());
+    let block = blocks.find(|block| block.contains("litellm_tokens")).context("no such block")?;
     let mut publish = Command::new("sh");
     publish.args(["-euc", block]).env("URL", &http.base).env("KEY", http.key());
     output(publish).await?;
