@@ -59,7 +59,9 @@ pub(super) fn merge(
     faults: &mut Faults,
 ) -> Figment {
     let sections = sections(&figment);
-    for (name, key) in WELL_KNOWN {
+    // One that belongs to a section this program does not have is left alone.
+    let known = |key: &str| sections.iter().any(|section| key.split('.').next() == Some(section));
+    for (name, key) in WELL_KNOWN.iter().filter(|(_, key)| known(key)) {
         if let Some(value) = variables.get(*name).filter(|value| !value.is_empty()) {
             figment = set(figment, key, Value::from(value.as_str()));
         }

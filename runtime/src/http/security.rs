@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::map_response,
     response::Response,
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::Problem;
 
 /// Of every answer that has not its own. Pages may load what this server serves, and nothing else;
 /// nobody may show them in a frame.
@@ -32,6 +34,16 @@ pub(super) fn headers(router: Router) -> Router {
         set(header::CACHE_CONTROL, "no-store");
         response
     }))
+}
+
+/// The answer to a method that a path does not take.
+pub(super) fn method_not_allowed() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path does not take this method",
+        "see the Allow header and /openapi.json",
+    )
 }
 
 /// Whether a text is an origin as browsers send it: scheme, host and port, nothing more.
@@ -68,7 +80,8 @@ pub fn allow_origins(router: Router, origins: &[String]) -> Router {
         "x-request-id",
     ]);
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-    router.layer(
+    // Before the layer, so that it sees what browsers ask with OPTIONS.
+    router.method_not_allowed_fallback(async || method_not_allowed()).layer(
         CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))
             .allow_methods(methods)
@@ -80,7 +93,7 @@ pub fn allow_origins(router: Router, origins: &[String]) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, extract::Request, http::StatusCode, routing::get};
+    use axum::{body::Body, extract::Request, routing::get};
     use tower::ServiceExt as _;
 
     use super::*;

@@ -81,14 +81,7 @@ pub fn finish(router: Router, options: &ServeOptions) -> Router {
         .fallback(|| async {
             Problem::not_found("unknown_path", "there is nothing at this path", "see /openapi.json")
         })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(
-                axum::http::StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "this path does not take this method",
-                "see the Allow header and /openapi.json",
-            )
-        })
+        .method_not_allowed_fallback(async || security::method_not_allowed())
         .layer(middleware::from_fn(move |incoming, next| {
             request::surround(timeout, incoming, next)
         }));
