@@ -30,17 +30,6 @@ pub(super) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String,
             "send the corrected event as the body",
         )
     })?;
-    if corrected.is_none() && is_lago(&members) {
-        let data = members.get("properties").map_or("{}", |properties| properties.get());
-        return compose(
-            row,
-            Some(&format!(
-                "{{\"type\":{},\"subject\":{},\"data\":{data}}}",
-                quoted(&row.event_type),
-                quoted(&row.subject)
-            )),
-        );
-    }
     let mut added: Vec<(&str, String)> = Vec::new();
     // What could not be read had no identity to keep.
     let identity = [("id", &row.event_id), ("source", &row.source)];
@@ -69,11 +58,6 @@ pub(super) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String,
         }
     }
     Ok(with(text, &added, members.is_empty()))
-}
-
-/// Whether an event was sent as Lago's clients do: that form has a door of its own.
-fn is_lago(members: &BTreeMap<String, &RawValue>) -> bool {
-    members.contains_key("transaction_id") && members.contains_key("code")
 }
 
 fn quoted(text: &str) -> String {
@@ -124,12 +108,6 @@ mod tests {
         let corrected = compose(&row(whole), Some(r#"{"subject":"bolt","data":{}}"#)).unwrap();
         assert_eq!(read(&corrected)["subject"], "bolt");
         assert!(read(&compose(&row("{}"), None).unwrap()).is_object());
-        let lago = r#"{"transaction_id":"e\u00221","external_subscription_id":"acme","code":"call","properties":{"tokens":2.50}}"#;
-        let text = compose(&row(lago), None).unwrap();
-        assert!(
-            text.ends_with(r#""type":"call","subject":"acme","data":{"tokens":2.50}}"#),
-            "{text}"
-        );
     }
 
     #[test]
