@@ -229,3 +229,88 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::chain::GENESIS;
+
+    use super::*;
+    use crate::seen::Taken;
+
+    const SECOND_US: i64 = 1_000_000;
+
+    fn table(identities_max: usize, range_identities: usize) -> Table {
+        let limits = Limits { identities_max, range_identities, window_us: 10 * SECOND_US };
+        Table::new(0, GENESIS, Coverage { table_from: 0, horizon_us: i64::MIN }, limits)
+    }
+
+    /// Accepts the batch of one position, a second after the one before, with so many identities.
+    fn accept(table: &mut Table, position: i64, identities: u8) {
+        let added: Vec<u128> = (0..identities)
+            .map(|n| u128::from(position.unsigned_abs()) * 100 + u128::from(n))
+            .collect();
+        for (index, identity) in (0u32..).zip(&added) {
+            table.seen.take(*identity, Taken { position, index, content: 0 });
+        }
+        let hash = |position: i64| [u8::try_from(position + 1).unwrap(); 32];
+        let outer = Outer {
+            version: 1,
+            partition: 0,
+            from: position,
+            to: position,
+            prev: if position == 0 { GENESIS } else { hash(position - 1) },
+            hash: hash(position),
+        };
+        table.accept(AcceptedBatch { outer, append_time_us: position * SECOND_US, added });
+    }
+
+    fn leaves(table: &Table, held: Option<i64>) -> Option<(i64, i64, usize)> {
+        let departure = table.departure(held)?;
+        Some((departure.name.from, departure.name.to, departure.identities.len()))
+    }
+
+    #[test]
+    fn memory_comes_first_and_whole_batches_leave() {
+        let mut table = table(10, 4);
+        for position in 0..3 {
+            accept(&mut table, position, 3);
+        }
+        assert_eq!(leaves(&table, None), None);
+        accept(&mut table, 3, 3);
+        // Whatever a look-up under way relies on.
+        assert_eq!(leaves(&table, Some(-1)), Some((0, 1, 6)));
+        table.depart(table.departure(None).unwrap(), None);
+        assert_eq!(table.coverage, Coverage { table_from: 2, horizon_us: SECOND_US });
+        assert_eq!((table.edge(), table.ranges.count()), ([2; 32], (1, 1)));
+        assert_eq!(leaves(&table, None), None);
+        // What has left stays a hit until it is swept.
+        assert!(table.seen.find(0).is_some());
+        table.sweep();
+        assert_eq!((table.seen.find(0), table.identities()), (None, 6));
+    }
+
+    #[test]
+    fn a_full_range_leaves_after_the_window_unless_it_is_held() {
+        let mut table = table(1_000, 4);
+        for position in 0..12 {
+            accept(&mut table, position, 2);
+        }
+        // The second batch is exactly ten seconds older than the newest.
+        assert_eq!(leaves(&table, None), None);
+        accept(&mut table, 12, 2);
+        assert_eq!(leaves(&table, Some(0)), None);
+        assert_eq!(leaves(&table, Some(1)), Some((0, 1, 4)));
+    }
+
+    #[test]
+    fn what_is_much_older_leaves_however_few_it_is() {
+        let mut table = table(1_000, 500);
+        for position in 0..241 {
+            accept(&mut table, position, u8::from(position == 0));
+        }
+        assert_eq!(leaves(&table, None), None);
+        accept(&mut table, 241, 0);
+        assert_eq!(leaves(&table, None), Some((0, 230, 1)));
+        assert_eq!(leaves(&table, Some(7)), Some((0, 7, 1)));
+    }
+}
