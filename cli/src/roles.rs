@@ -7,7 +7,7 @@ use runtime::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::config::Config;
+use crate::{config::Config, process};
 
 /// One process of the pipeline; `weir up` is all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,12 @@ impl Role {
         let mut router = OpenApiRouter::new();
         match self {
             Role::Ingest => {
-                let service = ingest::Service::open(config.ingest.clone(), &context)
+                let mut service = ingest::Service::open(config.ingest.clone(), &context)
                     .await
                     .context("ingest")?;
+                if !config.log.kafka.brokers.is_empty() {
+                    service.read_doors(process::kafka_options(&config.log));
+                }
                 router = service.router();
                 tasks.spawn(self.name(), async move { service.run().await.map_err(boxed) });
             }

@@ -118,6 +118,24 @@ impl Door {
         Ok(caller)
     }
 
+    /// Who writes to the door of the tenant with this key: whoever may, by the ACL of its topic.
+    /// `None` for a tenant that is not known (yet). Its events have no app and no key, and count
+    /// against no limit.
+    pub fn writer_of(&self, tenant: &str) -> Result<Option<Caller>, Problem> {
+        let snapshot = self.known.load_full();
+        self.fresh(&snapshot)?;
+        let Some(tenant) = snapshot.tenants.get(tenant).cloned() else { return Ok(None) };
+        Ok(Some(Caller {
+            tenant,
+            key: "".into(),
+            app: None,
+            team: None,
+            buckets: Buckets::default(),
+            database_us: snapshot.database_now_us(),
+            snapshot,
+        }))
+    }
+
     fn authenticate(&self, headers: &HeaderMap, app: Option<&str>) -> Result<Caller, Problem> {
         let text = credential(headers)?;
         let snapshot = self.known.load_full();

@@ -11,7 +11,7 @@ use domain::{
     llm_usage,
     wire::{
         block::BlockWriter,
-        record::{Attribute, Entry, EventRecord},
+        record::{Attribute, Entry, EventRecord, Refused},
     },
 };
 use uuid::Uuid;
@@ -121,7 +121,35 @@ impl Prepared {
     }
 }
 
-/// The accepted events of one request.
+/// What a door's message held and cannot be accepted, to be kept with its reason.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Where its partition is.
+    pub partition: u32,
+    /// Stable code.
+    pub reason: &'static str,
+    /// What is wrong.
+    pub detail: String,
+    /// Place among the events of the message, from 0.
+    pub door_index: u32,
+    /// Its first byte in the body.
+    pub raw_at: usize,
+    /// Its length in the body.
+    pub raw_length: usize,
+}
+
+/// The message of a door that a batch was read from.
+#[derive(Clone, Debug)]
+pub struct DoorPlace {
+    /// The topic.
+    pub door: Arc<str>,
+    /// Its partition.
+    pub partition: u32,
+    /// The offset there.
+    pub offset: i64,
+}
+
+/// The accepted events of one request, or all events of a door's message.
 #[derive(Debug)]
 pub struct Batch {
     /// Who sent them.
@@ -134,6 +162,10 @@ pub struct Batch {
     pub attributes: Vec<Attribute>,
     /// The events.
     pub events: Vec<Prepared>,
+    /// Of a door's message: what cannot be accepted. Their numbers follow those of the events.
+    pub refused: Vec<Refusal>,
+    /// Of a door's message: where it stands.
+    pub place: Option<DoorPlace>,
     held: Held,
     held_for_events: usize,
 }
@@ -149,6 +181,8 @@ impl Batch {
             strings,
             attributes: Vec::new(),
             events: Vec::new(),
+            refused: Vec::new(),
+            place: None,
             held,
             held_for_events: 0,
         }
@@ -163,6 +197,13 @@ impl Batch {
         self.held.grow(needed.saturating_sub(self.held_for_events))?;
         self.held_for_events = needed.max(self.held_for_events);
         Ok(())
+    }
+
+    /// What was refused under a number that follows those of the events.
+    #[must_use]
+    pub fn refusal(&self, number: u32) -> Option<&Refusal> {
+        let place = usize::try_from(number).ok()?.checked_sub(self.events.len())?;
+        self.refused.get(place)
     }
 
     /// What identifies an event of this batch's tenant.
@@ -191,7 +232,8 @@ impl Encoder {
     pub fn push(&mut self, batch: &Batch, events: &[u32]) -> u32 {
         let first = self.writer.count();
         let tenant = self.writer.tenant(batch.caller.tenant.id);
-        let key = Some(self.writer.dictionary.intern(&batch.caller.key));
+        let key = Some(&*batch.caller.key).filter(|key| !key.is_empty());
+        let key = key.map(|key| self.writer.dictionary.intern(key));
         let app = batch.caller.app.as_deref().map(|app| self.writer.dictionary.intern(app));
         self.numbers.clear();
         self.numbers.resize(batch.strings.texts.len(), 0);
@@ -199,9 +241,26 @@ impl Encoder {
             let place = usize::try_from(*number).unwrap_or(usize::MAX);
             if let Some(event) = batch.events.get(place) {
                 self.event(batch, event, (tenant, app, key));
+            } else if let Some(refusal) = batch.refusal(*number) {
+                self.refused(batch, refusal, tenant);
             }
         }
         first
+    }
+
+    fn refused(&mut self, batch: &Batch, refusal: &Refusal, tenant: u32) {
+        let Some(place) = &batch.place else { return };
+        let raw = refusal.raw_at..refusal.raw_at + refusal.raw_length;
+        self.writer.push(&Entry::Refused(Refused {
+            tenant,
+            reason: refusal.reason,
+            detail: &refusal.detail,
+            door: &place.door,
+            door_partition: place.partition,
+            door_offset: place.offset,
+            door_index: refusal.door_index,
+            raw: batch.body.get(raw).unwrap_or_default(),
+        }));
     }
 
     fn event(

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    batch::{Batch, Encoder, Prepared},
+    batch::{Batch, Encoder, Prepared, Refusal},
     metrics::Metrics,
 };
 
@@ -75,6 +75,12 @@ impl Size {
         Size { events: event.block_bytes(), strings: event.string_bytes }
     }
 
+    fn of_refused(refusal: &Refusal) -> Size {
+        // Kind, reason, door, three numbers.
+        let events = refusal.raw_length + refusal.detail.len() + 400;
+        Size { events, strings: 0 }
+    }
+
     fn is_full(self, block_bytes: usize) -> bool {
         self.events >= block_bytes || self.strings >= STRING_BYTES_MAX
     }
@@ -110,18 +116,17 @@ impl Blocks {
         }
     }
 
-    /// Queues events (numbers of the batch, in order) and answers their chunks with their fates.
+    /// Queues events and refusals (numbers of the batch, in order) and answers their chunks with their fates.
     pub fn push(&self, batch: &Arc<Batch>, events: &[u32]) -> Vec<(Vec<u32>, Answer)> {
         let mut by_partition: Vec<Filling> = Vec::new();
         by_partition.resize_with(self.queues.len(), Filling::default);
         let mut answers = Vec::new();
         for number in events {
-            let event = batch.events.get(usize::try_from(*number).unwrap_or(usize::MAX));
-            let Some(event) = event else { continue };
-            let place = usize::try_from(event.partition).unwrap_or(usize::MAX);
+            let Some((partition, size)) = weigh(batch, *number) else { continue };
+            let place = usize::try_from(partition).unwrap_or(usize::MAX);
             let Some(filling) = by_partition.get_mut(place) else { continue };
             filling.events.push(*number);
-            filling.size.add(Size::of(event));
+            filling.size.add(size);
             if filling.size.is_full(self.block_bytes) {
                 answers.push(self.enqueue(place, batch, std::mem::take(filling)));
             }
@@ -169,6 +174,15 @@ impl Blocks {
     #[must_use]
     pub fn partitions(&self) -> usize {
         self.queues.len()
+    }
+}
+
+/// The partition and the size of an event or refusal of a batch.
+fn weigh(batch: &Batch, number: u32) -> Option<(u32, Size)> {
+    let place = usize::try_from(number).unwrap_or(usize::MAX);
+    match batch.events.get(place) {
+        Some(event) => Some((event.partition, Size::of(event))),
+        None => batch.refusal(number).map(|refusal| (refusal.partition, Size::of_refused(refusal))),
     }
 }
 
@@ -294,7 +308,8 @@ impl Sender<'_> {
             };
             let Chunk { batch, events, answer, .. } = chunk;
             if outcome.is_ok() {
-                metrics.accepted.inc_by(events.len() as u64);
+                let accepted = |number: &&u32| batch.refusal(**number).is_none();
+                metrics.accepted.inc_by(events.iter().filter(accepted).count() as u64);
             }
             // Before the answer, so that whoever has it finds the memory free.
             drop(batch);

@@ -31,6 +31,8 @@ pub struct Config {
     pub failed_attempts_max: u32,
     /// Time after which an address gets one of its attempts back.
     pub failed_attempt_regain_ms: u64,
+    /// Whether the doors are read, where the log is on Kafka.
+    pub doors: bool,
     /// The master key under which apps' secrets are stored; empty: tokens cannot be checked.
     pub master_key: Secret,
 }

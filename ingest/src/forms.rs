@@ -68,6 +68,8 @@ pub struct Item {
     pub id: Option<String>,
     /// Its number in the batch, or why it is not there.
     pub event: Result<u32, Reject>,
+    /// Its first byte in the body, and its length.
+    pub raw: (usize, usize),
 }
 
 /// Reads the events of a body. A problem means that none is accepted.
@@ -104,7 +106,7 @@ pub fn parse(
 #[must_use]
 pub fn refused(caller: Caller, held: Held, reject: Reject) -> Parsed {
     let batch = Batch::new(caller, Bytes::new(), held);
-    Parsed { batch, items: vec![Item { id: None, event: Err(reject) }] }
+    Parsed { batch, items: vec![Item { id: None, event: Err(reject), raw: (0, 0) }] }
 }
 
 /// Whether a body that does not say so holds lines: its first line is a whole object, and there is
@@ -185,7 +187,8 @@ impl Parser {
             let number = number + 1;
             let Ok(text) = std::str::from_utf8(line) else {
                 let detail = format!("line {number} is not UTF-8");
-                self.reject(Reject::new("line_not_utf8", detail, "send JSON in UTF-8"))?;
+                let reject = Reject::new("line_not_utf8", detail, "send JSON in UTF-8");
+                self.reject(reject, (begin, line.len()))?;
                 continue;
             };
             self.line(text, begin, number)?;
@@ -205,7 +208,8 @@ impl Parser {
         // An event before what does not belong there is not accepted either.
         self.parsed.items.truncate(before);
         let detail = format!("line {number} is {error} of the line");
-        self.reject(Reject::new("json_invalid", detail, "correct this line and send it again"))
+        let reject = Reject::new("json_invalid", detail, "correct this line and send it again");
+        self.reject(reject, (begin, text.len()))
     }
 
     /// Reads one event at the scanner's place. The inner error is one of syntax.
@@ -227,17 +231,16 @@ impl Parser {
         collector.finish(end);
         if !is_object {
             let detail = "the event is not a JSON object";
-            return self
-                .reject(Reject::new("event_not_object", detail, "send each event as an object"))
-                .map(Ok);
+            let reject = Reject::new("event_not_object", detail, "send each event as an object");
+            return self.reject(reject, (text_at + begin, end - begin)).map(Ok);
         }
         let (id, event) =
             accept(collector, &mut parsed.batch, (text, text_at), (begin, end), *now_us);
-        self.item(Item { id, event }).map(Ok)
+        self.item(Item { id, event, raw: (text_at + begin, end - begin) }).map(Ok)
     }
 
-    fn reject(&mut self, reject: Reject) -> Result<(), Problem> {
-        self.item(Item { id: None, event: Err(reject) })
+    fn reject(&mut self, reject: Reject, raw: (usize, usize)) -> Result<(), Problem> {
+        self.item(Item { id: None, event: Err(reject), raw })
     }
 
     fn item(&mut self, item: Item) -> Result<(), Problem> {

@@ -12,7 +12,7 @@ use runtime::{
     context::{Context, DRAIN},
     http::{Attempts, State as Ready},
     keys::{MasterKeyError, MasterKeys},
-    log::SharedLog,
+    log::{SharedLog, kafka::KafkaOptions},
     postgres::{self, Pool, PostgresError},
     shutdown::{Failure, Shutdown},
     task::{self, TaskError, Tasks},
@@ -33,6 +33,7 @@ pub mod budget;
 pub mod collect;
 pub mod config;
 pub mod document;
+pub mod doors;
 pub mod forms;
 pub mod lago;
 pub mod limits;
@@ -90,6 +91,9 @@ pub enum RunError {
     /// A task failed.
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// A thread could not be started.
+    #[error("starting a thread failed: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// What handlers share.
@@ -126,6 +130,7 @@ pub struct Service {
     context: Context,
     pool: Pool,
     master_keys: Option<MasterKeys>,
+    doors: Option<KafkaOptions>,
 }
 
 impl Service {
@@ -158,7 +163,12 @@ impl Service {
         };
         context.readiness.set(READINESS, Ready::Ready);
         let (ingest, context) = (Arc::new(ingest), context.clone());
-        Ok(Service { ingest, config, context, pool, master_keys })
+        Ok(Service { ingest, config, context, pool, master_keys, doors: None })
+    }
+
+    /// Reads the doors of this cluster as well, if the configuration does not say otherwise.
+    pub fn read_doors(&mut self, cluster: KafkaOptions) {
+        self.doors = Some(cluster).filter(|_| self.config.doors);
     }
 
     /// The routes and their documentation.
@@ -190,6 +200,13 @@ impl Service {
             let (blocks, log) =
                 (Arc::clone(&self.ingest.blocks), SharedLog::clone(&self.context.log));
             tasks.spawn(format!("ingest-{partition}"), block::run(blocks, partition, log));
+        }
+        if let Some(cluster) = self.doors {
+            let (ingest, context) = (Arc::clone(&self.ingest), self.context.clone());
+            let runtime = tokio::runtime::Handle::current();
+            tasks.spawn_thread("ingest-doors", move || {
+                doors::run(&ingest, &cluster, &context, &runtime)
+            })?;
         }
         shutdown.cancelled().await;
         let answered = async {

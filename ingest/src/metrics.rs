@@ -1,7 +1,7 @@
 //! What ingest counts. Declared here once.
 
 use runtime::telemetry::{
-    self, DURATION_BUCKETS_S, Histogram, IntCounter, IntCounterVec, TelemetryError,
+    self, DURATION_BUCKETS_S, Histogram, IntCounter, IntCounterVec, IntGaugeVec, TelemetryError,
 };
 
 /// All metrics of this role. What waits is the difference of two counters.
@@ -31,6 +31,12 @@ pub struct Metrics {
     pub keys_refused: IntCounterVec,
     /// Loads of keys, tenants and aliases, by outcome (`ok`, `failed`).
     pub refreshes: IntCounterVec,
+    /// Events of doors that are in the log, by door and outcome (`accepted`, `refused`).
+    pub door_events: IntCounterVec,
+    /// Messages of a door that this process reads and has not committed.
+    pub door_lag: IntGaugeVec,
+    /// Attempts to bring messages of doors into the log that must be made again, by why.
+    pub door_retries: IntCounterVec,
 }
 
 impl Metrics {
@@ -79,6 +85,21 @@ impl Metrics {
                 "weir_ingest_refreshes_total",
                 "Loads of keys and aliases, by outcome.",
                 "outcome",
+            )?,
+            door_events: registry.counters(
+                "weir_ingest_door_events_total",
+                "Events of doors that are in the log, by door and outcome.",
+                &["door", "outcome"],
+            )?,
+            door_lag: registry.gauges(
+                "weir_ingest_door_lag_messages",
+                "Messages of a door that this process reads and has not committed.",
+                &["door"],
+            )?,
+            door_retries: counters(
+                "weir_ingest_door_retries_total",
+                "Attempts to bring messages of doors into the log that are made again, by why.",
+                "reason",
             )?,
         })
     }

@@ -13,6 +13,15 @@ pub fn partition_of(tenant: Uuid, team: &str, partitions: u32) -> u32 {
     (murmur2(&key) & 0x7fff_ffff) % partitions.max(1)
 }
 
+/// The partition of what belongs to a tenant and to no team that is known: Kafka's default
+/// partitioner over the tenant.
+#[must_use]
+pub fn partition_of_tenant(tenant: Uuid, partitions: u32) -> u32 {
+    let mut key = [0_u8; uuid::fmt::Hyphenated::LENGTH];
+    let tenant = tenant.hyphenated().encode_lower(&mut key);
+    (murmur2(tenant.as_bytes()) & 0x7fff_ffff) % partitions.max(1)
+}
+
 const SEED: u32 = 0x9747_b28c;
 const MULTIPLIER: u32 = 0x5bd1_e995;
 

@@ -3,6 +3,8 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
+use ingest::doors::DOORS;
+use runtime::{config::LogConfig, log::kafka::create_inbox, task};
 
 use crate::{
     config::Config,
@@ -20,6 +22,9 @@ pub struct Arguments {
     /// Copies of every partition, for topics that do not exist yet
     #[arg(long, default_value_t = 3)]
     replication: u32,
+    /// Make the door of this tenant, a topic that its tools may write themselves; may be repeated
+    #[arg(long = "door", value_name = "TENANT")]
+    doors: Vec<String>,
     #[command(flatten)]
     archive: ArchiveArguments,
 }
@@ -41,5 +46,17 @@ async fn migrate(config: Config, arguments: Arguments) -> Result<ExitCode> {
     sayln!("Postgres: tables are up to date");
     process::prepare_clickhouse(&config, &arguments.archive).await.context("ClickHouse")?;
     sayln!("ClickHouse: tables are up to date");
+    for tenant in &arguments.doors {
+        let door = make_door(&config.log, tenant, arguments.replication).await.context("Kafka")?;
+        sayln!("Kafka: the door {door} is there");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the door of a tenant if it is missing; answers its topic.
+async fn make_door(config: &LogConfig, tenant: &str, replication: u32) -> Result<String> {
+    let (options, partitions) = (process::kafka_options(config), config.partitions);
+    let tenant = tenant.to_owned();
+    let make = move || create_inbox(&options, (DOORS, &tenant), partitions, replication);
+    Ok(task::blocking(make).await??)
 }

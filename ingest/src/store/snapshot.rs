@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub identity_key: IdentityKey,
     /// Partitions of every topic.
     pub partitions: u32,
+    /// Tenants by their keys.
+    pub tenants: HashMap<Box<str>, Arc<Tenant>>,
     /// API keys by public id, which two tenants could share.
     pub keys: HashMap<Box<str>, Vec<Key>>,
     /// Secrets of apps by public id.
@@ -150,6 +152,10 @@ pub async fn load(pool: &Pool, master_keys: Option<&MasterKeys>) -> Result<Snaps
         ),
         partitions: u32::try_from(partitions)
             .map_err(|_| StoreError::Installation("number of partitions"))?,
+        tenants: tenants
+            .values()
+            .map(|tenant| (tenant.key.as_str().into(), Arc::clone(tenant)))
+            .collect(),
         keys: keys_by_id(keys, &tenants, &limits),
         secrets,
         secrets_of_app,

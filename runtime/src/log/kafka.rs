@@ -1,7 +1,7 @@
 //! The log on an Apache Kafka cluster.
 //!
 //! Reading order: [`options`] (clients and their properties), [`settings`] (topics and the checks
-//! at start), [`producer`], [`reader`], [`group`].
+//! at start), [`producer`], [`reader`], [`group`], [`inbox`].
 //!
 //! Two things differ from the local log. Append times are the broker's clock in milliseconds, and
 //! that clock can step back, also when leadership moves; who needs them to rise keeps the highest
@@ -19,13 +19,15 @@ use self::{
     reader::{Clients, KafkaReader},
 };
 pub use self::{
+    inbox::{Inbox, Letter, Place},
     options::{BATCH_BYTES_MAX, KafkaOptions},
-    settings::{check_settings, cluster_id, create_topics},
+    settings::{check_settings, cluster_id, create_inbox, create_topics},
 };
 use super::{AppendError, Log, LogError, Membership, Pending, Reader, Topic};
 
 mod context;
 mod group;
+mod inbox;
 mod options;
 mod producer;
 mod reader;

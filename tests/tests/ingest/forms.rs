@@ -52,6 +52,7 @@ fn caller() -> Caller {
         secrets_of_app: HashMap::new(),
         reads_secrets: false,
         limits: HashMap::new(),
+        tenants: HashMap::new(),
     };
     Caller {
         tenant: Arc::new(tenant),

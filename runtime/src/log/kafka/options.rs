@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::config::ClientConfig;
 
+use super::inbox::{LAG_INTERVAL, METADATA_INTERVAL};
 use crate::log::{LogError, MESSAGE_BYTES_MAX, Topic};
 
 /// Length that a record batch may have: the longest payload and room for its headers.
@@ -158,6 +159,32 @@ impl KafkaOptions {
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
         config.set("auto.offset.reset", "latest");
+        config
+    }
+
+    /// Properties of a member of a group that reads topics of others and commits how far it is.
+    pub(crate) fn inbox(&self, group: &str) -> ClientConfig {
+        let milliseconds = |interval: Duration| interval.as_millis().to_string();
+        let mut config = self.client(&[
+            ("session.timeout.ms", "10000"),
+            ("heartbeat.interval.ms", "1000"),
+            ("max.poll.interval.ms", "60000"),
+            ("topic.metadata.refresh.interval.ms", &milliseconds(METADATA_INTERVAL)),
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.error.backoff.ms", "100"),
+            // Of the whole client.
+            ("queued.max.messages.kbytes", "16384"),
+            ("statistics.interval.ms", &milliseconds(LAG_INTERVAL)),
+        ]);
+        config.set("group.id", self.group_name(group));
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("auto.offset.reset", "earliest");
+        config.set("allow.auto.create.topics", "false");
+        config.set("check.crcs", "true");
+        config.set("message.max.bytes", BATCH_BYTES_MAX.to_string());
+        config.set("receive.message.max.bytes", (8 * BATCH_BYTES_MAX).to_string());
         config
     }
 }

@@ -25,6 +25,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// 7 days.
 const RETENTION_MS: &str = "604800000";
+/// Of what others write: 4 MiB, and room for headers.
+const INBOX_BATCH_BYTES_MAX: &str = "4259840";
+/// The longest name of a topic that Kafka takes.
+const TOPIC_BYTES_MAX: usize = 249;
 
 type Admin = AdminClient<Logging>;
 
@@ -92,6 +96,35 @@ pub fn create_topics(
         .collect();
     retry(options, || create(&admin, &topics))?;
     retry(options, || see(options, &admin))
+}
+
+/// Creates the topic that [`super::Inbox`] reads under `name` and `topic`, for others to write. One
+/// that exists is left as it is. Blocks.
+pub fn create_inbox(
+    options: &KafkaOptions,
+    (name, topic): (&str, &str),
+    partitions: u32,
+    replication: u32,
+) -> Result<String, LogError> {
+    options.check()?;
+    let admin = admin(options)?;
+    let full = format!("{}.{name}.{topic}", options.prefix);
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if full.len() > TOPIC_BYTES_MAX || !full.bytes().all(legal) {
+        return Err(LogError::Broken(format!("{full} is no name that Kafka takes for a topic")));
+    }
+    let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let in_sync = if replication >= 3 { "2" } else { "1" };
+    // By append time, so that a message is kept as long whatever time its writer gives it.
+    let new = NewTopic::new(&full, count(partitions), TopicReplication::Fixed(count(replication)))
+        .set("message.timestamp.type", "LogAppendTime")
+        .set("cleanup.policy", "delete")
+        .set("retention.ms", RETENTION_MS)
+        .set("max.message.bytes", INBOX_BATCH_BYTES_MAX)
+        .set("min.insync.replicas", in_sync)
+        .set("unclean.leader.election.enable", "false");
+    retry(options, || create(&admin, std::slice::from_ref(&new)))?;
+    Ok(full)
 }
 
 fn create(admin: &Admin, topics: &[NewTopic<'_>]) -> Result<(), LogError> {
