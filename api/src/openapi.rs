@@ -75,18 +75,45 @@ pub(crate) struct ProblemDocument {
 #[expect(dead_code, reason = "only its documentation is used")]
 pub(crate) enum Refusals {
     /// The request cannot be read.
-    #[response(status = 400)]
+    #[response(status = 400, content_type = "application/problem+json")]
     BadRequest(ProblemDocument),
     /// There is no API key, or none that is accepted.
-    #[response(status = 401)]
+    #[response(status = 401, content_type = "application/problem+json", headers(("WWW-Authenticate" = String, description = "`Bearer`")))]
     Unauthorized(ProblemDocument),
     /// The API key has not the scope.
-    #[response(status = 403)]
+    #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(ProblemDocument),
     /// Too many refused credentials from this address.
-    #[response(status = 429)]
+    #[response(status = 429, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds to wait")))]
     TooMany(ProblemDocument),
     /// Something that is needed is away; try again.
-    #[response(status = 503)]
+    #[response(status = 503, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds to wait")))]
     Unavailable(ProblemDocument),
 }
+
+/// Answers that every mutating route may give besides.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) enum ChangeRefusals {
+    /// It contradicts what is there, or the Idempotency-Key was used for another request.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(ProblemDocument),
+    /// The body is too long.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemDocument),
+    /// It can be read and is against a rule.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Unprocessable(ProblemDocument),
+}
+
+/// There is nothing of that name for this caller.
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) struct NotFound(ProblemDocument);
+
+/// It can be read and is against a rule.
+#[derive(IntoResponses)]
+#[response(status = 422, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) struct Unprocessable(ProblemDocument);

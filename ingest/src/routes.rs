@@ -6,12 +6,16 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use runtime::{http::Problem, log::AppendError, task};
+use runtime::{
+    http::{Path, Problem},
+    log::AppendError,
+    task,
+};
 use tokio::time::{Instant, timeout_at};
 use utoipa_axum::{router::OpenApiRouter, routes};
 

@@ -1,14 +1,10 @@
 //! API keys. The text of a key is shown once; several may live at once, so that one can be
 //! replaced without a pause.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use domain::time;
 use runtime::{
-    http::Problem,
+    http::{Path, Problem},
     keys,
     postgres::{PostgresError, scoped},
     task::now_us,
@@ -22,7 +18,7 @@ use crate::{
     error::ApiError,
     extract::{Query, time_us},
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
     store::api_keys::{self, KeyRow, NewKeyRow},
@@ -107,7 +103,7 @@ impl From<KeyRow> for ApiKey {
 /// The key is in the answer and nowhere else. A repeat with the same Idempotency-Key makes no
 /// second key and answers the same, but with `key` null.
 #[utoipa::path(post, path = "/v1/api-keys", tag = "keys", params(IdempotencyKey), request_body = NewApiKey,
-    responses((status = 201, body = MadeApiKey), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 201, body = MadeApiKey), ChangeRefusals, Refusals))]
 pub(crate) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -215,7 +211,7 @@ pub(crate) async fn list(
 ///
 /// It stops working within a second.
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", tag = "keys", params(IdempotencyKey, ("key_id" = String, Path, description = "Public id of the key")),
-    responses((status = 200, body = ApiKey), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = ApiKey), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn revoke(
     State(api): State<Api>,
     caller: Caller,
@@ -237,7 +233,7 @@ pub(crate) async fn revoke(
 
 /// Let an API key end
 #[utoipa::path(patch, path = "/v1/api-keys/{key_id}", tag = "keys", params(IdempotencyKey, ("key_id" = String, Path, description = "Public id of the key")),
-    request_body = ApiKeyChange, responses((status = 200, body = ApiKey), (status = 404, body = ProblemDocument), Refusals))]
+    request_body = ApiKeyChange, responses((status = 200, body = ApiKey), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn change(
     State(api): State<Api>,
     caller: Caller,

@@ -1,13 +1,13 @@
 //! Secrets of apps: an app signs tokens with one, and two may live at once, so that one can be
 //! replaced without a pause. A secret is shown once.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use domain::{time, token::secret_context};
-use runtime::{http::Problem, keys, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    keys,
+    postgres::scoped,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +20,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::{Api, Shared},
     store::app_secrets::{self, NewSecretRow, SecretRow},
@@ -101,8 +101,8 @@ impl From<SecretRow> for AppSecret {
 /// `exp` (60 to 300 seconds after `iat`), and `team` (or `teamId`) where the token is for one team
 /// alone. The secret is in the answer and nowhere else. At most two live at once.
 #[utoipa::path(post, path = "/v1/apps/{app}/secrets", tag = "keys", params(IdempotencyKey, ("app" = String, Path, description = "Key of the app")),
-    request_body = NewAppSecret, responses((status = 201, body = MadeAppSecret), (status = 404, body = ProblemDocument),
-        (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    request_body = NewAppSecret, responses((status = 201, body = MadeAppSecret), NotFound,
+        ChangeRefusals, Refusals))]
 pub(crate) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -200,7 +200,7 @@ pub(crate) async fn list(
 /// Tokens signed with it stop working within two seconds.
 #[utoipa::path(delete, path = "/v1/apps/{app}/secrets/{secret_id}", tag = "keys",
     params(IdempotencyKey, ("app" = String, Path, description = "Key of the app"), ("secret_id" = String, Path, description = "Public id of the secret")),
-    responses((status = 200, body = AppSecret), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = AppSecret), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn revoke(
     State(api): State<Api>,
     caller: Caller,
@@ -223,7 +223,7 @@ pub(crate) async fn revoke(
 /// Let a secret of an app end
 #[utoipa::path(patch, path = "/v1/apps/{app}/secrets/{secret_id}", tag = "keys",
     params(IdempotencyKey, ("app" = String, Path, description = "Key of the app"), ("secret_id" = String, Path, description = "Public id of the secret")),
-    request_body = ApiKeyChange, responses((status = 200, body = AppSecret), (status = 404, body = ProblemDocument), Refusals))]
+    request_body = ApiKeyChange, responses((status = 200, body = AppSecret), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn change(
     State(api): State<Api>,
     caller: Caller,

@@ -12,7 +12,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
     store::apps::{self, AppRow},
@@ -48,7 +48,7 @@ impl From<AppRow> for App {
 
 /// Register an app
 #[utoipa::path(post, path = "/v1/apps", tag = "keys", params(IdempotencyKey), request_body = NewApp,
-    responses((status = 201, body = App), (status = 409, body = ProblemDocument), Refusals))]
+    responses((status = 201, body = App), ChangeRefusals, Refusals))]
 pub(crate) async fn create(
     State(api): State<Api>,
     caller: Caller,

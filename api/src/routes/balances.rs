@@ -1,11 +1,11 @@
 //! Balances: from memory, so that no check waits for a database.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use domain::{money::Amount, time};
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,7 +14,7 @@ use crate::{
     auth::{Caller, Scope},
     error::ApiError,
     live::{Owed, Reach},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{NotFound, Refusals},
     state::Api,
     store::teams,
 };
@@ -72,7 +72,7 @@ impl From<Reach> for PartitionReach {
 
 /// Read a team's balance
 #[utoipa::path(get, path = "/v1/teams/{team}/balance", tag = "balances", params(("team" = String, Path, description = "Key of the team")),
-    responses((status = 200, body = TeamBalance), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = TeamBalance), NotFound, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,

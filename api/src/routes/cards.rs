@@ -1,15 +1,11 @@
 //! Rate cards and cost cards. A published version never changes; a change is a new version.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use domain::{
     catalog::CatalogDocument,
     rate_card::{Card, CardKind},
 };
-use runtime::http::Problem;
+use runtime::http::{Path, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -21,7 +17,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{Answer, Call, IdempotencyKey},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
 };
@@ -169,7 +165,7 @@ async fn read(
 ///
 /// Publishes a new version of the catalog.
 #[utoipa::path(post, path = "/v1/rate-cards", tag = "catalog", params(IdempotencyKey), request_body = NewCard,
-    responses((status = 201, body = Published), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 201, body = Published), ChangeRefusals, Refusals))]
 pub(crate) async fn create_rate_card(
     State(api): State<Api>,
     caller: Caller,
@@ -182,7 +178,7 @@ pub(crate) async fn create_rate_card(
 ///
 /// Publishes a new version of the catalog.
 #[utoipa::path(post, path = "/v1/cost-cards", tag = "catalog", params(IdempotencyKey), request_body = NewCard,
-    responses((status = 201, body = Published), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 201, body = Published), ChangeRefusals, Refusals))]
 pub(crate) async fn create_cost_card(
     State(api): State<Api>,
     caller: Caller,
@@ -193,7 +189,7 @@ pub(crate) async fn create_cost_card(
 
 /// Add a version of a rate card
 #[utoipa::path(post, path = "/v1/rate-cards/{key}/versions", tag = "catalog", params(IdempotencyKey, ("key" = String, Path, description = "Key of the card")),
-    request_body = NewCardVersion, responses((status = 201, body = Published), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    request_body = NewCardVersion, responses((status = 201, body = Published), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn create_rate_card_version(
     State(api): State<Api>,
     caller: Caller,
@@ -205,7 +201,7 @@ pub(crate) async fn create_rate_card_version(
 
 /// Add a version of a cost card
 #[utoipa::path(post, path = "/v1/cost-cards/{key}/versions", tag = "catalog", params(IdempotencyKey, ("key" = String, Path, description = "Key of the card")),
-    request_body = NewCardVersion, responses((status = 201, body = Published), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    request_body = NewCardVersion, responses((status = 201, body = Published), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn create_cost_card_version(
     State(api): State<Api>,
     caller: Caller,
@@ -237,7 +233,7 @@ pub(crate) async fn list_cost_cards(
 
 /// Read a rate card
 #[utoipa::path(get, path = "/v1/rate-cards/{key}", tag = "catalog", params(("key" = String, Path, description = "Key of the card")),
-    responses((status = 200, body = CardForm), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = CardForm), NotFound, Refusals))]
 pub(crate) async fn read_rate_card(
     State(api): State<Api>,
     caller: Caller,
@@ -248,7 +244,7 @@ pub(crate) async fn read_rate_card(
 
 /// Read a cost card
 #[utoipa::path(get, path = "/v1/cost-cards/{key}", tag = "catalog", params(("key" = String, Path, description = "Key of the card")),
-    responses((status = 200, body = CardForm), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = CardForm), NotFound, Refusals))]
 pub(crate) async fn read_cost_card(
     State(api): State<Api>,
     caller: Caller,

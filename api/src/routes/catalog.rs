@@ -17,7 +17,7 @@ use crate::{
     error::ApiError,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
     jobs::append_markers,
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, Refusals},
     state::Api,
     store::catalog,
 };
@@ -179,7 +179,7 @@ pub(crate) async fn read(
 /// version's markers are in the log: events accepted after it are rated by the new version.
 /// The same catalog again makes no new version.
 #[utoipa::path(put, path = "/v1/catalog", tag = "catalog", params(IdempotencyKey), request_body = CatalogForm,
-    responses((status = 200, body = Published), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Published), ChangeRefusals, Refusals))]
 pub(crate) async fn replace(
     State(api): State<Api>,
     caller: Caller,
@@ -197,7 +197,7 @@ pub(crate) async fn replace(
 
 /// Choose the default cards
 #[utoipa::path(put, path = "/v1/catalog/defaults", tag = "catalog", params(IdempotencyKey), request_body = Defaults,
-    responses((status = 200, body = Published), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Published), ChangeRefusals, Refusals))]
 pub(crate) async fn set_defaults(
     State(api): State<Api>,
     caller: Caller,

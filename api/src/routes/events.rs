@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use domain::{
     money::Amount,
     time,
@@ -15,7 +12,7 @@ use domain::{
     },
 };
 use runtime::{
-    http::Problem,
+    http::{Path, Problem},
     log::{LogError, Message},
     postgres::scoped,
     task,
@@ -30,7 +27,7 @@ use crate::{
     auth::{Caller, Scope, TenantScope},
     error::ApiError,
     extract::{Query, time_us},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{NotFound, Refusals},
     page::{Asked, Page, asked, cursor_invalid, page},
     state::{Api, Shared},
     store::{
@@ -387,7 +384,7 @@ pub(crate) async fn list(
 ///
 /// Answers from the archive, or from the log while the archive has it not: `pending`.
 #[utoipa::path(get, path = "/v1/events/{receipt}", tag = "usage", params(("receipt" = String, Path, description = "partition:position:index", example = "3:1042:0")),
-    responses((status = 200, body = Event), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Event), NotFound, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,

@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use domain::{
     catalog::CatalogDocument,
     money::Amount,
     rate_card::{CardKind, Rate},
     time,
 };
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -30,7 +30,7 @@ use crate::{
     catalog::RateForm,
     error::ApiError,
     extract::Query,
-    openapi::{ProblemDocument, Refusals},
+    openapi::{NotFound, Refusals, Unprocessable},
     page::{Asked, Page, PageQuery, cursor_invalid, page},
     state::Api,
     store::{
@@ -222,7 +222,7 @@ fn unknown() -> Problem {
 /// the journal, the answer is 503 `archive_behind`, which says what is missing.
 #[utoipa::path(get, path = "/v1/explain/{id}", tag = "balances",
     params(PageQuery, ("id" = String, Path, description = "`journal_id`, or `journal_id:ordinal` of a transfer", example = "01980d3e-6c4e-7d2a-9a55-0c3ff0f3a001:0")),
-    responses((status = 200, body = Explanation), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Explanation), NotFound, Unprocessable, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,

@@ -12,7 +12,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
     store::limits::{self, LimitRow},
@@ -67,7 +67,7 @@ impl From<LimitRow> for Limit {
 
 /// Set a limit
 #[utoipa::path(put, path = "/v1/limits", tag = "keys", params(IdempotencyKey), request_body = NewLimit,
-    responses((status = 200, body = Limit), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Limit), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn set(
     State(api): State<Api>,
     caller: Caller,

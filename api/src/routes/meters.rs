@@ -1,12 +1,8 @@
 //! Meters.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use domain::meter::MeterDefinition;
-use runtime::http::Problem;
+use runtime::http::{Path, Problem};
 use serde_json::json;
 
 use super::catalog::{Published, load, publish};
@@ -16,7 +12,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{Answer, Call, IdempotencyKey},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
 };
@@ -25,7 +21,7 @@ use crate::{
 ///
 /// Publishes a new version of the catalog. To change a meter, publish the whole catalog.
 #[utoipa::path(post, path = "/v1/meters", tag = "catalog", params(IdempotencyKey), request_body = MeterForm,
-    responses((status = 201, body = Published), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 201, body = Published), ChangeRefusals, Refusals))]
 pub(crate) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -65,7 +61,7 @@ pub(crate) async fn list(
 
 /// Read a meter
 #[utoipa::path(get, path = "/v1/meters/{key}", tag = "catalog", params(("key" = String, Path, description = "Key of the meter")),
-    responses((status = 200, body = MeterForm), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = MeterForm), NotFound, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,

@@ -22,7 +22,7 @@ use crate::{
     error::ApiError,
     extract::{Query, time_us},
     idempotency::{self, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, Refusals},
     page::{Page, asked, page},
     provider_prices::{
         BUILTIN, Changes, CheckedList, Known, Price, PriceKey, PriceList,
@@ -295,7 +295,7 @@ pub(crate) async fn list(
 /// Adds versions, and never changes one: the list is taken for all that its providers charge, so a
 /// price that it does not have is withdrawn, unless it is `partial`. With `dry_run` nothing is written.
 #[utoipa::path(post, path = "/v1/providers/pricing/imports", tag = "catalog", params(IdempotencyKey), request_body = NewPriceImport,
-    responses((status = 200, description = "What would change, or nothing to change", body = PriceImport), (status = 201, body = PriceImport), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, description = "What would change, or nothing to change", body = PriceImport), (status = 201, body = PriceImport), ChangeRefusals, Refusals))]
 pub(crate) async fn import(
     State(api): State<Api>,
     caller: Caller,
@@ -376,7 +376,7 @@ async fn compare(
 /// a meter of. Rows of other meters, and those for any provider, stay. With `dry_run` nothing is
 /// published.
 #[utoipa::path(post, path = "/v1/providers/pricing/cost-card", tag = "catalog", params(IdempotencyKey), request_body = NewCostCard,
-    responses((status = 200, description = "Made, or what would be", body = CostCardMade), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, description = "Made, or what would be", body = CostCardMade), ChangeRefusals, Refusals))]
 pub(crate) async fn make_cost_card(
     State(api): State<Api>,
     caller: Caller,

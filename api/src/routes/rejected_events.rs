@@ -2,11 +2,14 @@
 
 use axum::{
     Extension, Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use domain::time;
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
@@ -21,7 +24,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, asked, encode},
     state::Api,
     store::{
@@ -170,7 +173,7 @@ pub(crate) async fn list(
 ///
 /// With every byte of what was sent.
 #[utoipa::path(get, path = "/v1/rejected-events/{receipt}", tag = "usage", params(("receipt" = String, Path, description = "partition:position:index", example = "3:1042:0")),
-    responses((status = 200, body = RejectedEvent), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = RejectedEvent), NotFound, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,
@@ -222,7 +225,7 @@ fn credential(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
 /// rejection stays and gets the state `reinjected`.
 #[utoipa::path(post, path = "/v1/rejected-events/{receipt}/reinject", tag = "usage", params(IdempotencyKey, ("receipt" = String, Path, description = "partition:position:index", example = "3:1042:0")),
     request_body(content = Option<serde_json::Value>, description = "The corrected event, as `POST /v1/events` takes it; none to send it as it was"),
-    responses((status = 200, body = Reinjection), (status = 404, body = ProblemDocument), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Reinjection), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn reinject(
     State(api): State<Api>,
     caller: Caller,
@@ -409,7 +412,7 @@ impl Selection {
 /// a bounded number and says where the next one goes on; what was sent is remembered, so a run
 /// that broke off can simply be started again. `dry_run` counts without sending.
 #[utoipa::path(post, path = "/v1/rejected-events/reinject", tag = "usage", params(IdempotencyKey), request_body = Selection,
-    responses((status = 200, body = Reinjected), (status = 422, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Reinjected), ChangeRefusals, Refusals))]
 pub(crate) async fn reinject_all(
     State(api): State<Api>,
     caller: Caller,

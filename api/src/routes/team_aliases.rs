@@ -1,12 +1,11 @@
 //! Aliases: other subjects whose events belong to a team.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use domain::time;
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,7 +15,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
     store::{
@@ -57,7 +56,7 @@ impl From<AliasRow> for Alias {
 ///
 /// It takes effect after 60 seconds.
 #[utoipa::path(post, path = "/v1/teams/{team}/aliases", tag = "teams", params(IdempotencyKey, ("team" = String, Path, description = "Key of the team")),
-    request_body = NewAlias, responses((status = 201, body = Alias), (status = 404, body = ProblemDocument), (status = 409, body = ProblemDocument), Refusals))]
+    request_body = NewAlias, responses((status = 201, body = Alias), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -101,7 +100,7 @@ pub(crate) async fn create(
 
 /// List a team's aliases
 #[utoipa::path(get, path = "/v1/teams/{team}/aliases", tag = "teams", params(PageQuery, ("team" = String, Path, description = "Key of the team")),
-    responses((status = 200, body = Page<Alias>), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Page<Alias>), NotFound, Refusals))]
 pub(crate) async fn list(
     State(api): State<Api>,
     caller: Caller,

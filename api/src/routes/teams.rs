@@ -1,12 +1,11 @@
 //! Teams: billing accounts. One that nobody registered is made by its first usage.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use domain::time;
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,7 +15,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ProblemDocument, Refusals},
+    openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
     state::Api,
     store::{
@@ -62,7 +61,7 @@ impl From<TeamRow> for Team {
 
 /// Register a team
 #[utoipa::path(post, path = "/v1/teams", tag = "teams", params(IdempotencyKey), request_body = NewTeam,
-    responses((status = 201, body = Team), (status = 409, body = ProblemDocument), Refusals))]
+    responses((status = 201, body = Team), ChangeRefusals, Refusals))]
 pub(crate) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -111,7 +110,7 @@ pub(crate) async fn list(
 
 /// Read a team
 #[utoipa::path(get, path = "/v1/teams/{team}", tag = "teams", params(("team" = String, Path, description = "Key of the team")),
-    responses((status = 200, body = Team), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Team), NotFound, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,

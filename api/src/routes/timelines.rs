@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use domain::{money::Amount, time};
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -19,7 +19,7 @@ use crate::{
     auth::{Caller, Scope, TenantScope},
     error::ApiError,
     extract::Query,
-    openapi::{ProblemDocument, Refusals},
+    openapi::{NotFound, Refusals},
     page::{Asked, Page, asked, page},
     state::Api,
     store::{
@@ -212,7 +212,7 @@ pub(crate) async fn of_user(
 ///
 /// When the team's users used what service, and how much, newest first.
 #[utoipa::path(get, path = "/v1/teams/{team}/timeline", tag = "usage", params(TimelineQuery, ("team" = String, Path, description = "Key of the team")),
-    responses((status = 200, body = Page<TimelineEntry>), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Page<TimelineEntry>), NotFound, Refusals))]
 pub(crate) async fn of_team(
     State(api): State<Api>,
     caller: Caller,

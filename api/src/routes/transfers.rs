@@ -1,11 +1,11 @@
 //! Transfers and journals: the double entries behind a team's balance.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use domain::time;
-use runtime::{http::Problem, postgres::scoped};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use crate::{
     auth::{Caller, Scope},
     error::ApiError,
     extract::Query,
-    openapi::{ProblemDocument, Refusals},
+    openapi::{NotFound, Refusals},
     page::{Asked, Page, PageQuery, page},
     state::Api,
     store::{
@@ -157,7 +157,7 @@ fn uuid_cursor(asked: &Asked) -> Result<Option<Uuid>, Problem> {
 ///
 /// Newest first.
 #[utoipa::path(get, path = "/v1/teams/{team}/transfers", tag = "balances", params(PageQuery, ("team" = String, Path, description = "Key of the team")),
-    responses((status = 200, body = Page<Transfer>), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Page<Transfer>), NotFound, Refusals))]
 pub(crate) async fn list_transfers(
     State(api): State<Api>,
     caller: Caller,
@@ -183,7 +183,7 @@ pub(crate) async fn list_transfers(
 ///
 /// Journals that hold a transfer of the team, newest first.
 #[utoipa::path(get, path = "/v1/teams/{team}/journals", tag = "balances", params(PageQuery, ("team" = String, Path, description = "Key of the team")),
-    responses((status = 200, body = Page<Journal>), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = Page<Journal>), NotFound, Refusals))]
 pub(crate) async fn list_journals(
     State(api): State<Api>,
     caller: Caller,
@@ -205,7 +205,7 @@ pub(crate) async fn list_journals(
 
 /// Read a journal and its transfers
 #[utoipa::path(get, path = "/v1/journals/{journal_id}", tag = "balances", params(PageQuery, ("journal_id" = Uuid, Path, description = "Id of the journal")),
-    responses((status = 200, body = JournalWithTransfers), (status = 404, body = ProblemDocument), Refusals))]
+    responses((status = 200, body = JournalWithTransfers), NotFound, Refusals))]
 pub(crate) async fn read_journal(
     State(api): State<Api>,
     caller: Caller,
