@@ -38,6 +38,8 @@ pub struct Broker {
     port: u16,
     /// What it tells clients to connect to: its own port, or that of a proxy.
     advertised: u16,
+    /// Where clients must sign in.
+    secure: Option<u16>,
     folder: TestFolder,
 }
 
@@ -50,25 +52,46 @@ struct Running {
 impl Broker {
     /// Starts a broker on free ports and waits until it answers.
     pub fn start() -> Result<Self> {
-        Self::start_with(None)
+        Self::start_with(None, false)
+    }
+
+    /// [`Broker::start`], with a second address where clients sign in by SCRAM over TLS, and where only
+    /// what an ACL allows is allowed. Whoever comes by the first address may do everything.
+    pub fn start_secure() -> Result<Self> {
+        Self::start_with(None, true)
+    }
+
+    /// `host:port` for clients that sign in.
+    pub fn secure_bootstrap(&self) -> Result<String> {
+        Ok(format!("127.0.0.1:{}", self.secure.context("nobody signs in to this broker")?))
+    }
+
+    /// The certificate that clients who sign in must trust.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
     }
 
     /// [`Broker::start`], with all clients going through `proxy`.
     pub fn start_behind(proxy: &Proxy) -> Result<Self> {
-        let broker = Self::start_with(Some(proxy.port()))?;
+        let broker = Self::start_with(Some(proxy.port()), false)?;
         proxy.forward_to(broker.port);
         Ok(broker)
     }
 
-    fn start_with(advertised: Option<u16>) -> Result<Self> {
+    fn start_with(advertised: Option<u16>, secure: bool) -> Result<Self> {
         let folder = TestFolder::new("kafka")?;
-        let [port, controller] = free_ports()?;
+        let [port, controller, secure_port] = free_ports()?;
+        let secure = secure.then_some(secure_port);
         let advertised = advertised.unwrap_or(port);
-        let properties = properties(&folder, port, advertised, controller);
+        let mut properties = properties(&folder, port, advertised, controller);
+        if let Some(secure) = secure {
+            make_certificate(&folder)?;
+            properties.push_str(&secure_properties(&folder, (port, controller, secure)));
+        }
         fs::write(folder.path().join("server.properties"), properties)?;
         fs::write(folder.path().join("log4j2.properties"), LOGGING)?;
-        format(&folder)?;
-        let mut broker = Self { running: None, port, advertised, folder };
+        format(&folder, secure.is_some())?;
+        let mut broker = Self { running: None, port, advertised, secure, folder };
         broker.restart()?;
         Ok(broker)
     }
@@ -76,6 +99,13 @@ impl Broker {
     /// `host:port` for clients.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.advertised)
+    }
+
+    /// One of Kafka's own tools, by the name of its class; its folder is the broker's.
+    pub fn tool(&self, class: &str) -> Result<Command> {
+        let mut command = java(self.folder.path())?;
+        command.arg(class).stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Ends it with SIGKILL.
@@ -169,7 +199,7 @@ fn jars() -> Result<PathBuf> {
         Some(tools) => PathBuf::from(tools),
         None => cache()?.join("weir"),
     };
-    let lib = tools.join(format!("kafka-{VERSION}/lib"));
+    let lib = tools.join(format!("kafka-{VERSION}-tools/lib"));
     ensure!(lib.is_dir(), "Kafka is not in {}: run deploy/setup/kafka.sh", lib.display());
     Ok(lib)
 }
@@ -185,9 +215,58 @@ fn java(folder: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn format(folder: &TestFolder) -> Result<()> {
+/// Names and passwords of those who may sign in.
+pub const USERS: [(&str, &str); 2] = [("weir", "weir-secret"), ("acme", "acme-secret")];
+
+fn make_certificate(folder: &TestFolder) -> Result<()> {
+    let output = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=broker",
+        ])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"])
+        .current_dir(folder.path())
+        .output()
+        .context("starting openssl")?;
+    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    let mut store = fs::read(folder.path().join("key.pem"))?;
+    store.extend(fs::read(folder.path().join("certificate.pem"))?);
+    Ok(fs::write(folder.path().join("keystore.pem"), store)?)
+}
+
+/// Later lines of a file of properties stand.
+fn secure_properties(folder: &TestFolder, (port, controller, secure): (u16, u16, u16)) -> String {
+    let keystore = folder.path().join("keystore.pem");
+    format!(
+        "listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+         sasl.enabled.mechanisms=SCRAM-SHA-256\n\
+         listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=\
+         org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         ssl.keystore.type=PEM\n\
+         ssl.keystore.location={}\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:ANONYMOUS\n",
+        keystore.display()
+    )
+}
+
+fn format(folder: &TestFolder, secure: bool) -> Result<()> {
+    let users =
+        USERS.map(|(name, password)| format!("SCRAM-SHA-256=[name={name},password={password}]"));
+    let users = users.iter().filter(|_| secure).flat_map(|user| ["--add-scram", user.as_str()]);
     let output = java(folder.path())?
         .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"])
+        .args(users)
         .output()
         .context("starting java: run deploy/setup/kafka.sh, which installs it")?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -195,10 +274,12 @@ fn format(folder: &TestFolder) -> Result<()> {
     Ok(())
 }
 
-fn free_ports() -> Result<[u16; 2]> {
-    // Both are bound before either is let go, so that they differ.
-    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-    Ok([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()])
+fn free_ports() -> Result<[u16; 3]> {
+    // All are bound before any is let go, so that they differ.
+    let bind = || TcpListener::bind("127.0.0.1:0");
+    let listeners = [bind()?, bind()?, bind()?];
+    let port = |place: usize| Ok::<_, std::io::Error>(listeners[place].local_addr()?.port());
+    Ok([port(0)?, port(1)?, port(2)?])
 }
 
 /// Asks for the API versions, the request that every broker answers to everyone.

@@ -145,6 +145,17 @@ impl System {
         Ok(system)
     }
 
+    /// Settings of its processes, as environment variables.
+    pub fn settings(&self) -> &[(String, String)] {
+        &self.settings
+    }
+
+    /// The prefix of its topics and groups, on Kafka.
+    pub fn prefix(&self) -> Result<&str> {
+        let prefix = self.settings.iter().rfind(|(name, _)| name == "WEIR_LOG__KAFKA__PREFIX");
+        Ok(&prefix.context("it is not on Kafka")?.1)
+    }
+
     /// Its folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()

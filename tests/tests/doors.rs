@@ -1,0 +1,374 @@
+//! Doors: what any producer of Kafka writes to a tenant's topic is accepted as over HTTP, what cannot
+//! be is kept once with its reason, and kills between append and commit change no sum.
+//!
+//! WEIR_KILLS sets how often ingest is killed (5), WEIR_SEED repeats the moments.
+
+use std::{fs, io::Write as _, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use benches::spread::Spread;
+use rdkafka::{
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+    config::ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, Producer as _, ThreadedProducer},
+};
+use serde_json::{Value, json};
+use tests::{
+    broker::Broker,
+    oracle::{self, CHARGE, Row},
+    seed::{Moments, number},
+    system::{System, integer},
+    wait::eventually,
+};
+
+#[path = "doors/secure.rs"]
+mod secure;
+
+/// Events of both traces.
+const EVENTS: i64 = 28_185;
+/// Events of a batch in CloudEvents' batched mode.
+const BATCH: usize = 10;
+/// `source` of all events of the traces.
+const SOURCE: &str = "door";
+
+type Producer = ThreadedProducer<rdkafka::producer::DefaultProducerContext>;
+
+/// A tenant's door, and a producer that knows nothing of Weir.
+struct Door {
+    producer: Producer,
+    topic: String,
+}
+
+impl Door {
+    /// Makes the door of the tenant `default`.
+    async fn make(system: &System, broker: &Broker) -> Result<Door> {
+        system.run("doors", &["migrate", "--replication", "1", "--door", "default"]).await?;
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", broker.bootstrap())
+            .set("compression.type", "zstd")
+            .set("linger.ms", "5")
+            .set("message.max.bytes", "8000000")
+            .create()?;
+        Ok(Door { producer, topic: format!("{}.in.default", system.prefix()?) })
+    }
+
+    /// Writes a message; a value of `None` is a tombstone.
+    fn send(&self, headers: &[(&str, &str)], value: Option<&[u8]>) -> Result<()> {
+        let owned = headers.iter().fold(OwnedHeaders::new(), |owned, (key, value)| {
+            owned.insert(Header { key, value: Some(*value) })
+        });
+        let mut record = BaseRecord::<(), [u8]>::to(&self.topic).headers(owned);
+        record.payload = value;
+        loop {
+            record = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((error, again)) => {
+                    let full = rdkafka::types::RDKafkaErrorCode::QueueFull;
+                    ensure!(error.rdkafka_error_code() == Some(full), "{error}");
+                    std::thread::sleep(Duration::from_millis(5));
+                    again
+                }
+            };
+        }
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(self.producer.flush(Duration::from_secs(60))?)
+    }
+
+    /// Writes rows of the traces, in every form in turn.
+    fn send_rows(&self, rows: &[Row]) -> Result<()> {
+        for (number, rows) in rows.chunks(BATCH).enumerate() {
+            match number % 4 {
+                0 => self.send(
+                    &[("content-type", "application/cloudevents-batch+json; charset=UTF-8")],
+                    Some(&serde_json::to_vec(&rows.iter().map(cloud).collect::<Vec<_>>())?),
+                )?,
+                1 => rows.iter().try_for_each(|row| {
+                    let value = serde_json::to_vec(&cloud(row))?;
+                    self.send(&[("content-type", "application/cloudevents+json")], Some(&value))
+                })?,
+                2 => rows.iter().try_for_each(|row| self.send_binary(row))?,
+                _ => rows.iter().try_for_each(|row| {
+                    let event = json!({"id": row.id, "type": "llm.tokens.v1", "source": SOURCE,
+                        "subject": row.team, "data": data(row)});
+                    self.send(&[], Some(&serde_json::to_vec(&event)?))
+                })?,
+            }
+        }
+        self.flush()
+    }
+
+    fn send_binary(&self, row: &Row) -> Result<()> {
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", row.id.as_str()),
+            ("ce_type", "llm.tokens.v1"),
+            ("ce_source", SOURCE),
+            ("ce_subject", row.team.as_str()),
+            ("content-type", "application/json"),
+        ];
+        self.send(&headers, Some(&serde_json::to_vec(&data(row))?))
+    }
+}
+
+fn data(row: &Row) -> Value {
+    json!({"provider": "openai", "model": "gpt-4-turbo",
+        "inputTokens": row.prompt as i64, "outputTokens": row.generated as i64})
+}
+
+fn cloud(row: &Row) -> Value {
+    json!({"specversion": "1.0", "id": row.id, "type": "llm.tokens.v1", "source": SOURCE,
+        "subject": row.team, "data": data(row)})
+}
+
+/// The rejected events that people read, by reason; without duplicates of events.
+async fn refused(system: &System) -> Result<Vec<(String, String)>> {
+    let mut refused = Vec::new();
+    let question = "/v1/rejected-events?outcome=rejected&limit=3";
+    let mut path = question.to_owned();
+    loop {
+        let page = system.api()?.get(&path).await?;
+        for event in page["items"].as_array().context("no items")? {
+            let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            refused.push((text("reason"), text("detail")));
+        }
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("{question}&cursor={cursor}"),
+            None => break,
+        }
+    }
+    refused.sort();
+    Ok(refused)
+}
+
+/// The places in doors of what was refused, as the archive has them.
+async fn places(system: &System) -> Result<Vec<Value>> {
+    let sql = "SELECT door, door_partition, door_offset, door_index, toString(reason) AS reason, \
+               length(raw) AS length, count() AS times FROM rejected_events WHERE door != '' \
+               GROUP BY ALL ORDER BY reason, door_partition, door_offset, door_index";
+    Ok(system.clickhouse().query_json_rows(sql, &[]).await?)
+}
+
+/// Writes messages that cannot be accepted; answers the codes of what is kept.
+fn poison(door: &Door) -> Result<Vec<&'static str>> {
+    let random: Vec<u8> =
+        (0..3_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let event = json!({"id": "p-1", "type": "of.no.meter", "subject": "team-01"});
+    let nobody = json!({"id": "p-2", "type": "llm.tokens.v1"});
+    door.send(&[], Some(&random))?;
+    door.send(&[], Some(&vec![b' '; 2 << 20]))?;
+    door.send(&[], Some(b""))?;
+    door.send(&[], None)?;
+    door.send(&[("content-type", "application/cloudevents+avro")], Some(b"x"))?;
+    door.send(&[("content-type", "application/cloudevents+json")], Some(b"{\"id\":"))?;
+    door.send(
+        &[("ce_specversion", "1.0"), ("ce_id", "p-3"), ("content-type", "text/plain")],
+        Some(b"x"),
+    )?;
+    door.send(&[], Some(&serde_json::to_vec(&nobody)?))?;
+    door.send(&[], Some(&serde_json::to_vec(&json!([event, nobody, 7]))?))?;
+    door.flush()?;
+    let mut codes = vec![
+        "body_not_utf8",
+        "no_events",
+        "no_events",
+        "no_events",
+        "content_type_unsupported",
+        "json_invalid",
+        "data_not_json",
+        "subject_missing",
+        "subject_missing",
+        "event_not_object",
+    ];
+    codes.sort_unstable();
+    Ok(codes)
+}
+
+/// Forgets how far the doors were read, while nobody reads them.
+async fn forget(system: &System, broker: &Broker) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
+    let group = format!("{}.ingest", system.prefix()?);
+    let results = admin.delete_groups(&[&group], &AdminOptions::new()).await?;
+    for result in results {
+        result.map_err(|(group, code)| anyhow::anyhow!("deleting {group}: {code}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_form_is_accepted_and_what_is_refused_is_kept_once() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut system = System::kafka(&broker, 8).await?;
+    let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
+    let books = oracle::books(&rows, |_| CHARGE);
+    // Made while ingest runs, which finds it.
+    let door = Door::make(&system, &broker).await?;
+
+    door.send_rows(&rows)?;
+    let counts = system.settled(Some(EVENTS)).await?;
+    ensure!(counts["rated"] == EVENTS, "{counts:?}");
+    system.check_books(&books).await?;
+
+    // Over HTTP the same are duplicates.
+    system.replay_all("again", &["--set", &format!("source={SOURCE}")]).await?;
+    let counts = system.settled(Some(2 * EVENTS)).await?;
+    ensure!((counts["rated"], counts["duplicates"]) == (EVENTS, EVENTS), "{counts:?}");
+
+    let codes = poison(&door)?;
+    let count = i64::try_from(codes.len())?;
+    // One event of the last message is accepted, and no meter counts it.
+    let counts = system.settled(Some(2 * EVENTS + count + 1)).await?;
+    ensure!(counts["rejected"] >= count, "{counts:?}");
+    let kept = refused(&system).await?;
+    let found: Vec<&str> = kept.iter().map(|(code, _)| code.as_str()).collect();
+    let doors_only: Vec<&str> = found.iter().copied().filter(|code| codes.contains(code)).collect();
+    ensure!(doors_only == codes, "{kept:?}");
+    let before = places(&system).await?;
+    ensure!(before.len() == codes.len(), "{before:?}");
+    let huge = before.iter().any(|row| integer(&row["length"]).ok() == Some(1 << 20));
+    ensure!(huge, "a megabyte of the longest message is kept: {before:?}");
+
+    // The whole door once more: nothing counts twice, and the list says the same.
+    let (code, _) = system.take("ingest")?.terminate().await?;
+    ensure!(code == Some(0), "SIGTERM ended ingest with {code:?}");
+    forget(&system, &broker).await?;
+    system.start("ingest").await?;
+    let counts = system.settled(Some(3 * EVENTS + 2 * count + 2)).await?;
+    ensure!(counts["rated"] == EVENTS, "{counts:?}");
+    system.check_books(&books).await?;
+    let after = places(&system).await?;
+    let twice = after.iter().all(|row| integer(&row["times"]).ok() == Some(2));
+    ensure!(after.len() == before.len() && twice, "{after:?}");
+    ensure!(refused(&system).await? == kept, "what is refused twice is listed once");
+
+    javas_producers(&system, &broker, &door).await?;
+    an_unknown_door_waits(&system, &broker).await
+}
+
+/// Kafka's own producer, by its console and by its load generator, with headers and compression.
+async fn javas_producers(system: &System, broker: &Broker, door: &Door) -> Result<()> {
+    let before = system.settled(None).await?;
+    let event = |id: &str| {
+        json!({"specversion": "1.0", "id": id, "type": "llm.tokens.v1", "source": "java", "subject": "team-java",
+            "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}})
+        .to_string()
+    };
+    let mut console = broker
+        .tool("org.apache.kafka.tools.ConsoleProducer")?
+        .args(["--bootstrap-server", &broker.bootstrap(), "--topic", &door.topic])
+        .args(["--property", "parse.headers=true", "--compression-codec", "snappy"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let data =
+        r#"{"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}"#;
+    let binary =
+        "ce_specversion:1.0,ce_id:java-2,ce_type:llm.tokens.v1,ce_source:java,ce_subject:team-java";
+    let mut input = console.stdin.take().context("no standard input")?;
+    writeln!(input, "content-type:application/cloudevents+json\t{}", event("java-1"))?;
+    writeln!(input, "{binary},content-type:application/json\t{data}")?;
+    drop(input);
+    ensure!(console.wait()?.success(), "the console producer failed");
+
+    let payloads = system.folder().join("payloads");
+    fs::write(&payloads, event("java-3"))?;
+    let output = broker
+        .tool("org.apache.kafka.tools.ProducerPerformance")?
+        .args([
+            "--topic",
+            &door.topic,
+            "--num-records",
+            "5",
+            "--throughput",
+            "-1",
+            "--payload-file",
+        ])
+        .arg(&payloads)
+        .args(["--producer-props", &format!("bootstrap.servers={}", broker.bootstrap())])
+        .args(["compression.type=lz4", "acks=all"])
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let after = system.settled(Some(before["accepted"] + 7)).await?;
+    let more = |name: &str| after[name] - before[name];
+    ensure!((more("rated"), more("duplicates")) == (3, 4), "{before:?} {after:?}");
+    Ok(())
+}
+
+/// A door of nobody is not read on, and closes no other door; nothing of it is committed.
+async fn an_unknown_door_waits(system: &System, broker: &Broker) -> Result<()> {
+    system.run("doors", &["migrate", "--replication", "1", "--door", "late-comer"]).await?;
+    let before = system.settled(None).await?;
+    let mut door = Door::make(system, broker).await?;
+    let known = std::mem::replace(&mut door.topic, format!("{}.in.late-comer", system.prefix()?));
+    let event = |id: &str| {
+        json!({"id": id, "type": "llm.tokens.v1", "subject": "team-01",
+        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}})
+    };
+    for id in ["w-1", "w-2", "w-3"] {
+        door.send(&[], Some(&serde_json::to_vec(&event(id))?))?;
+    }
+    door.flush()?;
+    eventually("ingest says that nobody is called so", async || {
+        let log = fs::read_to_string(system.folder().join("ingest.log"))?;
+        Ok(log.contains("nobody is called like this door"))
+    })
+    .await?;
+    door.topic = known;
+    door.send(&[], Some(&serde_json::to_vec(&event("w-4"))?))?;
+    door.flush()?;
+    let after = system.settled(Some(before["accepted"] + 1)).await?;
+    ensure!(after["rated"] == before["rated"] + 1, "{after:?}");
+
+    let mut postgres = system.postgres().await?;
+    sqlx::query("INSERT INTO tenants (tenant_id, key) VALUES (gen_random_uuid(), 'late-comer')")
+        .execute(&mut postgres)
+        .await?;
+    eventually("the messages that waited are accepted", async || {
+        let metrics = system.ingest()?.text("/metrics").await?;
+        let wanted = r#"weir_ingest_door_events_total{door="late-comer",outcome="accepted"} 3"#;
+        Ok(metrics.contains(wanted))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_between_append_and_commit_change_no_sum() -> Result<()> {
+    let mut moments = Moments::new("doors");
+    let broker = Broker::start()?;
+    let mut system = System::kafka(&broker, 4).await?;
+    let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
+    let door = Door::make(&system, &broker).await?;
+    let kills = usize::try_from(number("WEIR_KILLS").unwrap_or(5))?;
+    let mut codes = Vec::new();
+    for rows in rows.chunks(rows.len().div_ceil(kills)) {
+        codes.extend(poison(&door)?);
+        door.send_rows(rows)?;
+        moments.pause(50, 2_500).await;
+        system.kill("ingest")?;
+        system.start("ingest").await?;
+    }
+    codes.sort_unstable();
+    eventually("the door is read to its end", async || {
+        let counts = system.conservation().await?;
+        let metrics = system.ingest()?.text("/metrics").await?;
+        let lag = metrics
+            .lines()
+            .find(|line| line.starts_with("weir_ingest_door_lag_messages{door=\"default\"}"));
+        let done = lag.is_some_and(|line| line.ends_with(" 0"));
+        Ok(done && counts.get("rated") == Some(&EVENTS) && counts.get("pending") == Some(&0))
+    })
+    .await?;
+    let counts = system.settled(None).await?;
+    println!("{counts:?}");
+    ensure!(counts["rated"] == EVENTS && counts["conflicts"] == 0, "{counts:?}");
+    system.check_books(&oracle::books(&rows, |_| CHARGE)).await?;
+    let kept = refused(&system).await?;
+    let found: Vec<&str> =
+        kept.iter().map(|(code, _)| code.as_str()).filter(|code| codes.contains(code)).collect();
+    ensure!(found == codes, "{kept:?}");
+    Ok(())
+}
