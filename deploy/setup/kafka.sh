@@ -1,7 +1,8 @@
 #!/bin/sh
-# Fetches Apache Kafka from its published jars and prints the folder that holds them.
+# Fetches Apache Kafka, broker and command-line tools, from its published jars and prints the folder
+# that holds them.
 #
-#   deploy/setup/kafka.sh        # -> ~/.cache/weir/kafka-4.1.1/lib
+#   deploy/setup/kafka.sh        # -> ~/.cache/weir/kafka-4.1.1-tools/lib
 #
 # Set WEIR_TOOLS to keep tools elsewhere. Running it again, or twice at once, does no harm.
 # Installs a Java runtime and Maven with apt where they are missing.
@@ -10,7 +11,7 @@ set -eu
 version=4.1.1
 scala=2.13
 tools=${WEIR_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}
-target=$tools/kafka-$version
+target=$tools/kafka-$version-tools
 
 if [ -f "$target/lib/kafka_$scala-$version.jar" ]; then
     echo "$target/lib"
@@ -46,6 +47,11 @@ cat >"$work/pom.xml" <<POM
     <dependency>
       <groupId>org.apache.kafka</groupId>
       <artifactId>kafka_$scala</artifactId>
+      <version>$version</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka-tools</artifactId>
       <version>$version</version>
     </dependency>
     <dependency>
