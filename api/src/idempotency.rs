@@ -39,7 +39,7 @@ const KEY_LENGTH_MAX: usize = 255;
 #[expect(dead_code, reason = "only its documentation is used")]
 pub(crate) struct IdempotencyKey {
     /// Any text that names this call: a repeat with it has no second effect and the same answer.
-    #[param(rename = "Idempotency-Key")]
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
 }
 

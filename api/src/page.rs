@@ -17,6 +17,7 @@ pub(crate) const LIMIT_MAX: u32 = 1_000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
     /// Items of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,

@@ -305,8 +305,16 @@ pub struct LagoEventsDocument {
 
 /// An accepted event as Lago answers it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = LagoEventAnswer)]
+#[schema(as = LagoAnswer)]
 pub struct LagoAnswerDocument {
+    /// The event.
+    pub event: LagoAcceptedDocument,
+}
+
+/// An accepted event in Lago's form.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LagoAcceptedEvent)]
+pub struct LagoAcceptedDocument {
     /// Names the event; the same when it is sent again.
     pub lago_id: Uuid,
     /// As sent.

@@ -15,8 +15,8 @@ use crate::{
     document::{EventDocument, ProblemDocument},
     forms::{self, Form},
     lago::{
-        LagoAnswerDocument, LagoError, LagoEventDocument, LagoEvents, LagoEventsDocument,
-        looks_like_lago,
+        LagoAcceptedDocument, LagoAnswerDocument, LagoError, LagoEventDocument, LagoEvents,
+        LagoEventsDocument, looks_like_lago,
     },
     routes::{Received, count_rejected, counted, logged, receive},
 };
@@ -206,5 +206,5 @@ fn refused(ingest: &Ingest, error: LagoError, batch: bool) -> Problem {
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 struct LagoEventsAnswer {
     /// In the order of the request.
-    events: Vec<LagoAnswerDocument>,
+    events: Vec<LagoAcceptedDocument>,
 }

@@ -42,6 +42,7 @@ pub(crate) struct NewApiKey {
     scopes: Vec<String>,
     /// When it ends, RFC 3339; never if absent.
     #[serde(default)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct NewApiKey {
 pub(crate) struct ApiKeyChange {
     /// When it ends, RFC 3339; null for never. It must be there: nothing is lifted by leaving it out.
     #[serde(deserialize_with = "Option::deserialize")]
-    #[schema(required)]
+    #[schema(required, format = DateTime)]
     pub(super) expires_at: Option<String>,
 }
 

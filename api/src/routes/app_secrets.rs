@@ -45,6 +45,7 @@ pub(crate) struct NewAppSecret {
     scopes: Vec<String>,
     /// When it ends, RFC 3339; never if absent.
     #[serde(default)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 

@@ -22,7 +22,8 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewApp {
-    /// Its key.
+    /// Its key: 1 to 256 bytes without control characters.
+    #[schema(min_length = 1, max_length = 256)]
     app: String,
     /// Its name for people.
     #[serde(default)]

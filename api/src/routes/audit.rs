@@ -30,10 +30,13 @@ pub(crate) struct AuditQuery {
     /// The path of the request, such as `/v1/teams/acme/aliases`.
     target: Option<String>,
     /// First time, RFC 3339, inclusive.
+    #[param(format = DateTime)]
     from: Option<String>,
     /// Last time, RFC 3339, exclusive.
+    #[param(format = DateTime)]
     to: Option<String>,
     /// Items of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -33,6 +33,7 @@ pub(crate) struct NewCard {
     currency: String,
     /// From which event time it holds, RFC 3339; absent for ever.
     #[serde(default)]
+    #[schema(format = DateTime)]
     effective_from: Option<String>,
     /// Rows of its first version.
     rates: Vec<RateForm>,
@@ -44,6 +45,7 @@ pub(crate) struct NewCard {
 pub(crate) struct NewCardVersion {
     /// From which event time it holds, RFC 3339; absent for ever.
     #[serde(default)]
+    #[schema(format = DateTime)]
     effective_from: Option<String>,
     /// Its rows: all of them, not only what is new.
     rates: Vec<RateForm>,

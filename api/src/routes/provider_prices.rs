@@ -45,11 +45,13 @@ pub(crate) struct PricesQuery {
     /// Of this model.
     model: Option<String>,
     /// That hold for usage at this time, RFC 3339; now by default.
+    #[param(format = DateTime)]
     at: Option<String>,
     /// All versions instead, the oldest of each price first, with those that are withdrawn.
     #[serde(default)]
     history: bool,
     /// Items of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

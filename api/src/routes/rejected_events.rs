@@ -70,10 +70,13 @@ pub(crate) struct RejectedQuery {
     /// Reported by this app.
     app: Option<String>,
     /// First event time, RFC 3339, inclusive.
+    #[param(format = DateTime)]
     from: Option<String>,
     /// Last event time, RFC 3339, exclusive.
+    #[param(format = DateTime)]
     to: Option<String>,
     /// Events of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -348,8 +351,10 @@ pub(crate) struct Selection {
     /// Reported by this app.
     app: Option<String>,
     /// First event time, RFC 3339, inclusive.
+    #[schema(format = DateTime)]
     from: Option<String>,
     /// Last event time, RFC 3339, exclusive.
+    #[schema(format = DateTime)]
     to: Option<String>,
     /// Only count them: nothing is sent.
     #[serde(default)]

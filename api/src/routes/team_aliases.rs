@@ -32,6 +32,7 @@ const EFFECTIVE_AFTER_S: i32 = 60;
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewAlias {
     /// The other subject. It must not be a team, which it is once it has usage.
+    #[schema(min_length = 1, max_length = 256)]
     alias: String,
 }
 

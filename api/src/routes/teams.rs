@@ -28,7 +28,8 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewTeam {
-    /// Its key: the subject of its events.
+    /// Its key, 1 to 256 bytes without control characters: the subject of its events.
+    #[schema(min_length = 1, max_length = 256)]
     team: String,
     /// Its name for people.
     #[serde(default)]

@@ -50,10 +50,13 @@ pub(crate) struct TimelineQuery {
     /// Of this meter.
     meter: Option<String>,
     /// First event time, RFC 3339, inclusive.
+    #[param(format = DateTime)]
     from: Option<String>,
     /// Last event time, RFC 3339, exclusive.
+    #[param(format = DateTime)]
     to: Option<String>,
     /// Entries of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -34,8 +34,10 @@ pub(crate) struct UsageQuery {
     /// One team; all if absent.
     team: Option<String>,
     /// First event time, RFC 3339, inclusive.
+    #[param(format = DateTime)]
     from: Option<String>,
     /// Last event time, RFC 3339, exclusive.
+    #[param(format = DateTime)]
     to: Option<String>,
     /// `minute`, `hour`, `day`, `month` or `none` (the default).
     window: Option<String>,
@@ -47,6 +49,7 @@ pub(crate) struct UsageQuery {
     #[param(rename = "filter[dimension]")]
     filter: Option<String>,
     /// Rows of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

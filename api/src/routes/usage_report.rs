@@ -37,8 +37,10 @@ pub(crate) struct ReportQuery {
     /// A month, `2026-03`, in the time zone. Either this or `from` and `to`.
     period: Option<String>,
     /// First event time, RFC 3339, inclusive.
+    #[param(format = DateTime)]
     from: Option<String>,
     /// Last event time, RFC 3339, exclusive.
+    #[param(format = DateTime)]
     to: Option<String>,
     /// IANA name of the zone in which months and windows begin; UTC if absent.
     time_zone: Option<String>,
@@ -57,6 +59,7 @@ pub(crate) struct ReportQuery {
     /// `json` (the default) or `csv`; the header `Accept: text/csv` says the same.
     format: Option<String>,
     /// Of JSON: rows of the page, at most 1000. CSV has all rows.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Of JSON: `next_cursor` of the page before.
     cursor: Option<String>,
