@@ -13,3 +13,4 @@ fi
 echo "clickhouse: $("$folder/clickhouse.sh")"
 echo "kafka: $("$folder/kafka.sh")"
 echo "clients: $("$folder/clients.sh")"
+echo "schemathesis: $("$folder/schemathesis.sh")"
