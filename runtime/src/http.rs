@@ -20,8 +20,8 @@ pub use body::read_body;
 pub use health::{Readiness, State, health_routes};
 pub use path::Path;
 pub use problem::Problem;
-pub use security::{allow_origins, is_origin};
 pub use request::{REQUEST_ID_HEADER, request_id, with_request_id};
+pub use security::{allow_origins, is_origin};
 pub use server::{Routes, ServeError, ServeOptions, bind, finish, serve, serve_routes};
 
 #[cfg(test)]
