@@ -4,6 +4,7 @@ DATA ?= .weir
 # The development build: it is the one that `make test` has built, and is fast enough to try.
 PROFILE ?= dev
 KILLS ?= 30
+WEIR = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/weir
 
 .PHONY: help up down status test test-kills
 
@@ -21,7 +22,7 @@ down:
 	@deploy/down.sh "$(DATA)"
 
 status:
-	@./target/debug/weir status --data "$(DATA)"
+	@"$(WEIR)" status --data "$(DATA)"
 
 test:
 	@deploy/test.sh

@@ -35,10 +35,8 @@ impl ApiMetrics {
                 "weir_api_repeated_answers_total",
                 "Answers given again for a used Idempotency-Key.",
             )?,
-            reinjected: metrics.counter(
-                "weir_api_reinjected_total",
-                "Rejected events that were sent again.",
-            )?,
+            reinjected: metrics
+                .counter("weir_api_reinjected_total", "Rejected events that were sent again.")?,
             markers_appended: metrics.counter(
                 "weir_api_markers_appended_total",
                 "Catalog markers acknowledged by the log.",

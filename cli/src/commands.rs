@@ -4,6 +4,7 @@ pub mod bench;
 pub mod catalog;
 pub mod clickhouse_engine;
 pub mod config;
+pub mod doctor;
 pub mod hints;
 pub mod keys;
 pub mod migrate;

@@ -13,9 +13,12 @@ mod client;
 mod commands;
 mod config;
 mod demo;
+mod doctor;
 mod endpoints;
 mod folder;
+mod lag;
 mod local_log;
+mod measures;
 mod output;
 mod process;
 mod replay;
@@ -58,6 +61,8 @@ enum Command {
     Bench(commands::bench::Arguments),
     /// Show what was accepted and what became of it, per partition
     Status(commands::status::Arguments),
+    /// Check settings, servers, log, keys and lag, and say what is wrong and what to do
+    Doctor(commands::doctor::Arguments),
     /// Print what to try with the `weir up` that runs
     Hints(commands::hints::Arguments),
     /// Make API keys, directly in the database
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => commands::replay::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Status(arguments) => commands::status::run(arguments),
+        Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Hints(arguments) => commands::hints::run(arguments),
         Command::Keys(arguments) => commands::keys::run(arguments),
         Command::Rejected(arguments) => commands::rejected::run(arguments),

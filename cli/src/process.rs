@@ -73,7 +73,7 @@ pub async fn local_log(config: &LogConfig, folder: &Path) -> Result<NamedLog> {
 }
 
 /// A local log is named by the random seed that it was created with, wherever its folder is.
-fn local_name(created: &Path) -> Result<String> {
+pub fn local_name(created: &Path) -> Result<String> {
     let text =
         std::fs::read(created).with_context(|| format!("cannot read {}", created.display()))?;
     let created: serde_json::Value = serde_json::from_slice(&text)?;
@@ -175,7 +175,7 @@ pub struct ArchiveArguments {
 }
 
 /// Number, name and text of every file in `migrations/clickhouse`.
-const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
+pub const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),
     (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
     (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),

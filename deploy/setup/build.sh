@@ -3,6 +3,7 @@
 # with. Does nothing where all of it is there. Debian and Ubuntu; needs root only to install.
 set -eu
 
+folder=$(cd "$(dirname "$0")" && pwd)
 missing=
 need() { # package, then a command that succeeds where it is installed
     package=$1
@@ -21,19 +22,15 @@ need zlib1g-dev test -e /usr/include/zlib.h
 need libc6-dev test -e /usr/include/stdio.h
 
 if [ -n "$missing" ]; then
-    as_root=
-    [ "$(id -u)" -eq 0 ] || as_root=sudo
-    export DEBIAN_FRONTEND=noninteractive
-    $as_root apt-get -o DPkg::Lock::Timeout=300 update >&2
     # shellcheck disable=SC2086 # a list of packages
-    $as_root apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $missing ca-certificates >&2
+    "$folder/apt.sh" $missing ca-certificates
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then
     echo "there is no Rust; install it from https://rustup.rs and run this again" >&2
     exit 1
 fi
-wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$(dirname "$0")/../../Cargo.toml" | head -1)
+wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$folder/../../Cargo.toml" | head -1)
 found=$(rustc --version | cut -d' ' -f2)
 if [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -1)" != "$wanted" ]; then
     echo "Rust $found is too old; Weir needs $wanted: run rustup update" >&2

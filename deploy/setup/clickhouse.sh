@@ -25,13 +25,7 @@ if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
     exit 1
 fi
 
-if ! command -v npm >/dev/null 2>&1; then
-    {
-        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update
-        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-            install -y --no-install-recommends nodejs npm
-    } >&2
-fi
+command -v npm >/dev/null 2>&1 || "$(dirname "$0")/apt.sh" nodejs npm
 
 mkdir -p "$tools"
 # On the same file system as the target, so that the rename below is atomic.

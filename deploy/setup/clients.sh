@@ -18,21 +18,21 @@ tools=${WEIR_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}
 versions=$(cat "$here/clients.sh" "$here/clients/python.txt" "$here/clients/litellm.txt" | sha256sum | cut -c1-12)
 folder=$tools/clients-$versions
 
+# The clients themselves need these, wherever the folder is from.
+missing=
+command -v python3 >/dev/null 2>&1 || missing="python3"
+command -v node >/dev/null 2>&1 || missing="$missing nodejs"
+if [ ! -d "$folder" ]; then
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3 python3-venv"
+    command -v npm >/dev/null 2>&1 || missing="$missing npm"
+fi
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # a list of packages
+    "$here/apt.sh" $missing
+fi
 if [ -d "$folder" ]; then
     echo "$folder"
     exit 0
-fi
-
-missing=
-python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="python3 python3-venv"
-command -v npm >/dev/null 2>&1 || missing="$missing nodejs npm"
-if [ -n "$missing" ]; then
-    as_root=
-    [ "$(id -u)" -eq 0 ] || as_root=sudo
-    export DEBIAN_FRONTEND=noninteractive
-    $as_root apt-get -o DPkg::Lock::Timeout=300 update >&2
-    # shellcheck disable=SC2086 # a list of packages
-    $as_root apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $missing >&2
 fi
 
 mkdir -p "$tools"

@@ -12,24 +12,33 @@ version=4.1.1
 scala=2.13
 tools=${WEIR_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}
 target=$tools/kafka-$version-tools
+jar=$target/lib/kafka_$scala-$version.jar
 
-if [ -f "$target/lib/kafka_$scala-$version.jar" ]; then
+# Brokers of this version need Java 17.
+java_is_new_enough() {
+    java_version=$(java -XshowSettings:properties -version 2>&1 |
+        sed -n 's/^ *java\.specification\.version = \([0-9]*\)$/\1/p')
+    [ "${java_version:-0}" -ge 17 ]
+}
+
+missing=
+java_is_new_enough || missing="openjdk-17-jre-headless|openjdk-21-jre-headless"
+if [ ! -f "$jar" ]; then
+    command -v mvn >/dev/null || missing="$missing maven"
+fi
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # a list of packages
+    "$(dirname "$0")/apt.sh" $missing
+fi
+if ! java_is_new_enough; then
+    echo "java is older than 17: $(command -v java); put a newer one first in PATH" >&2
+    exit 1
+fi
+
+if [ -f "$jar" ]; then
     echo "$target/lib"
     exit 0
 fi
-
-install_with_apt() {
-    as_root=
-    [ "$(id -u)" -eq 0 ] || as_root=sudo
-    export DEBIAN_FRONTEND=noninteractive
-    if ! $as_root apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >&2; then
-        $as_root apt-get -o DPkg::Lock::Timeout=300 update >&2
-        $as_root apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >&2
-    fi
-}
-
-command -v java >/dev/null || install_with_apt openjdk-17-jre-headless
-command -v mvn >/dev/null || install_with_apt maven
 
 mkdir -p "$tools"
 work=$(mktemp -d "$tools/.kafka-XXXXXX")
@@ -72,7 +81,7 @@ mvn -B -q -f "$work/pom.xml" dependency:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$work/kafka/lib" >&2
 
 # The folder appears whole or not at all; who comes second leaves the first one's in place.
-if ! mv -T "$work/kafka" "$target" 2>/dev/null && [ ! -f "$target/lib/kafka_$scala-$version.jar" ]; then
+if ! mv -T "$work/kafka" "$target" 2>/dev/null && [ ! -f "$jar" ]; then
     echo "cannot move $work/kafka to $target" >&2
     exit 1
 fi

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Postgres server's programs, if there are none, without making or starting a cluster:
-# `weir up` and the tests run private servers from them. Debian and Ubuntu; needs root. Idempotent.
+# `weir up` and the tests run private servers from them. Debian and Ubuntu; needs root (or sudo) only
+# to install. Safe to run again.
 set -eu
 
 for server in /usr/lib/postgresql/*/bin/postgres; do
@@ -11,8 +12,11 @@ for server in /usr/lib/postgresql/*/bin/postgres; do
 done
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "postgres is not installed; run this as root" >&2
-    exit 1
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "postgres is not installed, and this is not root; run as root: $0" >&2
+        exit 1
+    fi
+    exec sudo "$0"
 fi
 
 mkdir -p /etc/postgresql-common
@@ -21,10 +25,7 @@ if ! grep -q '^[[:space:]]*create_main_cluster[[:space:]]*=[[:space:]]*false' "$
     echo 'create_main_cluster = false' >>"$settings"
 fi
 
-export DEBIAN_FRONTEND=noninteractive
-apt-get -o DPkg::Lock::Timeout=300 update
-# The settings file above exists before its package: keep ours.
-apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install -y --no-install-recommends postgresql
+"$(dirname "$0")/apt.sh" postgresql
 
 for server in /usr/lib/postgresql/*/bin/postgres; do
     if [ -x "$server" ]; then

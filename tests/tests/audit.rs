@@ -54,7 +54,12 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     send(Method::POST, "/v1/teams", json!({"team": "acme"})).await?;
     send(Method::POST, "/v1/teams/acme/aliases", json!({"alias": "acme-2"})).await?;
     send(Method::PUT, "/v1/catalog", catalog()).await?;
-    send(Method::PUT, "/v1/catalog/defaults", json!({"default_rate_card": "standard", "default_cost_card": null})).await?;
+    send(
+        Method::PUT,
+        "/v1/catalog/defaults",
+        json!({"default_rate_card": "standard", "default_cost_card": null}),
+    )
+    .await?;
     send(Method::DELETE, &key_path, json!({})).await?;
     // Neither reading nor being refused is a change, and a repeat is none either.
     world.post("/v1/teams", json!({"team": "acme"})).await?.refused(409, "team_exists")?;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use runtime::{context::DRAIN, http::bind, shutdown::Shutdown, task::Tasks};
 
-use crate::{config::Config, output::sayln, process, roles::Role, startup::Startup, web};
+use crate::{config::Config, measures, output::sayln, process, roles::Role, startup::Startup, web};
 
 /// What a role is started with.
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,9 @@ async fn start(
         () = shutdown.cancelled() => return Ok(()),
         router = role.start(config, &context, tasks) => router?,
     };
+    if role == Role::Api {
+        measures::keep(None, &context, tasks)?;
+    }
     startup.finish(web::router(router, &context, &config.http));
     Ok(())
 }

@@ -33,7 +33,7 @@ use crate::{
     demo,
     endpoints::Endpoints,
     folder::DataFolder,
-    local_log,
+    local_log, measures,
     output::sayln,
     process::{self, ArchiveArguments, NamedLog},
     roles::Role,
@@ -272,6 +272,8 @@ impl Up {
             () = self.shutdown.cancelled() => return Ok(()),
             router = start_roles(config, &context, tasks) => router?,
         };
+        let folder = named.local.as_ref().map(|_| self.log_folder());
+        measures::keep(folder, &context, tasks)?;
         startup.finish(web::router(router, &context, &config.http));
         if wait_until_ready(&context).await {
             announce(&self.endpoints(admin_key), &self.folder, &self.arguments).await?;
@@ -282,15 +284,18 @@ impl Up {
     async fn open_log(&self) -> Result<Option<NamedLog>> {
         let config = &self.config.log;
         if config.kafka.brokers.is_empty() {
-            let directory =
-                config.directory.clone().unwrap_or_else(|| self.folder.path().join("log"));
-            return Ok(Some(process::local_log(config, &directory).await?));
+            return Ok(Some(process::local_log(config, &self.log_folder()).await?));
         }
         let connect = async || {
             process::make_topics(config, self.arguments.replication).await?;
             process::kafka_log(config).await
         };
         self.startup.wait_for("kafka", connect).await
+    }
+
+    /// The folder of the local log.
+    fn log_folder(&self) -> PathBuf {
+        self.config.log.directory.clone().unwrap_or_else(|| self.folder.path().join("log"))
     }
 
     /// How long the local log keeps what everybody has read; `None` keeps it forever.

@@ -1,22 +1,18 @@
 //! The tables: migrations in the order of their numbers, compiled in.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::Result;
 use runtime::{config::Secret, postgres};
 use sqlx::{
-    SqlStr,
+    PgConnection, SqlStr,
     migrate::{Migration, MigrationType, Migrator},
 };
 
 /// Number, name and text of every file in `migrations/postgres` (`tests/tests/tidy.rs` compares).
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "spine", include_str!("../../../migrations/postgres/0001_spine.sql")),
-    (
-        2,
-        "provider_prices",
-        include_str!("../../../migrations/postgres/0002_provider_prices.sql"),
-    ),
+    (2, "provider_prices", include_str!("../../../migrations/postgres/0002_provider_prices.sql")),
     (3, "app_secrets", include_str!("../../../migrations/postgres/0003_app_secrets.sql")),
     (
         4,
@@ -30,10 +26,35 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 
 /// Brings the tables up to date.
 pub async fn migrate(url: &Secret) -> Result<()> {
-    let migrations = MIGRATIONS.iter().map(|(number, name, text)| {
+    postgres::migrate(url, &Migrator::with_migrations(migrations().collect())).await?;
+    Ok(())
+}
+
+fn migrations() -> impl Iterator<Item = Migration> {
+    MIGRATIONS.iter().map(|(number, name, text)| {
         let text = SqlStr::from_static(text);
         Migration::new(*number, Cow::Borrowed(*name), MigrationType::Simple, text, false)
-    });
-    postgres::migrate(url, &Migrator::with_migrations(migrations.collect())).await?;
-    Ok(())
+    })
+}
+
+/// What the database differs in from this program's migrations, in words.
+pub async fn differences(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let sql = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(sql).fetch_all(connection).await?;
+    let mut applied: BTreeMap<i64, Vec<u8>> = applied.into_iter().collect();
+    let mut differences = Vec::new();
+    for ours in migrations() {
+        let fault = match applied.remove(&ours.version) {
+            None => "is missing",
+            Some(checksum) if checksum.as_slice() != ours.checksum.as_ref() => {
+                "was applied with another text"
+            }
+            Some(_) => continue,
+        };
+        differences.push(format!("migration {} ({}) {fault}", ours.version, ours.description));
+    }
+    let newer =
+        applied.into_keys().map(|number| format!("migration {number} is not of this program"));
+    differences.extend(newer);
+    Ok(differences)
 }

@@ -26,6 +26,13 @@ pub async fn under_others(
     Ok(sqlx::query_as(sql).bind(newest).fetch_all(connection).await?)
 }
 
+/// At most `limit` secrets that have not ended, the newest first.
+pub async fn live(connection: &mut PgConnection, limit: i64) -> Result<Vec<StoredSecret>> {
+    let sql = "SELECT tenant_id, secret_id, sealed, master_key_id FROM app_secrets
+        WHERE revoked_at IS NULL AND coalesce(expires_at > clock_timestamp(), true) ORDER BY created_at DESC LIMIT $1";
+    Ok(sqlx::query_as(sql).bind(limit).fetch_all(connection).await?)
+}
+
 /// Stores a secret anew; false if somebody else did so meanwhile.
 pub async fn replace(
     connection: &mut PgConnection,

@@ -64,6 +64,18 @@ impl Readiness {
         reasons.collect()
     }
 
+    /// The checks that are not ready, as a gauge in Prometheus' text format.
+    fn render(&self) -> String {
+        let mut text = String::from(
+            "# HELP weir_not_ready 1 for every check of /ready that is not ready.\n# TYPE weir_not_ready gauge\n",
+        );
+        for check in self.not_ready().into_keys() {
+            let check = check.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " ");
+            text.push_str(&format!("weir_not_ready{{check=\"{check}\"}} 1\n"));
+        }
+        text
+    }
+
     fn checks(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,6 +83,7 @@ impl Readiness {
 
 /// `/health` (the process answers), `/ready` (its parts can work) and `/metrics`.
 pub fn health_routes(readiness: Readiness, metrics: Metrics) -> Router {
+    let shown = readiness.clone();
     let ready = move || {
         let not_ready = readiness.not_ready();
         async move {
@@ -80,7 +93,7 @@ pub fn health_routes(readiness: Readiness, metrics: Metrics) -> Router {
         }
     };
     let metrics = move || {
-        let text = metrics.render();
+        let text = metrics.render() + &shown.render();
         async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response() }
     };
     Router::new()

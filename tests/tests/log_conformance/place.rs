@@ -91,9 +91,7 @@ impl Place {
                         (*topic, partition, if wanted { up_to } else { i64::MAX })
                     })
                 });
-                self.open_local(dir.clone())
-                    .trim(&keep.collect::<Vec<_>>(), i64::MAX)
-                    .unwrap();
+                self.open_local(dir.clone()).trim(&keep.collect::<Vec<_>>(), i64::MAX).unwrap();
             }
             Self::Kafka { brokers, .. } => {
                 let admin: AdminClient<DefaultClientContext> =

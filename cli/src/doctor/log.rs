@@ -1,0 +1,115 @@
+//! The log: Kafka's settings, or the folder and its disk; and whether the database belongs to it.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use runtime::{
+    log::{
+        SharedLog,
+        kafka::{KafkaLog, KafkaOptions, cluster_id},
+    },
+    task,
+};
+
+use super::{Report, database::Database, target::Target};
+use crate::{measures, process};
+
+/// How long the cluster may take to answer.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(8);
+/// A file that is no part of a log.
+const PROBE: &str = "doctor.probe";
+
+/// Checks it; the log itself where this process can read it, which is Kafka.
+pub async fn check(
+    target: &Target,
+    database: Option<&Database>,
+    report: &mut Report,
+) -> Option<SharedLog> {
+    let (name, log) = match &target.log_folder {
+        Some(folder) => (local(folder, report), None),
+        None => kafka(target, report).await,
+    };
+    if let (Some(name), Some(database)) = (name, database) {
+        match database.installation.check(target.config.log.partitions, &name) {
+            Ok(()) => report.ok("log.installation", "the database belongs to this log"),
+            Err(error) => {
+                let action = "set log.partitions, the brokers, or the database's URL right";
+                report.wrong("log.installation", error.to_string(), action);
+            }
+        }
+    }
+    log
+}
+
+/// Name of the log in the folder.
+fn local(folder: &Path, report: &mut Report) -> Option<String> {
+    match process::local_name(&folder.join("log.json")) {
+        Ok(name) => {
+            report.ok("log", format!("the local log is in {}", folder.display()));
+            match measures::disk(folder) {
+                Ok(space) => report.disk("log.disk", space),
+                Err(error) => report.wrong("log.disk", format!("{error:#}"), "mend the disk"),
+            }
+            match write_durably(folder) {
+                Ok(()) => report.ok("log.sync", "a file can be written and synced"),
+                Err(error) => {
+                    let action = "mend the disk or its rights, and run this as Weir's user";
+                    report.wrong("log.sync", format!("{error:#}"), action);
+                }
+            }
+            Some(name)
+        }
+        Err(error) => {
+            let action = "name its folder (log.directory), or restore it from the backup";
+            report.wrong("log", format!("{error:#}"), action);
+            None
+        }
+    }
+}
+
+fn write_durably(folder: &Path) -> Result<()> {
+    let path = folder.join(PROBE);
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&[0; 4096])?;
+        file.sync_all()
+    });
+    let _ = fs::remove_file(&path);
+    written.with_context(|| format!("cannot write and sync {}", path.display()))
+}
+
+/// Name of the log in the cluster, and the log.
+async fn kafka(target: &Target, report: &mut Report) -> (Option<String>, Option<SharedLog>) {
+    let config = &target.config.log;
+    let options =
+        KafkaOptions { connect_timeout: CONNECT_TIME_MAX, ..process::kafka_options(config) };
+    let prefix = options.prefix.clone();
+    let asked = task::blocking(move || {
+        let id = cluster_id(&options)?;
+        Ok::<_, runtime::log::LogError>((id, KafkaLog::connect(options)))
+    });
+    let answered = asked.await.map_err(anyhow::Error::from).and_then(|asked| Ok(asked?));
+    match answered {
+        Ok((id, Ok(log))) => {
+            report.ok("log", format!("Kafka at {} keeps its promises", config.kafka.brokers));
+            (Some(format!("kafka-{id}-{prefix}")), Some(log))
+        }
+        Ok((id, Err(error))) => {
+            report.wrong(
+                "log",
+                error.to_string(),
+                "change the topic with kafka-configs, or run `weir migrate`",
+            );
+            (Some(format!("kafka-{id}-{prefix}")), None)
+        }
+        Err(error) => {
+            let action = "start the brokers, or mend log.kafka (WEIR_KAFKA_BROKERS); ingest answers 503 meanwhile";
+            report.wrong("log", format!("{}: {error:#}", config.kafka.brokers), action);
+            (None, None)
+        }
+    }
+}
