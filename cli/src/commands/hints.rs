@@ -21,6 +21,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         r#"Weir is running.
 
   address   {http}/   (the interface: {http}/docs)
+  page      {http}/#key={admin_key}
   API key   {admin_key}
 
 Send an event:
