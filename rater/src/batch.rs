@@ -479,7 +479,7 @@ impl Batch {
         for (tenant, counts) in &self.counts {
             assert!(
                 counts.balanced(),
-                "INV-09: every entry of {tenant} has one outcome: {counts:?}"
+                "every entry of {tenant} has one outcome: {counts:?}"
             );
         }
         let mut entries: Vec<(SumKey, Sum)> = self.sums.into_iter().collect();

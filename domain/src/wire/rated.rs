@@ -190,7 +190,7 @@ impl Counts {
         self.fields().iter().skip(2).sum()
     }
 
-    /// INV-09: everything that came in has exactly one outcome. A loss is a range without events.
+    /// Everything that came in has exactly one outcome. A loss is a range without events.
     #[must_use]
     pub fn balanced(&self) -> bool {
         self.accepted.saturating_add(self.copies) == self.outcomes().saturating_sub(self.lost)
