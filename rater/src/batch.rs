@@ -477,10 +477,7 @@ impl Batch {
         coverage: Coverage,
     ) -> (Outer, Vec<u8>, Vec<u128>) {
         for (tenant, counts) in &self.counts {
-            assert!(
-                counts.balanced(),
-                "every entry of {tenant} has one outcome: {counts:?}"
-            );
+            assert!(counts.balanced(), "every entry of {tenant} has one outcome: {counts:?}");
         }
         let mut entries: Vec<(SumKey, Sum)> = self.sums.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
