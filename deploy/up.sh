@@ -28,6 +28,7 @@ if ! running; then
     (cd "$root" && cargo build --locked --profile "$profile" --bin weir)
     mkdir -p "$data"
     chmod 700 "$data"
+    umask 077
     listen=${WEIR_LISTEN:-127.0.0.1:0}
     # The address of last time, if it is free, so that bookmarks keep working.
     [ -n "${WEIR_LISTEN:-}" ] || listen=$(cat "$data/address" 2>/dev/null || echo 127.0.0.1:0)

@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::stat::{Mode, umask},
 };
 
 use runtime::config::Secret;
@@ -37,6 +38,9 @@ pub struct DataFolder {
 impl DataFolder {
     /// Makes the folder if it is missing and takes it; says who has it if somebody does.
     pub fn take(path: &Path) -> Result<Self> {
+        // Whatever this process and its children make is theirs: a private Postgres of another user
+        // may need to pass the folder.
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
         private_folder(path)?;
         let path =
             path.canonicalize().with_context(|| format!("cannot enter {}", path.display()))?;

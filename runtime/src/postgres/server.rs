@@ -84,6 +84,18 @@ pub enum ServerError {
     /// Another living process has the folder.
     #[error("{0} is in use by another process; stop it or choose another folder")]
     InUse(PathBuf),
+    /// Root may not make a user namespace here, and the user that Postgres then runs as cannot come
+    /// to its folder.
+    #[error(
+        "Postgres cannot run as root, this machine allows no user namespaces, and {user} may not enter {folder}; \
+         put the data where every user may enter (--data), or set DATABASE_URL"
+    )]
+    Unreachable {
+        /// Whom it would run as.
+        user: String,
+        /// The first folder on the way that is closed.
+        folder: PathBuf,
+    },
     /// The folder or a program could not be used.
     #[error("{what}: {source}")]
     Io {

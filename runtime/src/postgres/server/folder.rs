@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{Read, Seek, SeekFrom, Write},
     net::TcpListener,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -65,6 +65,18 @@ impl Folder {
 
     /// Lets another user make files here, when it is another.
     pub(super) fn give_to(&self, run_as: &RunAs) -> Result<(), ServerError> {
+        if let RunAs::User(user) = run_as {
+            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+            // The folder of the whole installation is private: the other user may pass it, not list it.
+            if let (Some(above), Some(parent)) = (closed(&self.path, uid, gid), self.path.parent())
+                && above == parent
+            {
+                pass(parent)?;
+            }
+            if let Some(folder) = closed(&self.path, uid, gid) {
+                return Err(ServerError::Unreachable { user: user.name.clone(), folder });
+            }
+        }
         give(&self.path, run_as)
     }
 
@@ -137,6 +149,35 @@ impl Folder {
     }
 }
 
+/// The first folder above `path` that a user may not enter, by owner, group and mode.
+fn closed(path: &Path, uid: u32, gid: u32) -> Option<PathBuf> {
+    let open = |folder: &Path| {
+        fs::metadata(folder).is_ok_and(|metadata| {
+            let enter = match () {
+                () if metadata.uid() == uid => 0o100,
+                () if metadata.gid() == gid => 0o010,
+                () => 0o001,
+            };
+            metadata.mode() & enter != 0
+        })
+    };
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.reverse();
+    above.into_iter().find(|folder| !open(folder)).map(Path::to_owned)
+}
+
+/// Lets others pass a folder of ours.
+fn pass(folder: &Path) -> Result<(), ServerError> {
+    let fail = || ServerError::io(format!("open {} to the server's user", folder.display()));
+    let metadata = fs::metadata(folder).map_err(fail())?;
+    if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    let mut permissions = metadata.permissions();
+    permissions.set_mode(metadata.mode() | 0o001);
+    fs::set_permissions(folder, permissions).map_err(fail())
+}
+
 /// The end of a log.
 pub(super) fn tail(path: &Path) -> String {
     let read = || {
@@ -163,4 +204,25 @@ fn give(path: &Path, run_as: &RunAs) -> Result<(), ServerError> {
         path.display(),
         user.name
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_closed_folder_on_the_way_is_named() {
+        let top = std::env::temp_dir().join(format!("weir-closed-{}", uuid::Uuid::now_v7()));
+        let inner = top.join("open/closed/data");
+        fs::create_dir_all(&inner).unwrap();
+        for (name, mode) in [("", 0o755), ("open", 0o711), ("open/closed", 0o700)] {
+            fs::set_permissions(top.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let own = fs::metadata(&top).unwrap();
+        assert_eq!(closed(&inner, own.uid(), own.gid()), None);
+        let other = (own.uid() + 1, own.gid() + 1);
+        assert_eq!(closed(&inner, other.0, other.1), Some(top.join("open/closed")));
+        assert_eq!(closed(&top.join("open/closed"), other.0, other.1), None);
+        fs::remove_dir_all(&top).unwrap();
+    }
 }
