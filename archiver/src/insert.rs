@@ -4,7 +4,7 @@ use std::{fmt, mem};
 
 use bytes::Bytes;
 use domain::{
-    chain::{HASH_LENGTH, Hash, Place},
+    chain::{Place, hash_of_hex},
     wire::row::{REJECTED_EVENTS_COLUMNS, USAGE_EVENTS_COLUMNS},
 };
 use runtime::clickhouse::ClickHouse;
@@ -37,18 +37,7 @@ pub(crate) async fn position(
 
 fn place(row: serde_json::Value) -> Option<Place> {
     let row: Archived = serde_json::from_value(row).ok()?;
-    Some(Place { x: row.to_x.parse().ok()?, r: row.r.parse().ok()?, c: hash(&row.c)? })
-}
-
-fn hash(hex: &str) -> Option<Hash> {
-    let mut hash = [0; HASH_LENGTH];
-    if hex.len() != HASH_LENGTH * 2 {
-        return None;
-    }
-    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(hash)
+    Some(Place { x: row.to_x.parse().ok()?, r: row.r.parse().ok()?, c: hash_of_hex(&row.c)? })
 }
 
 /// What ClickHouse knows an insert by: the same token is taken once.

@@ -10,6 +10,19 @@ pub const HASH_LENGTH: usize = 32;
 /// A batch's hash.
 pub type Hash = [u8; HASH_LENGTH];
 
+/// Reads a hash from its 64 hexadecimal digits.
+#[must_use]
+pub fn hash_of_hex(hex: &str) -> Option<Hash> {
+    let mut hash = [0; HASH_LENGTH];
+    if hex.len() != HASH_LENGTH * 2 {
+        return None;
+    }
+    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(hash)
+}
+
 /// The `C` of a partition that has no batch yet.
 pub const GENESIS: Hash = *b"weir: no rated batch before this";
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use domain::{
-    chain::{Hash, Offer, Place},
+    chain::{Hash, Offer, Place, hash_of_hex},
     wire::rated::{Header, Outer, Parts, RowsWriter, encode},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -176,4 +176,14 @@ fn a_newer_version_stops_only_where_it_might_continue() {
     assert!(error.to_string().contains("a newer weir is needed"), "{error}");
     let elsewhere = Place { x: outer.to, r: 0, c: outer.hash };
     assert!(matches!(elsewhere.offer(PARTITION, 1, &message), Ok(Offer::Ignored(_))));
+}
+
+#[test]
+fn a_hash_is_read_from_its_digits_alone() {
+    let digits = "00fF".repeat(16);
+    let hash = hash_of_hex(&digits).unwrap();
+    assert_eq!((hash[0], hash[1], hash[31]), (0, 255, 255));
+    for wrong in ["", &digits[1..], &"0g".repeat(32), &"é".repeat(32)] {
+        assert_eq!(hash_of_hex(wrong), None, "{wrong}");
+    }
 }

@@ -10,6 +10,7 @@ use ledger::{
     seal::AuditKey,
 };
 use runtime::{
+    backoff::Backoff,
     http::{Readiness, State},
     log::{LogError, Reader, SharedLog},
     postgres::{Pool, PostgresError},
@@ -115,7 +116,7 @@ impl Worker<'_> {
 
     /// Where the ledger stands; waits while Postgres is away. `None` after a stop.
     fn load(&self) -> Result<Option<Standing>, PartitionError> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         while !self.stop.is_cancelled() {
             match self.standing() {
                 Ok(standing) => return Ok(Some(standing)),
@@ -155,7 +156,7 @@ impl Worker<'_> {
         self.posted_position(standing.place);
         let mut window = self.window(&standing);
         let mut deadline = None;
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
             let stopped = self.stop.is_cancelled();
             if stopped || self.is_due(&window, deadline) {
@@ -173,9 +174,9 @@ impl Worker<'_> {
                 }
             }
             match reader.next(wait(deadline)) {
-                Ok(None) => backoff = Backoff::default(),
+                Ok(None) => backoff.reset(),
                 Ok(Some(message)) => {
-                    backoff = Backoff::default();
+                    backoff.reset();
                     self.offer(&mut window, message.position, &message.payload)?;
                     if !window.is_empty() {
                         deadline
@@ -198,7 +199,7 @@ impl Worker<'_> {
 
     /// A reader at `R + 1`; waits while the log is away. `None` after a stop.
     fn open(&self, place: Place) -> Result<Option<Box<dyn Reader>>, PartitionError> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         while !self.stop.is_cancelled() {
             match self.try_open(place) {
                 Ok(reader) => {
@@ -255,7 +256,7 @@ impl Worker<'_> {
     /// meanwhile, so memory is bounded by this window.
     fn post(&mut self, window: &Window, standing: &Standing) -> Result<Fate, PartitionError> {
         let posting = window.posting();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
             match self.attempt(&posting, standing) {
                 Ok(posted) => return Ok(self.posted(window, posted)),
@@ -338,7 +339,7 @@ impl Worker<'_> {
         tracing::warn!(partition = self.partition, %error, "{what} is not available; trying again");
         self.shared.metrics.retries.with_label_values(&[&self.label]).inc();
         self.not_ready(&error.to_string());
-        let pause = backoff.next();
+        let pause = backoff.pause();
         let (stop, sleep) = (self.stop.cancelled(), async { tokio::time::sleep(pause).await });
         self.shared.handle.block_on(async {
             tokio::select! {
@@ -366,21 +367,4 @@ fn wait(deadline: Option<Instant>) -> Duration {
     let due =
         deadline.map_or(WAIT_MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
     due.min(WAIT_MAX)
-}
-
-/// Waits that double.
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Backoff(BACKOFF.0)
-    }
-}
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let now = self.0;
-        self.0 = now.saturating_mul(2).min(BACKOFF.1);
-        now
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use domain::chain::Hash;
+use domain::chain::{Hash, hash_of_hex};
 use runtime::clickhouse::{ClickHouse, ClickHouseError};
 use serde_json::Value;
 
@@ -87,7 +87,7 @@ pub async fn groups(
     let group = |row: &Value| {
         Some(ArchivedGroup {
             to: number(row, "to")?,
-            c: hash(row.get("c")?.as_str()?)?,
+            c: hash_of_hex(row.get("c")?.as_str()?)?,
             rows: number(row, "count")?,
         })
     };
@@ -118,17 +118,6 @@ fn number<T: std::str::FromStr>(row: &Value, column: &str) -> Option<T> {
         Value::Number(number) => number.to_string().parse().ok(),
         _ => None,
     }
-}
-
-fn hash(hex: &str) -> Option<Hash> {
-    let mut hash = Hash::default();
-    if hex.len() != hash.len() * 2 {
-        return None;
-    }
-    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(hash)
 }
 
 fn unreadable(table: &str, row: &Value) -> ClickHouseError {
