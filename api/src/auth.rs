@@ -150,6 +150,14 @@ impl FromRequestParts<Api> for Caller {
     }
 }
 
+fn disabled() -> Problem {
+    Problem::forbidden(
+        "tenant_disabled",
+        "the tenant of this API key or token is disabled",
+        "ask the operator of this installation",
+    )
+}
+
 fn address(parts: &Parts) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())

@@ -6,8 +6,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     routes::{
         api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, events,
-        explain, limits, meters, page, provider_prices, rejected_events, team_aliases, teams,
-        timelines, transfers, usage, usage_report,
+        explain, limits, meters, page, provider_prices, quotas, rejected_events, team_aliases,
+        teams, timelines, transfers, usage, usage_report,
     },
     state::Api,
 };
@@ -36,6 +36,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke, api_keys::change))
         .routes(routes!(limits::list, limits::set))
+        .routes(routes!(quotas::list, quotas::set))
         .routes(routes!(audit::list))
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::read))

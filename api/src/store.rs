@@ -20,6 +20,7 @@ pub(crate) mod idempotency;
 pub(crate) mod limits;
 pub(crate) mod outbox;
 pub(crate) mod provider_prices;
+pub(crate) mod quotas;
 pub(crate) mod rejected_events;
 pub(crate) mod statement;
 pub(crate) mod team_aliases;

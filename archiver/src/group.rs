@@ -9,7 +9,10 @@ use bytes::Bytes;
 use domain::{
     chain::{Offer, Place},
     time::month_of,
-    wire::rated::{Outer, Sections},
+    wire::{
+        rated::{Outer, Sections},
+        trace::{self, TraceContext},
+    },
 };
 use runtime::log::{Message, Reader, SharedLog, Topic};
 
@@ -43,6 +46,8 @@ pub(crate) struct Group {
     pub other_count: usize,
     /// Append time of the last block, microseconds.
     pub append_time_us: i64,
+    /// Sampled requests that have events in it.
+    pub traces: Vec<TraceContext>,
 }
 
 impl Group {
@@ -78,6 +83,7 @@ struct Batch {
     outer: Outer,
     after: Place,
     append_time_us: (i64, i64),
+    traces: Vec<TraceContext>,
     payload: Bytes,
 }
 
@@ -185,6 +191,7 @@ fn batch(message: Message, outer: Outer, after: Place) -> Result<Batch, ArchiveE
         outer,
         after,
         append_time_us: header.append_time_us,
+        traces: header.traces,
         payload: message.payload,
     })
 }
@@ -200,6 +207,7 @@ fn begin(partition: u32, batch: &Batch) -> Result<Group, ArchiveError> {
         others: Vec::new(),
         other_count: 0,
         append_time_us: 0,
+        traces: Vec::new(),
     };
     add(&mut group, batch)?;
     Ok(group)
@@ -215,6 +223,7 @@ fn add(group: &mut Group, batch: &Batch) -> Result<(), ArchiveError> {
     group.others.extend_from_slice(&others.bytes);
     group.place = batch.after;
     group.append_time_us = batch.append_time_us.1;
+    trace::add(&mut group.traces, &batch.traces);
     Ok(())
 }
 

@@ -5,14 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::chain::Place;
+use domain::{
+    chain::Place,
+    wire::trace::{ARCHIVE, RATE, TraceContext},
+};
 use runtime::{
     clickhouse::ClickHouse,
     http::{Readiness, State},
     log::SharedLog,
     postgres::Pool,
     shutdown::Shutdown,
-    task::TaskError,
+    task::{TaskError, now_us},
+    traces::{self, Kind, Span},
 };
 use tokio::runtime::Handle;
 
@@ -127,9 +131,11 @@ impl Owner<'_> {
     fn flush(&self, mut group: Group) -> Result<After, ArchiveError> {
         loop {
             let (from_x, place, append_time_us) = (group.from_x, group.place, group.append_time_us);
+            let (traces, began_us) = (group.traces.clone(), now_us());
             match self.wait(self.shared.flusher.flush(group))? {
                 Flushed::Inserted => {
                     self.say(place, Some(append_time_us));
+                    self.trace(&traces, began_us, place);
                     return Ok(After { place, repeated: false });
                 }
                 Flushed::Conflict(back) => match self.repeat(from_x)? {
@@ -193,6 +199,26 @@ impl Owner<'_> {
                     });
                 }
             }
+        }
+    }
+
+    /// The spans of a group that was inserted.
+    fn trace(&self, traces: &[TraceContext], began_us: i64, place: Place) {
+        for request in traces {
+            let (parent, own) = request.after(RATE, ARCHIVE, self.partition);
+            traces::record(Span {
+                trace: own.trace,
+                span: own.span,
+                parent: parent.span,
+                kind: Kind::Consumer,
+                name: ARCHIVE.into(),
+                time_us: (began_us, now_us()),
+                attributes: vec![
+                    ("weir.partition", i64::from(self.partition).into()),
+                    ("weir.position", place.x.into()),
+                ],
+                error: None,
+            });
         }
     }
 

@@ -12,4 +12,5 @@ pub mod rejected;
 pub mod replay;
 pub mod role;
 pub mod status;
+pub mod tenants;
 pub mod up;

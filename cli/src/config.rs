@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use runtime::config::{ClickHouseConfig, ConfigError, Faults, LogConfig, PostgresConfig, load};
+use runtime::config::{
+    ClickHouseConfig, ConfigError, Faults, LogConfig, PostgresConfig, TracesConfig, load,
+};
 use serde::Deserialize;
 
 use crate::roles::Role;
@@ -67,6 +69,8 @@ pub struct TelemetryConfig {
     pub json: bool,
     /// What to log.
     pub filter: String,
+    /// Where traces go.
+    pub traces: TracesConfig,
 }
 
 impl Config {
@@ -88,6 +92,13 @@ impl Config {
             self.http.allowed_origins.iter().all(|origin| runtime::http::is_origin(origin)),
             "http.allowed_origins",
             "give origins like https://app.example.com: scheme, host and port, without a path",
+        );
+        let collector = &self.telemetry.traces.endpoint;
+        faults.check(
+            collector.is_empty()
+                || ["http://", "https://"].iter().any(|scheme| collector.starts_with(scheme)),
+            "telemetry.traces.endpoint",
+            "give the address of a collector, such as http://127.0.0.1:4318",
         );
         faults.check(
             (1..=4096).contains(&self.log.partitions),

@@ -65,8 +65,10 @@ enum Command {
     Doctor(commands::doctor::Arguments),
     /// Print what to try with the `weir up` that runs
     Hints(commands::hints::Arguments),
-    /// Make API keys, directly in the database
+    /// Make, list and revoke API keys, directly in the database
     Keys(commands::keys::Arguments),
+    /// Make, list, disable and enable tenants, directly in the database
+    Tenants(commands::tenants::Arguments),
     /// Show events that could not be rated, and send them again
     Rejected(commands::rejected::Arguments),
     /// Bring catalogs and providers' prices in and out
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Hints(arguments) => commands::hints::run(arguments),
         Command::Keys(arguments) => commands::keys::run(arguments),
+        Command::Tenants(arguments) => commands::tenants::run(arguments),
         Command::Rejected(arguments) => commands::rejected::run(arguments),
         Command::Catalog(arguments) => commands::catalog::run(arguments),
         Command::Config => commands::config::run(),

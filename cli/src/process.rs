@@ -18,6 +18,7 @@ use runtime::{
     shutdown::Shutdown,
     task,
     telemetry::{self, Metrics},
+    traces,
 };
 use sqlx::{Connection as _, PgConnection};
 
@@ -40,9 +41,10 @@ pub struct NamedLog {
     pub local: Option<Arc<LocalLog>>,
 }
 
-/// Starts telemetry. Every command that stays calls it first.
-pub fn telemetry(config: &TelemetryConfig) -> Result<()> {
-    telemetry::init(config.json, &config.filter).context("telemetry.filter")
+/// Starts telemetry, of which traces are those of `service`. Every command that stays calls it first.
+pub fn telemetry(config: &TelemetryConfig, service: &str) -> Result<()> {
+    telemetry::init(config.json, &config.filter).context("telemetry.filter")?;
+    Ok(traces::start(&config.traces, service)?)
 }
 
 /// Runs `body` on a runtime whose threads are called `name`.
@@ -55,6 +57,7 @@ pub fn block_on<T>(name: &str, body: impl Future<Output = Result<T>>) -> Result<
     let outcome = runtime.block_on(body);
     // Reads of the log that block give up within a second.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    traces::stop();
     outcome
 }
 

@@ -47,6 +47,7 @@ fn batch(partition: u32, from: i64, to: i64, prev: Hash, salt: usize) -> (Outer,
         horizon_us: i64::MIN,
         append_time_us: (0, 0),
         counts: Vec::new(),
+        traces: Vec::new(),
     };
     let parts = Parts {
         header,

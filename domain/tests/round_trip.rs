@@ -261,6 +261,7 @@ fn header() -> impl Strategy<Value = Header> {
                 horizon_us,
                 append_time_us: (first, last),
                 counts: counts.into_iter().map(count).collect(),
+                traces: Vec::new(),
             }
         })
 }

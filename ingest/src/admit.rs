@@ -12,6 +12,7 @@ use runtime::{
 use crate::{
     limits::{Buckets, Limit, Limits},
     metrics::Metrics,
+    quotas::{Counter, Quotas},
     store::{Snapshot, Tenant},
 };
 
@@ -35,6 +36,8 @@ pub struct Caller {
     pub team: Option<Arc<str>>,
     /// What its events are counted against.
     pub buckets: Buckets,
+    /// What its tenant has used; `None` where nothing is counted.
+    pub counter: Option<Arc<Counter>>,
     /// What was known.
     pub snapshot: Arc<Snapshot>,
     /// The database's time at the request.
@@ -76,15 +79,23 @@ pub struct Door {
     lease: Duration,
     attempts: Attempts,
     limits: Limits,
+    /// How much tenants may report in a day or month.
+    pub quotas: Quotas,
     metrics: Metrics,
 }
 
 impl Door {
     /// A door that is open for `lease` after each load.
     #[must_use]
-    pub fn new(known: Snapshot, lease: Duration, attempts: Attempts, metrics: &Metrics) -> Door {
+    pub fn new(
+        known: Snapshot,
+        lease: Duration,
+        attempts: Attempts,
+        quotas: Quotas,
+        metrics: &Metrics,
+    ) -> Door {
         let (known, limits) = (ArcSwap::from_pointee(known), Limits::default());
-        Door { known, lease, attempts, limits, metrics: metrics.clone() }
+        Door { known, lease, attempts, limits, quotas, metrics: metrics.clone() }
     }
 
     /// Goes on with what was loaded anew.
@@ -119,18 +130,20 @@ impl Door {
     }
 
     /// Who writes to the door of the tenant with this key: whoever may, by the ACL of its topic.
-    /// `None` for a tenant that is not known (yet). Its events have no app and no key, and count
-    /// against no limit.
+    /// `None` for a tenant that is not known (yet), or disabled. Its events have no app and no key, and
+    /// count against no limit.
     pub fn writer_of(&self, tenant: &str) -> Result<Option<Caller>, Problem> {
         let snapshot = self.known.load_full();
         self.fresh(&snapshot)?;
-        let Some(tenant) = snapshot.tenants.get(tenant).cloned() else { return Ok(None) };
+        let tenant = snapshot.tenants.get(tenant).filter(|tenant| !tenant.disabled).cloned();
+        let Some(tenant) = tenant else { return Ok(None) };
         Ok(Some(Caller {
             tenant,
             key: "".into(),
             app: None,
             team: None,
             buckets: Buckets::default(),
+            counter: None,
             database_us: snapshot.database_now_us(),
             snapshot,
         }))
@@ -145,6 +158,9 @@ impl Door {
         } else {
             self.by_key(&snapshot, text)?
         };
+        if found.tenant.disabled {
+            return Err(disabled());
+        }
         if !found.scopes.iter().any(|scope| scope == SCOPE || scope == SCOPE_ALL) {
             let detail = format!("the API key or token has not the scope `{SCOPE}`");
             return Err(Problem::forbidden("scope_missing", detail, "use one with this scope"));
@@ -153,12 +169,14 @@ impl Door {
         let limit =
             |credential: &str| snapshot.limits.get(&(found.tenant.id, credential.into())).copied();
         let buckets = self.limits.buckets((found.tenant.id, limit("")), (&found.id, found.limit));
+        let counter = Some(self.quotas.of(found.tenant.id));
         let mut caller = Caller {
             tenant: found.tenant,
             key: found.id,
             app,
             team: None,
             buckets,
+            counter,
             database_us: snapshot.database_now_us(),
             snapshot,
         };
@@ -219,6 +237,14 @@ impl Door {
             limit: key.limit,
         })
     }
+}
+
+fn disabled() -> Problem {
+    Problem::forbidden(
+        "tenant_disabled",
+        "the tenant of this API key or token is disabled",
+        "ask the operator of this installation; events that were not accepted may be sent again then",
+    )
 }
 
 /// The app for which events come: that of the path, if the credential may speak for it. An app

@@ -12,6 +12,7 @@ use domain::{
     wire::{
         block::BlockWriter,
         record::{Attribute, Entry, EventRecord, Refused},
+        trace::TraceContext,
     },
 };
 use uuid::Uuid;
@@ -166,6 +167,8 @@ pub struct Batch {
     pub refused: Vec<Refusal>,
     /// Of a door's message: where it stands.
     pub place: Option<DoorPlace>,
+    /// The span of the request, where it is sampled.
+    pub trace: Option<TraceContext>,
     held: Held,
     held_for_events: usize,
 }
@@ -183,6 +186,7 @@ impl Batch {
             events: Vec::new(),
             refused: Vec::new(),
             place: None,
+            trace: None,
             held,
             held_for_events: 0,
         }
@@ -235,6 +239,9 @@ impl Encoder {
         let key = Some(&*batch.caller.key).filter(|key| !key.is_empty());
         let key = key.map(|key| self.writer.dictionary.intern(key));
         let app = batch.caller.app.as_deref().map(|app| self.writer.dictionary.intern(app));
+        if let Some(context) = batch.trace {
+            self.writer.trace(context);
+        }
         self.numbers.clear();
         self.numbers.resize(batch.strings.texts.len(), 0);
         for number in events {

@@ -16,9 +16,11 @@ use std::{
     task::Poll,
 };
 
+use domain::wire::trace::{APPEND, TraceContext};
 use runtime::{
     log::{AppendError, Appended, SharedLog, Topic},
-    task::TaskError,
+    task::{TaskError, now_us},
+    traces::{self, Kind, Span},
 };
 use tokio::{
     sync::{Notify, oneshot},
@@ -53,6 +55,7 @@ pub struct Chunk {
     batch: Arc<Batch>,
     events: Vec<u32>,
     size: Size,
+    queued_us: i64,
     answer: oneshot::Sender<Result<Placed, AppendError>>,
 }
 
@@ -143,8 +146,14 @@ impl Blocks {
         let (answer, receiver) = oneshot::channel();
         let Some(queue) = self.queues.get(place) else { return (filling.events, receiver) };
         let events = filling.events.clone();
-        let chunk =
-            Chunk { batch: Arc::clone(batch), events: filling.events, size: filling.size, answer };
+        let chunk = Chunk {
+            batch: Arc::clone(batch),
+            events: filling.events,
+            size: filling.size,
+            // Only a span needs it.
+            queued_us: batch.trace.map_or(0, |_| now_us()),
+            answer,
+        };
         let mut chunks = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         if self.closed.load(Ordering::Relaxed) {
             let _ = chunk.answer.send(Err(AppendError::Refused("the process is stopping".into())));
@@ -306,6 +315,7 @@ impl Sender<'_> {
                 position: appended.position,
                 first,
             };
+            self.trace(&chunk, outcome);
             let Chunk { batch, events, answer, .. } = chunk;
             if outcome.is_ok() {
                 let accepted = |number: &&u32| batch.refusal(**number).is_none();
@@ -316,6 +326,27 @@ impl Sender<'_> {
             // Whoever waited may have gone.
             let _ = answer.send(outcome.as_ref().map(placed).map_err(Clone::clone));
         }
+    }
+
+    /// The span of a chunk, from its request to the log's answer.
+    fn trace(&self, chunk: &Chunk, outcome: &Result<Appended, AppendError>) {
+        let Some(parent) = chunk.batch.trace else { return };
+        let TraceContext { trace, span } = parent.below(APPEND, self.partition);
+        let position = outcome.as_ref().map_or(-1, |appended| appended.position);
+        traces::record(Span {
+            trace,
+            span,
+            parent: parent.span,
+            kind: Kind::Producer,
+            name: APPEND.into(),
+            time_us: (chunk.queued_us, now_us()),
+            attributes: vec![
+                ("weir.partition", i64::from(self.partition).into()),
+                ("weir.position", position.into()),
+                ("weir.events", i64::try_from(chunk.events.len()).unwrap_or(i64::MAX).into()),
+            ],
+            error: outcome.as_ref().err().map(|error| error.to_string().into()),
+        });
     }
 
     /// Whether nothing waits, and nobody waits for what is on its way.

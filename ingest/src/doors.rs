@@ -44,6 +44,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long an error of the cluster is shown after it was last seen.
 const TROUBLE_TIME: Duration = Duration::from_secs(10);
+/// Why messages are handed over again whose tenant has gone meanwhile.
+const NO_TENANT: &str = "tenant";
 /// How often the lag is shown, and waiting messages are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -180,12 +182,16 @@ impl Doors<'_> {
     }
 
     fn is_known(&self, place: &Place) -> bool {
-        self.ingest.door.known.load().tenants.contains_key(place.topic.as_str())
+        let known = self.ingest.door.known.load();
+        known.tenants.get(place.topic.as_str()).is_some_and(|tenant| !tenant.disabled)
     }
 
     fn put_aside(&mut self, letter: Letter) -> Result<(), LogError> {
         let door = self.inbox.topic_name(&letter.place);
-        tracing::warn!(door, "nobody is called like this door; its messages wait for the tenant");
+        tracing::warn!(
+            door,
+            "nobody is called like this door, or is disabled; its messages wait for the tenant"
+        );
         self.inbox.pause(&letter.place)?;
         self.aside.entry(letter.place.clone()).or_insert(letter);
         Ok(())
@@ -206,6 +212,10 @@ impl Doors<'_> {
                 continue;
             };
             self.ingest.metrics.door_retries.with_label_values(&[reason]).inc();
+            if reason == NO_TENANT {
+                // Nothing of the round is committed: its doors are read again, this one set aside.
+                return Err(LogError::Unavailable("the tenant of a door is disabled".to_owned()));
+            }
             if self.context.shutdown.is_cancelled() {
                 return Ok(());
             }
@@ -266,7 +276,7 @@ impl Doors<'_> {
             let caller = match self.ingest.door.writer_of(&place.topic) {
                 Ok(Some(caller)) => caller,
                 Ok(None) => {
-                    reason = Some("tenant");
+                    reason = Some(NO_TENANT);
                     continue;
                 }
                 Err(_) => {

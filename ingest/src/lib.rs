@@ -20,7 +20,9 @@ use runtime::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{admit::Door, block::Blocks, budget::Budget, metrics::Metrics, store::StoreError};
+use crate::{
+    admit::Door, block::Blocks, budget::Budget, metrics::Metrics, quotas::Quotas, store::StoreError,
+};
 
 pub mod accept;
 pub mod admit;
@@ -39,6 +41,7 @@ pub mod lago;
 pub mod limits;
 pub mod metrics;
 pub mod partition;
+pub mod quotas;
 mod routes;
 pub mod scan;
 pub mod store;
@@ -139,7 +142,8 @@ impl Service {
         let metrics = Metrics::new(&context.metrics)?;
         context.readiness.set(READINESS, Ready::NotReady("API keys are not loaded yet".into()));
         let master_keys = MasterKeys::parse(&config.master_key)?;
-        let (pool, known) = first_load(context, master_keys.as_ref()).await?;
+        let quotas = Quotas::default();
+        let (pool, known) = first_load(context, master_keys.as_ref(), &quotas).await?;
         let partitions = context.log.partitions();
         if known.partitions != partitions {
             return Err(OpenError::Partitions { log: partitions, installation: known.partitions });
@@ -149,7 +153,7 @@ impl Service {
             Duration::from_millis(config.failed_attempt_regain_ms),
         );
         let ingest = Ingest {
-            door: Door::new(known, config.lease(), attempts, &metrics),
+            door: Door::new(known, config.lease(), attempts, quotas, &metrics),
             budget: Budget::new(config.memory_bytes, &metrics),
             blocks: Arc::new(Blocks::new(
                 partitions,
@@ -224,6 +228,7 @@ impl Service {
 async fn first_load(
     context: &Context,
     master_keys: Option<&MasterKeys>,
+    quotas: &Quotas,
 ) -> Result<(Pool, store::Snapshot), OpenError> {
     let mut pause = Duration::from_millis(100);
     loop {
@@ -231,6 +236,7 @@ async fn first_load(
             let pool =
                 postgres::connect(&context.postgres, Some("weir_reader"), "weir-ingest").await?;
             let known = store::load(&pool, master_keys).await?;
+            quotas.exchange(&pool, 0).await?;
             Ok::<_, StoreError>((pool, known))
         };
         match attempt.await {
@@ -257,9 +263,13 @@ async fn refresh(
     context: Context,
     (pool, master_keys): (Pool, Option<MasterKeys>),
 ) -> Result<(), TaskError> {
-    let mut failing = false;
+    let (mut failing, mut loads) = (false, 0_u64);
     while !sleep_or_stop(config.refresh(), &context.shutdown).await {
-        let load = store::load(&pool, master_keys.as_ref());
+        loads = loads.wrapping_add(1);
+        let load = async {
+            ingest.door.quotas.exchange(&pool, loads).await?;
+            store::load(&pool, master_keys.as_ref()).await
+        };
         let loaded = match tokio::time::timeout(LOAD_TIME_MAX, load).await {
             Ok(loaded) => loaded.map_err(|error| task::chain(&error)),
             Err(_) => Err(format!("no answer within {} s", LOAD_TIME_MAX.as_secs())),

@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 /// Nanoseconds of a second: levels are counted in events times nanoseconds, so nothing is rounded.
 const SECOND_NS: u128 = 1_000_000_000;
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
-const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
-const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+pub(crate) const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+pub(crate) const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+pub(crate) const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// A limit as it is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use domain::wire::trace::TraceContext;
 use runtime::{
     http::{Path, Problem},
     log::AppendError,
     task,
+    traces,
 };
 use tokio::time::{Instant, timeout_at};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -227,10 +229,8 @@ async fn respond(
     let received = receive(ingest, request, app).await?;
     let deadline = received.deadline;
     let parsed = received.parse()?;
-    let events = parsed.batch.events.len();
-    parsed.batch.caller.buckets.take(events)?;
     count_rejected(ingest, &parsed.items);
-    let (items, fates) = logged(ingest, parsed, deadline).await;
+    let (items, fates) = logged(ingest, parsed, deadline).await?;
     Ok(answer::answer(items, &fates))
 }
 
@@ -309,15 +309,23 @@ pub(crate) fn count_rejected(ingest: &Ingest, items: &[Item]) {
     }
 }
 
-/// Hands the accepted events to the log and waits for their fates.
+/// Hands the accepted events to the log and waits for their fates, if limits and quota have room for
+/// all of them. What is not known to be in the log does not count against the quota.
 pub(crate) async fn logged(
     ingest: &Ingest,
     parsed: Parsed,
     deadline: Instant,
-) -> (Vec<Item>, Fates) {
-    let Parsed { batch, items } = parsed;
+) -> Result<(Vec<Item>, Fates), Problem> {
+    let Parsed { mut batch, items } = parsed;
+    batch.trace =
+        traces::current().map(|place| TraceContext { trace: place.trace, span: place.span });
     let numbers: Vec<u32> =
         items.iter().filter_map(|item| item.event.as_ref().ok().copied()).collect();
+    let counter = batch.caller.counter.clone();
+    batch.caller.buckets.take(batch.events.len())?;
+    if let Some(counter) = &counter {
+        counter.take(batch.events.len())?;
+    }
     let mut fates: Fates = vec![None; batch.events.len()];
     for (events, answer) in ingest.blocks.push(&Arc::new(batch), &numbers) {
         let outcome = match timeout_at(deadline, answer).await {
@@ -334,7 +342,10 @@ pub(crate) async fn logged(
             }
         }
     }
-    (items, fates)
+    if let Some(counter) = counter {
+        counter.give_back(fates.iter().filter(|fate| !matches!(fate, Some(Ok(_)))).count());
+    }
+    Ok((items, fates))
 }
 
 fn status_label(status: StatusCode) -> &'static str {

@@ -1,9 +1,11 @@
 //! What ingest knows of Postgres: API keys, secrets of apps, tenants, apps, team aliases,
-//! limits and the installation, in memory.
+//! limits, quotas and the installation, in memory.
 //!
-//! [`load`] reads all of it as the role `weir_reader`; nobody asks Postgres while a request waits.
+//! [`load`] reads all of it as the role `weir_reader`, [`quotas`] tells what was accepted; nobody asks
+//! Postgres while a request waits.
 
 mod limits;
+pub(crate) mod quotas;
 mod secrets;
 mod snapshot;
 

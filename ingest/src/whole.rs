@@ -133,8 +133,7 @@ async fn respond(ingest: &Ingest, received: Received) -> Result<Response, Proble
         count_rejected(ingest, &parsed.items);
         return Ok(answer::none_of_all(parsed.items));
     }
-    parsed.batch.caller.buckets.take(parsed.batch.events.len())?;
-    let (items, fates) = logged(ingest, parsed, deadline).await;
+    let (items, fates) = logged(ingest, parsed, deadline).await?;
     let answered = answer::answer(items, &fates);
     if answered.status() == StatusCode::OK {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -164,9 +163,8 @@ async fn respond_lago(
         count_rejected(ingest, &parsed.items);
         return Ok(answer::none_of_all(parsed.items));
     }
-    parsed.batch.caller.buckets.take(parsed.batch.events.len())?;
     let identities: Vec<u128> = parsed.batch.events.iter().map(|event| event.identity).collect();
-    let (items, fates) = logged(ingest, parsed, deadline).await;
+    let (items, fates) = logged(ingest, parsed, deadline).await?;
     let answered = answer::answer(items, &fates);
     if answered.status() != StatusCode::OK {
         return Ok(answered);

@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use domain::chain::Place;
+use domain::{
+    chain::Place,
+    wire::trace::{POST, RATE},
+};
 use ledger::{
     account::Book,
     post::{self, PostError, Posted, Posting, Standing},
@@ -16,6 +19,7 @@ use runtime::{
     postgres::{Pool, PostgresError},
     shutdown::Shutdown,
     task,
+    traces::{self, Kind, Span},
 };
 use tokio::runtime::Handle;
 
@@ -255,11 +259,14 @@ impl Worker<'_> {
     /// Posts one window, again and again while Postgres is away. The log keeps what comes
     /// meanwhile, so memory is bounded by this window.
     fn post(&mut self, window: &Window, standing: &Standing) -> Result<Fate, PartitionError> {
-        let posting = window.posting();
+        let (posting, began_us) = (window.posting(), task::now_us());
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
             match self.attempt(&posting, standing) {
-                Ok(posted) => return Ok(self.posted(window, posted)),
+                Ok(posted) => {
+                    self.trace(window, began_us);
+                    return Ok(self.posted(window, posted));
+                }
                 Err(PostError::Stale) => return Ok(self.fenced()),
                 Err(PostError::Postgres(error)) if error.is_passing() => {
                     if self.stop.is_cancelled() {
@@ -318,6 +325,26 @@ impl Worker<'_> {
         metrics.posted_append_time.with_label_values(&labels).set(append_time_ms);
         self.posted_position(posted.standing.place);
         Fate::Posted(posted.standing)
+    }
+
+    /// The spans of a window that was posted.
+    fn trace(&self, window: &Window, began_us: i64) {
+        for request in window.traces() {
+            let (parent, own) = request.after(RATE, POST, self.partition);
+            traces::record(Span {
+                trace: own.trace,
+                span: own.span,
+                parent: parent.span,
+                kind: Kind::Consumer,
+                name: POST.into(),
+                time_us: (began_us, task::now_us()),
+                attributes: vec![
+                    ("weir.partition", i64::from(self.partition).into()),
+                    ("weir.position", window.place().x.into()),
+                ],
+                error: None,
+            });
+        }
     }
 
     fn posted_position(&self, place: Place) {

@@ -14,6 +14,7 @@ use domain::{
         codec::DecodeError,
         rated::{Counts, Header, OuterError, Sections},
         sums::{Sum, SumKey, Sums},
+        trace::{self, TraceContext},
     },
 };
 use ledger::post::{Charge, Cost, Figures, Posting, Usage};
@@ -116,6 +117,7 @@ pub struct Window {
     ignored: u64,
     ignored_since: u64,
     counts: BTreeMap<Uuid, Counts>,
+    traces: Vec<TraceContext>,
     tenants: Vec<Uuid>,
     tenant_numbers: HashMap<Uuid, u32>,
     names: Numbers<Arc<str>>,
@@ -140,6 +142,7 @@ impl Window {
             ignored: 0,
             ignored_since: 0,
             counts: BTreeMap::new(),
+            traces: Vec::new(),
             tenants: Vec::new(),
             tenant_numbers: HashMap::new(),
             names,
@@ -207,6 +210,12 @@ impl Window {
         self.append_time_us
     }
 
+    /// Sampled requests that have events in it.
+    #[must_use]
+    pub fn traces(&self) -> &[TraceContext] {
+        &self.traces
+    }
+
     /// What it posts: sorted, so that every writer takes locks in the same order.
     #[must_use]
     pub fn posting(&self) -> Posting {
@@ -239,6 +248,7 @@ impl Window {
         for (tenant, counts) in &header.counts {
             self.counts.entry(*tenant).or_default().add(counts);
         }
+        trace::add(&mut self.traces, &header.traces);
         self.catalog_version = header.catalog_version;
         self.append_time_us = header.append_time_us.1;
         self.batches += 1;

@@ -18,6 +18,7 @@ use domain::{
         record::{Entry, EventRecord, Origin, Refused, Verdict},
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
         sums::{self, Sum, SumKey},
+        trace::{self, TraceContext},
     },
 };
 use uuid::Uuid;
@@ -74,6 +75,7 @@ pub struct Batch {
     pub unrated: BTreeMap<String, u64>,
     append_time_us: (i64, i64),
     counts: Vec<(Uuid, Counts)>,
+    traces: Vec<TraceContext>,
     dictionary: DictionaryWriter,
     sums: hashbrown::HashMap<SumKey, Sum>,
     rows: RowsWriter,
@@ -115,6 +117,7 @@ impl Batch {
             unrated: BTreeMap::new(),
             append_time_us: (append_time_us, append_time_us),
             counts: Vec::new(),
+            traces: Vec::new(),
             dictionary: DictionaryWriter::default(),
             sums: hashbrown::HashMap::new(),
             rows: RowsWriter::default(),
@@ -129,6 +132,12 @@ impl Batch {
     #[must_use]
     pub fn size(&self) -> usize {
         self.rows.size() + self.others.size() + self.forward_bytes
+    }
+
+    /// Sampled requests that have events in it.
+    #[must_use]
+    pub fn traces(&self) -> &[TraceContext] {
+        &self.traces
     }
 
     /// Late events so far.
@@ -205,6 +214,7 @@ impl Batch {
             }
             self.entries += 1;
         }
+        trace::add(&mut self.traces, &header.traces);
         self.to = place.position;
         self.append_time_us.1 = self.append_time_us.1.max(place.append_time_us);
         Ok(())
@@ -490,6 +500,7 @@ impl Batch {
             horizon_us: coverage.horizon_us,
             append_time_us: self.append_time_us,
             counts: self.counts,
+            traces: self.traces,
         };
         let parts = Parts {
             header,

@@ -10,13 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use domain::wire::trace::{RATE, TraceContext};
 use runtime::{
     clickhouse::{ClickHouse, ClickHouseError},
     http::{Readiness, State as Ready},
     log::{LogError, Message, Pending, Reader, SharedLog, Topic},
     postgres::{Pool, PostgresError},
     shutdown::Shutdown,
-    task::{Task, spawn_thread},
+    task::{Task, now_us, spawn_thread},
+    traces::{self, Kind, Span},
 };
 use tokio::runtime::Handle;
 
@@ -219,6 +221,13 @@ fn incarnation(
     Ok(())
 }
 
+/// A batch on its way to the log.
+struct Sent {
+    report: Pending,
+    traces: Vec<TraceContext>,
+    since_us: i64,
+}
+
 struct Owner<'a> {
     shared: &'a Shared,
     partition: u32,
@@ -226,11 +235,13 @@ struct Owner<'a> {
     upkeep: Upkeep,
     state: State,
     usage: Box<dyn Reader>,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Sent>,
     /// Where in `[rated]` the next report must say that its batch stands.
     next_rated: i64,
     /// When the batch in the making took its first block.
     batch_since: Instant,
+    /// The same by the wall clock, for spans only.
+    batch_since_us: i64,
     /// A block that was read and not yet rated, because the batch had to be cut before it.
     held: Option<Message>,
     /// What is in flight or in the making cannot become accepted as it is.
@@ -272,6 +283,7 @@ impl<'a> Owner<'a> {
             pending: VecDeque::new(),
             next_rated: end,
             batch_since: Instant::now(),
+            batch_since_us: 0,
             held: None,
             broken: false,
         })
@@ -308,10 +320,12 @@ impl<'a> Owner<'a> {
     /// Takes the reports that are there. False: the chain in flight is broken.
     fn reports(&mut self) -> Result<bool, PartitionError> {
         while let Some(oldest) = self.pending.front_mut() {
-            let Some(outcome) = oldest.try_outcome() else { break };
+            let Some(outcome) = oldest.report.try_outcome() else { break };
             let reason = match outcome {
                 Ok(appended) if appended.position == self.next_rated => {
-                    self.pending.pop_front();
+                    if let Some(sent) = self.pending.pop_front() {
+                        self.trace(&sent, appended.position);
+                    }
                     self.state.accepted(appended.position);
                     self.next_rated += 1;
                     self.shared.metrics.batches.inc();
@@ -383,6 +397,7 @@ impl<'a> Owner<'a> {
         }
         if self.state.batch().is_none() {
             self.batch_since = Instant::now();
+            self.batch_since_us = now_us();
         }
         let counts = |state: &State| {
             state.batch().map_or((0, 0), |batch| (batch.entries, batch.forwarded()))
@@ -416,9 +431,31 @@ impl<'a> Owner<'a> {
     }
 
     fn send(&mut self) {
+        let traces = self.state.traces().to_vec();
         let Some((_, message)) = self.state.cut() else { return };
-        self.pending.push_back(self.shared.log.append(RATED, self.partition, Bytes::from(message)));
+        let report = self.shared.log.append(RATED, self.partition, Bytes::from(message));
+        self.pending.push_back(Sent { report, traces, since_us: self.batch_since_us });
         self.show_table();
+    }
+
+    /// The spans of an accepted batch.
+    fn trace(&self, sent: &Sent, position: i64) {
+        for parent in &sent.traces {
+            let own = parent.below(RATE, self.partition);
+            traces::record(Span {
+                trace: own.trace,
+                span: own.span,
+                parent: parent.span,
+                kind: Kind::Consumer,
+                name: RATE.into(),
+                time_us: (sent.since_us, now_us()),
+                attributes: vec![
+                    ("weir.partition", i64::from(self.partition).into()),
+                    ("weir.rated_position", position.into()),
+                ],
+                error: None,
+            });
+        }
     }
 
     /// Tells the table's size in metrics.

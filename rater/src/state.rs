@@ -15,6 +15,7 @@ use domain::{
         codec::DecodeError,
         rated::{Outer, OuterError, Sections},
         row::RowHead,
+        trace::TraceContext,
     },
 };
 
@@ -284,6 +285,12 @@ impl State {
     #[must_use]
     pub fn must_cut_before(&self, append_time_us: i64) -> bool {
         self.batch().is_some_and(|batch| !batch.may_take(append_time_us))
+    }
+
+    /// The traces of the batch in the making.
+    #[must_use]
+    pub fn traces(&self) -> &[TraceContext] {
+        self.batch().map_or(&[], Batch::traces)
     }
 
     /// Ends the batch in the making: its message is sent next, behind the ones in flight.

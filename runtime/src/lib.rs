@@ -1,6 +1,6 @@
 //! The plumbing that every process of Weir stands on. It knows no business nouns.
 //!
-//! Reading order: [`config`], [`telemetry`], [`shutdown`], [`task`], [`http`], [`log`],
+//! Reading order: [`config`], [`telemetry`], [`traces`], [`shutdown`], [`task`], [`http`], [`log`],
 //! [`postgres`], [`clickhouse`], [`keys`], [`ownership`]; [`backoff`] is used by several of them.
 
 pub mod backoff;
@@ -15,3 +15,4 @@ pub mod postgres;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;
+pub mod traces;

@@ -192,6 +192,7 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     world.post("/v1/teams/acme/aliases", json!({"alias": "acme-2"})).await?.expect(201)?;
     world.post("/v1/apps/tool/secrets", json!({})).await?.expect(201)?;
     world.put("/v1/limits", json!({"events_per_second": 1_000_000})).await?.expect(200)?;
+    world.put("/v1/quotas", json!({"period": "day", "events": 1_000_000})).await?.expect(200)?;
     let sent = world.post("/v1/events", events("acme", 0..5)).await?.expect(200)?;
     let settled =
         |body: &Value| body["total"]["counts"]["accepted"] == 5 && body["total"]["pending"] == 0;
@@ -199,6 +200,7 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
 
     // Tables that nothing above writes to.
     for sql in [
+        "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5) ON CONFLICT DO NOTHING",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO provider_price_imports (tenant_id, import_id, source, source_date) VALUES ($1, '00000000-0000-0000-0000-000000003333', 's', '2026-01-01')",

@@ -51,6 +51,7 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     send(Method::DELETE, &secret_path, json!({})).await?;
     send(Method::PUT, "/v1/limits", json!({"events_per_second": 5})).await?;
     send(Method::PUT, "/v1/limits", json!({"events_per_second": null})).await?;
+    send(Method::PUT, "/v1/quotas", json!({"period": "day", "events": 7})).await?;
     send(Method::POST, "/v1/teams", json!({"team": "acme"})).await?;
     send(Method::POST, "/v1/teams/acme/aliases", json!({"alias": "acme-2"})).await?;
     send(Method::PUT, "/v1/catalog", catalog()).await?;
@@ -87,6 +88,7 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("DELETE /v1/apps/{app}/secrets/{secret_id}", &secret_path),
             ("PUT /v1/limits", "/v1/limits"),
             ("PUT /v1/limits", "/v1/limits"),
+            ("PUT /v1/quotas", "/v1/quotas"),
             ("POST /v1/teams", "/v1/teams"),
             ("POST /v1/teams/{team}/aliases", "/v1/teams/acme/aliases"),
             ("PUT /v1/catalog", "/v1/catalog"),

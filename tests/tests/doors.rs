@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tests::{
     broker::Broker,
     oracle::{self, CHARGE, Row},
+    proxy::{Fault, Proxy},
     seed::{Moments, number},
     system::{System, integer},
     wait::eventually,
@@ -314,7 +315,7 @@ async fn an_unknown_door_waits(system: &System, broker: &Broker) -> Result<()> {
     door.flush()?;
     eventually("ingest says that nobody is called so", async || {
         let log = fs::read_to_string(system.folder().join("ingest.log"))?;
-        Ok(log.contains("nobody is called like this door"))
+        Ok(log.contains("nobody is called like this door, or is disabled"))
     })
     .await?;
     door.topic = known;
@@ -332,7 +333,86 @@ async fn an_unknown_door_waits(system: &System, broker: &Broker) -> Result<()> {
         let wanted = r#"weir_ingest_door_events_total{door="late-comer",outcome="accepted"} 3"#;
         Ok(metrics.contains(wanted))
     })
-    .await
+    .await?;
+    a_disabled_tenants_door_waits(system, &mut door).await
+}
+
+/// While its tenant is disabled a door waits too, and the others do not.
+async fn a_disabled_tenants_door_waits(
+    system: &System,
+    door: &mut Door,
+) -> Result<()> {
+    system.run("tenants", &["tenants", "disable", "late-comer"]).await?;
+    let known = std::mem::replace(&mut door.topic, format!("{}.in.late-comer", system.prefix()?));
+    let event = |id: u32| {
+        json!({"id": id.to_string(), "type": "llm.tokens.v1", "subject": "team-01",
+        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}})
+    };
+    // Ingest hears of it within a second: until then it takes what comes.
+    let mut sent = 0;
+    let log = system.folder().join("ingest.log");
+    let warnings = |log: &str| log.matches("nobody is called like this door").count();
+    let before = warnings(&fs::read_to_string(&log)?);
+    eventually("ingest sets the door aside", async || {
+        sent += 1;
+        door.send(&[], Some(&serde_json::to_vec(&event(sent))?))?;
+        door.flush()?;
+        Ok(warnings(&fs::read_to_string(&log)?) > before)
+    })
+    .await?;
+    let other = std::mem::replace(&mut door.topic, known);
+    let before = system.conservation().await?["accepted"];
+    door.send(&[], Some(&serde_json::to_vec(&event(1_000_000))?))?;
+    door.flush()?;
+    eventually("the other door goes on", async || {
+        Ok(system.conservation().await.is_ok_and(|counts| counts["accepted"] > before))
+    })
+    .await?;
+    door.topic = other;
+    system.run("tenants", &["tenants", "enable", "late-comer"]).await?;
+    // What had been taken before the door was set aside may have been read twice.
+    let mut postgres = system.postgres().await?;
+    eventually("everything in the door is accepted", async || {
+        let sql = "SELECT sum(rated + unmetered + unpriced)::bigint FROM partition_counts JOIN tenants USING (tenant_id)
+            WHERE key = 'late-comer'";
+        let count: Option<i64> = sqlx::query_scalar(sql).fetch_one(&mut postgres).await?;
+        Ok(count == Some(3 + i64::from(sent)))
+    })
+    .await?;
+    Ok(())
+}
+
+/// The broker is away for longer than a member of a group may be silent, while a second ingest comes
+/// and goes: everything in the door is accepted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_and_a_second_ingest_change_no_sum() -> Result<()> {
+    let proxy = Proxy::listen()?;
+    let broker = Broker::start_behind(&proxy)?;
+    let session = r#"{"session.timeout.ms" = "6000"}"#;
+    let mut system = System::kafka_with(&broker, 4, &[("WEIR_LOG__KAFKA__PROPERTIES", session)]).await?;
+    let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
+    let door = Door::make(&system, &broker).await?;
+    let mut parts = rows.chunks(rows.len().div_ceil(4));
+    let mut send = || parts.next().map_or(Ok(()), |rows| door.send_rows(rows));
+    send()?;
+    system.start("ingest.2").await?;
+    send()?;
+    proxy.set(Fault::Refuse);
+    proxy.cut();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    proxy.set(Fault::None);
+    ensure!(proxy.counts().refused > 0, "nobody noticed that the broker was away");
+    send()?;
+    system.kill("ingest.2")?;
+    send()?;
+    eventually("the door is read to its end", async || {
+        let counts = system.conservation().await;
+        Ok(counts.is_ok_and(|counts| counts["rated"] == EVENTS && counts["pending"] == 0))
+    })
+    .await?;
+    let counts = system.settled(None).await?;
+    ensure!(counts["conflicts"] == 0 && counts["rejected"] == 0, "{counts:?}");
+    system.check_books(&oracle::books(&rows, |_| CHARGE)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -461,6 +461,63 @@ fn every_metric_of_an_alert_is_registered() -> Result<()> {
     Ok(())
 }
 
+/// Whether a key opens the api.
+async fn opens(system: &System, key: &str) -> Result<bool> {
+    let (status, _) = Http::new(&system.api()?.base, key)?.exchange("GET", "/v1/teams", Vec::new()).await?;
+    ensure!(status == 200 || status == 401 || status == 403, "{status}");
+    Ok(status == 200)
+}
+
+#[tokio::test]
+async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
+    let system = System::embedded().await?;
+    let data = system.data();
+    let data = data.to_str().context("a path that is text")?;
+    let run = async |arguments: &[&str]| {
+        system.run("command", &[arguments, &["--data", data]].concat()).await
+    };
+    let lists = async |what: &str, more: &[&str]| -> Result<Vec<Value>> {
+        let output = run(&[&[what, "list", "--json"], more].concat()).await?;
+        Ok(serde_json::from_str(&output)?)
+    };
+    run(&["tenants", "create", "acme", "--name", "Acme"]).await?;
+    ensure!(run(&["tenants", "create", "acme"]).await.is_err(), "two tenants of one key");
+    ensure!(run(&["tenants", "create", "a b"]).await.is_err(), "a key that is no name");
+    let key = run(&["keys", "create", "--tenant", "acme", "--name", "one"]).await?.trim().to_owned();
+    run(&["keys", "create", "--tenant", "acme", "--expires-at", "2020-01-01T00:00:00Z"]).await?;
+    ensure!(opens(&system, &key).await?);
+
+    let keys = lists("keys", &["--tenant", "acme"]).await?;
+    let states: Vec<_> = keys.iter().map(|key| key["state"].as_str().unwrap_or_default()).collect();
+    ensure!(states == ["live", "expired"] && keys[0]["name"] == "one", "{keys:?}");
+    let text = run(&["keys", "list", "--tenant", "acme"]).await?;
+    ensure!(text.contains("expired") && text.contains("one"), "{text}");
+    let secret = key.rsplit('_').next().context("a key has parts")?;
+    ensure!(!text.contains(secret) && !json!(keys).to_string().contains(secret), "a secret is listed");
+
+    run(&["tenants", "disable", "acme"]).await?;
+    eventually("the key opens nothing", async || Ok(!opens(&system, &key).await?)).await?;
+    let tenants = lists("tenants", &[]).await?;
+    let names: Vec<_> = tenants.iter().map(|tenant| tenant["key"].as_str().unwrap_or_default()).collect();
+    ensure!(names == ["acme", "default"] && tenants[0]["disabled_at"].is_string(), "{tenants:?}");
+    ensure!(opens(&system, system.api()?.key()).await?, "another tenant is disabled too");
+    run(&["tenants", "enable", "acme"]).await?;
+    eventually("the key opens again", async || opens(&system, &key).await).await?;
+    run(&["keys", "revoke", &key, "--tenant", "acme"]).await?;
+    eventually("the key is revoked", async || Ok(!opens(&system, &key).await?)).await?;
+    ensure!(lists("keys", &["--tenant", "acme"]).await?[0]["state"] == "revoked");
+
+    let mut postgres = system.postgres().await?;
+    let actions: Vec<String> = sqlx::query_scalar(
+        "SELECT action FROM privileged_changes JOIN tenants USING (tenant_id) WHERE key = 'acme' ORDER BY changed_at, change_id",
+    )
+    .fetch_all(&mut postgres)
+    .await?;
+    let wanted = ["tenants create", "keys create", "keys create", "tenants disable", "tenants enable", "keys revoke"];
+    ensure!(actions == wanted, "{actions:?}");
+    Ok(())
+}
+
 /// Fails unless a running system has the measures of the whole installation.
 fn check_metrics(text: &str) -> Result<()> {
     let shown: BTreeSet<&str> =

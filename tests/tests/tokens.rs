@@ -231,6 +231,7 @@ async fn a_token_of_a_team_reports_and_reads_that_team_alone() -> Result<()> {
         "/v1/conservation",
         "/v1/audit",
         "/v1/limits",
+        "/v1/quotas",
     ] {
         get(path).await?.refused(403, "team_limited")?;
     }
@@ -238,6 +239,31 @@ async fn a_token_of_a_team_reports_and_reads_that_team_alone() -> Result<()> {
         .send(Method::POST, "/v1/api-keys", &token, &[], Some(json!({"scopes": ["*"]})))
         .await?;
     made.refused(403, "team_limited")?;
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_a_disabled_tenant_open_nothing() -> Result<()> {
+    let world = World::all().await?;
+    let signer = app(&world, "chat").await?;
+    let token = signer.token(&claims("chat", json!({})));
+    world.get("/v1/teams").await?.expect(200)?;
+    let sql = "UPDATE tenants SET disabled_at = clock_timestamp() WHERE tenant_id = $1";
+    sqlx::query(sql).bind(TENANT).execute(&world.admin).await?;
+    for credential in [&token, &world.key] {
+        until_answered(&world, credential, 403).await?;
+        let refused = post_event(&world, credential, event("2", "acme")).await?;
+        refused.refused(403, "tenant_disabled")?;
+        // What the api has looked up it believes for a second.
+        let asked = async || world.send(Method::GET, "/v1/teams", credential, &[], None).await;
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while asked().await?.status == 200 {
+            anyhow::ensure!(std::time::Instant::now() < deadline, "the api still answers");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        asked().await?.refused(403, "tenant_disabled")?;
+    }
+    world.send(Method::GET, "/v1/teams", &world.other_key, &[], None).await?.expect(200)?;
     world.stop().await
 }
 

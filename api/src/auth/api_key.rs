@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use runtime::{http::Problem, keys, task::now_us};
 use uuid::Uuid;
 
-use super::{Actor, Credential};
+use super::{Actor, Credential, disabled};
 use crate::{error::ApiError, state::Shared, store};
 
 /// A key as the database has it.
@@ -17,6 +17,7 @@ pub(crate) struct FoundKey {
     pub scopes: Vec<String>,
     pub expires_at_us: Option<i64>,
     pub revoked: bool,
+    pub disabled: bool,
 }
 
 /// The key that `text` is, or why it is none. All reasons but a bad form look the same.
@@ -64,6 +65,9 @@ pub(super) async fn authenticate(
             "the API key has expired",
             "use another one",
         )));
+    }
+    if found.disabled {
+        return Ok(Err(disabled()));
     }
     Ok(Ok(Credential {
         tenant: found.tenant,

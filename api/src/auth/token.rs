@@ -10,7 +10,7 @@ use runtime::{
 };
 use uuid::Uuid;
 
-use super::{Actor, Credential};
+use super::{Actor, Credential, disabled};
 use crate::{error::ApiError, state::Shared, store};
 
 /// Secrets of one app's name that are tried for a token without `kid`. Tenants may use one name;
@@ -18,7 +18,7 @@ use crate::{error::ApiError, state::Shared, store};
 const SECRETS_TRIED_MAX: usize = 64;
 
 /// A secret as the database has it.
-#[derive(Debug)]
+#[derive(Debug, sqlx::FromRow)]
 pub(crate) struct FoundSecret {
     pub tenant: Uuid,
     pub id: String,
@@ -28,6 +28,7 @@ pub(crate) struct FoundSecret {
     pub master_key_id: String,
     pub expires_at_us: Option<i64>,
     pub revoked: bool,
+    pub disabled: bool,
 }
 
 /// The credential that `text` is, or why it is none.
@@ -100,6 +101,9 @@ fn credential(secret: &FoundSecret, claims: Claims) -> Result<Credential, Proble
     claims
         .check(now_us)
         .map_err(|fault| Problem::unauthorized(fault.code(), fault.to_string(), fault.action()))?;
+    if secret.disabled {
+        return Err(disabled());
+    }
     Ok(Credential {
         tenant: secret.tenant,
         scopes: claims.granted(&secret.scopes),

@@ -31,6 +31,7 @@ fn header() -> Header {
         horizon_us: 0,
         append_time_us: (5, 9),
         counts,
+        traces: Vec::new(),
     }
 }
 

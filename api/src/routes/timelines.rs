@@ -37,9 +37,11 @@ const CURSOR_PARTS: usize = 7;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TimelineQuery {
-    /// Of a user: only usage of this team.
+    /// Of a user: only usage of this team. Each route documents the one that is not in its path.
+    #[param(ignore)]
     team: Option<String>,
     /// Of a team: only usage of this user.
+    #[param(ignore)]
     user: Option<String>,
     /// Reported by this app.
     app: Option<String>,
@@ -196,7 +198,8 @@ fn named_twice(field: &str) -> Problem {
 ///
 /// When the user used what service, and how much, newest first, in whatever team. A user is known
 /// by their usage; one without any has an empty time line.
-#[utoipa::path(get, path = "/v1/users/{user}/timeline", tag = "usage", params(TimelineQuery, ("user" = String, Path, description = "The user, as events name them")),
+#[utoipa::path(get, path = "/v1/users/{user}/timeline", tag = "usage", params(TimelineQuery, ("user" = String, Path, description = "The user, as events name them"),
+    ("team" = Option<String>, Query, description = "Only usage of this team")),
     responses((status = 200, body = Page<TimelineEntry>), Refusals))]
 pub(crate) async fn of_user(
     State(api): State<Api>,
@@ -214,7 +217,8 @@ pub(crate) async fn of_user(
 /// Read a team's time line
 ///
 /// When the team's users used what service, and how much, newest first.
-#[utoipa::path(get, path = "/v1/teams/{team}/timeline", tag = "usage", params(TimelineQuery, ("team" = String, Path, description = "Key of the team")),
+#[utoipa::path(get, path = "/v1/teams/{team}/timeline", tag = "usage", params(TimelineQuery, ("team" = String, Path, description = "Key of the team"),
+    ("user" = Option<String>, Query, description = "Only usage of this user")),
     responses((status = 200, body = Page<TimelineEntry>), NotFound, Refusals))]
 pub(crate) async fn of_team(
     State(api): State<Api>,

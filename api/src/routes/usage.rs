@@ -21,6 +21,18 @@ use crate::{
 /// Groups and filters of one question.
 const GROUPS_MAX: usize = 8;
 
+/// A [`Window`] as it is asked for.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) enum WindowName {
+    Minute,
+    Hour,
+    Day,
+    Month,
+    None,
+}
+
 /// Parameters of a question about usage.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -39,8 +51,9 @@ pub(crate) struct UsageQuery {
     /// Last event time, RFC 3339, exclusive.
     #[param(format = DateTime)]
     to: Option<String>,
-    /// `minute`, `hour`, `day`, `month` or `none` (the default).
-    window: Option<String>,
+    /// Length of a window in the time zone; `none` if absent.
+    #[param(inline)]
+    window: Option<WindowName>,
     /// IANA name of the zone in which windows begin; UTC if absent.
     time_zone: Option<String>,
     /// Any of team, user, app, feature and names of dimensions, separated by commas.

@@ -10,9 +10,9 @@ use axum::{
 use jiff::{ToSpan as _, civil::Date, tz::TimeZone};
 use runtime::http::Problem;
 use tokio_util::io::ReaderStream;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
-use super::usage::{Question, Usage, invalid, rows};
+use super::usage::{Question, Usage, WindowName, invalid, rows};
 use crate::{
     auth::{Caller, Scope},
     error::ApiError,
@@ -25,6 +25,15 @@ use crate::{
 
 /// What usage is grouped by unless asked otherwise.
 const GROUPS_DEFAULT: &str = "team";
+
+/// What a usage report is written as.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "only its documentation is used")]
+enum ReportFormat {
+    Json,
+    Csv,
+}
 
 /// Parameters of a usage report.
 #[derive(IntoParams)]
@@ -47,8 +56,9 @@ pub(crate) struct ReportQuery {
     /// Any of team, user, app, feature and names of dimensions such as model, separated by commas;
     /// `team` if absent. Meters are always apart.
     group_by: Option<String>,
-    /// `minute`, `hour`, `day`, `month` or `none` (the default).
-    window: Option<String>,
+    /// Length of a window in the time zone; `none` if absent.
+    #[param(inline)]
+    window: Option<WindowName>,
     /// One meter; all if absent.
     meter: Option<String>,
     /// One team; all if absent.
@@ -56,8 +66,9 @@ pub(crate) struct ReportQuery {
     /// `filter[model]=gpt-4`: only usage with this value of the dimension. May be repeated.
     #[param(rename = "filter[dimension]")]
     filter: Option<String>,
-    /// `json` (the default) or `csv`; the header `Accept: text/csv` says the same.
-    format: Option<String>,
+    /// `json` if absent; the header `Accept: text/csv` says the same as `csv`.
+    #[param(inline)]
+    format: Option<ReportFormat>,
     /// Of JSON: rows of the page, at most 1000. CSV has all rows.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,

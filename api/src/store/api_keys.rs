@@ -12,21 +12,23 @@ use crate::{
 
 /// Looks a key up by its public id, before a tenant is known.
 pub(crate) async fn find(pool: &Pool, id: &str) -> Result<Option<FoundKey>, ApiError> {
-    type Row = (Uuid, Vec<u8>, Option<String>, Vec<String>, Option<i64>, bool);
+    type Row = (Uuid, Vec<u8>, Option<String>, Vec<String>, Option<i64>, bool, bool);
     let row: Option<Row> = sqlx::query_as(
-        "SELECT tenant_id, secret_hash, app, scopes, (extract(epoch FROM expires_at) * 1000000)::bigint, revoked_at IS NOT NULL
+        "SELECT tenant_id, secret_hash, app, scopes, (extract(epoch FROM expires_at) * 1000000)::bigint, revoked_at IS NOT NULL,
+             tenant_is_disabled(tenant_id)
          FROM find_api_key($1)",
     )
     .bind(id)
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|(tenant, secret_hash, app, scopes, expires_at_us, revoked)| FoundKey {
+    Ok(row.map(|(tenant, secret_hash, app, scopes, expires_at_us, revoked, disabled)| FoundKey {
         tenant,
         secret_hash,
         app,
         scopes,
         expires_at_us,
         revoked,
+        disabled,
     }))
 }
 

@@ -2,7 +2,6 @@
 
 use runtime::postgres::Pool;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::{
     auth::{FoundSecret, TenantScope},
@@ -16,20 +15,17 @@ pub(crate) async fn find(
     secret_id: Option<&str>,
     app: &str,
 ) -> Result<Vec<FoundSecret>, ApiError> {
-    type Row = (Uuid, String, String, Vec<String>, Vec<u8>, String, Option<i64>, bool);
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT tenant_id, secret_id, app, scopes, sealed, master_key_id, (extract(epoch FROM expires_at) * 1000000)::bigint,
-             revoked_at IS NOT NULL
+    let rows = sqlx::query_as(
+        "SELECT tenant_id AS tenant, secret_id AS id, app, scopes, sealed, master_key_id,
+             (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at_us, revoked_at IS NOT NULL AS revoked,
+             tenant_is_disabled(tenant_id) AS disabled
          FROM find_app_secrets($1, $2)",
     )
     .bind(secret_id)
     .bind(app)
     .fetch_all(pool)
     .await?;
-    let found = |(tenant, id, app, scopes, sealed, master_key_id, expires_at_us, revoked): Row| {
-        FoundSecret { tenant, id, app, scopes, sealed, master_key_id, expires_at_us, revoked }
-    };
-    Ok(rows.into_iter().map(found).collect())
+    Ok(rows)
 }
 
 /// A row of `app_secrets` without the secret.

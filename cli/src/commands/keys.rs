@@ -1,9 +1,10 @@
-//! `weir keys`: API keys made and revoked directly in the database, such as the first one; and
+//! `weir keys`: API keys made, listed and revoked directly in the database, such as the first one; and
 //! secrets stored anew when the master key is replaced.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use runtime::{
     config::Secret,
     keys::{self, MasterKeys},
@@ -34,6 +35,8 @@ pub struct Arguments {
 enum Command {
     /// Make a key and print it; it is shown this once
     Create(Create),
+    /// List keys: what they may do, and whether they still do
+    List(List),
     /// Revoke a key
     Revoke(Revoke),
     /// Store secrets of apps under the newest master key: WEIR_MASTER_KEY=NEW,OLD
@@ -42,13 +45,25 @@ enum Command {
 
 /// Where the keys are.
 #[derive(Debug, clap::Args)]
-struct Database {
+pub struct Database {
     /// Configuration with the database
     #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
     config: Option<PathBuf>,
     /// Folder of the `weir up` that runs, used where no database is configured
     #[arg(long, value_name = "DIR", default_value = ".weir")]
     data: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Tenant, by its key
+    #[arg(long, default_value = tenants::DEFAULT)]
+    tenant: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    database: Database,
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +103,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     process::block_on("keys", async {
         match arguments.command {
             Command::Create(create) => make(create).await,
+            Command::List(list) => show(list).await,
             Command::Revoke(revoke) => end(revoke).await,
             Command::Seal(database) => seal(database).await,
         }
@@ -106,6 +122,11 @@ impl Database {
         }
         process::sign_in(&url).await
     }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> Result<PgConnection> {
+        self.sign_in(&self.config()?).await
+    }
 }
 
 async fn make(create: Create) -> Result<ExitCode> {
@@ -116,8 +137,7 @@ async fn make(create: Create) -> Result<ExitCode> {
             api::auth::Scope::known().collect::<Vec<_>>().join(", ")
         );
     }
-    let config = create.database.config()?;
-    let mut connection = create.database.sign_in(&config).await?;
+    let mut connection = create.database.connect().await?;
     let key = keys::generate()?;
     let grant = Grant {
         tenant: tenants::find(&mut connection, &create.tenant).await?,
@@ -132,9 +152,36 @@ async fn make(create: Create) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+async fn show(list: List) -> Result<ExitCode> {
+    let mut connection = list.database.connect().await?;
+    let tenant = tenants::find(&mut connection, &list.tenant).await?;
+    let rows = store::keys::list(&mut connection, tenant).await?;
+    connection.close().await?;
+    if list.json {
+        sayln!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new();
+    table
+        .load_preset(UTF8_BORDERS_ONLY)
+        .set_header(["key", "name", "app", "scopes", "created", "expires", "state"]);
+    for row in rows {
+        table.add_row([
+            format!("{}{}", keys::PREFIX, row.key_id),
+            row.name,
+            row.app.unwrap_or_default(),
+            row.scopes.join(","),
+            row.created_at,
+            row.expires_at.unwrap_or_default(),
+            row.state,
+        ]);
+    }
+    sayln!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn end(revoke: Revoke) -> Result<ExitCode> {
-    let config = revoke.database.config()?;
-    let mut connection = revoke.database.sign_in(&config).await?;
+    let mut connection = revoke.database.connect().await?;
     let tenant = tenants::find(&mut connection, &revoke.tenant).await?;
     let id = revoke.key_id.strip_prefix(keys::PREFIX).unwrap_or(&revoke.key_id);
     // A whole key is taken as well; only its id is looked at.

@@ -34,7 +34,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let config = Config::read(arguments.config.as_deref())?;
     config.check(&[Role::LedgerWriter])?;
     config.check_servers()?;
-    process::telemetry(&config.telemetry)?;
+    process::telemetry(&config.telemetry, "weir-migrate")?;
     process::block_on("migrate", migrate(config, arguments))
 }
 

@@ -86,7 +86,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if let Some(listen) = arguments.listen {
         config.http.listen = listen;
     }
-    process::telemetry(&config.telemetry)?;
+    process::telemetry(&config.telemetry, "weir")?;
     let folder = DataFolder::take(&arguments.data)?;
     Endpoints::remove(folder.path());
     if config.ledger_writer.audit_key.is_empty() {

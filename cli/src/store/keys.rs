@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use runtime::keys::{NewKey, ParsedKey};
+use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -49,6 +50,41 @@ pub async fn insert(connection: &mut PgConnection, key: &NewKey, grant: &Grant<'
     Ok(())
 }
 
+/// A key without its secret.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub struct KeyRow {
+    /// Its public id.
+    pub key_id: String,
+    /// What people call it.
+    pub name: String,
+    /// The app that holds it.
+    pub app: Option<String>,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+    /// When it ends, RFC 3339.
+    pub expires_at: Option<String>,
+    /// When it was revoked, RFC 3339.
+    pub revoked_at: Option<String>,
+    /// `live`, `expired` or `revoked`.
+    pub state: String,
+}
+
+/// All keys of a tenant, the oldest first.
+pub async fn list(connection: &mut PgConnection, tenant: Uuid) -> Result<Vec<KeyRow>> {
+    let rows = sqlx::query_as(
+        "SELECT key_id, name, app, scopes, to_json(created_at) #>> '{}' AS created_at, to_json(expires_at) #>> '{}' AS expires_at,
+             to_json(revoked_at) #>> '{}' AS revoked_at,
+             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= clock_timestamp() THEN 'expired' ELSE 'live' END AS state
+         FROM api_keys WHERE tenant_id = $1 ORDER BY api_keys.created_at, key_id",
+    )
+    .bind(tenant)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
 /// Revokes a key, and records who did; false if there is none that lives.
 pub async fn revoke(connection: &mut PgConnection, tenant: Uuid, key_id: &str) -> Result<bool> {
     let done = sqlx::query(
@@ -71,7 +107,7 @@ pub async fn revoke(connection: &mut PgConnection, tenant: Uuid, key_id: &str) -
 }
 
 /// The login name of whoever runs this, or the number where there is no name.
-fn operator() -> String {
+pub fn operator() -> String {
     let id = nix::unistd::getuid();
     match nix::unistd::User::from_uid(id) {
         Ok(Some(user)) => user.name,

@@ -1,8 +1,11 @@
 //! Tenants, as far as the command line needs them.
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
+
+use super::keys::operator;
 
 /// The tenant of an installation with one.
 pub const DEFAULT: &str = "default";
@@ -30,4 +33,70 @@ pub async fn find(connection: &mut PgConnection, key: &str) -> Result<Uuid> {
         .fetch_all(connection)
         .await?;
     found.with_context(|| format!("there is no tenant {key:?}; there are: {}", known.join(", ")))
+}
+
+/// A tenant.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub struct TenantRow {
+    /// Its id.
+    pub tenant_id: Uuid,
+    /// Its key.
+    pub key: String,
+    /// What people call it.
+    pub name: String,
+    /// Since when nothing is taken from it, RFC 3339.
+    pub disabled_at: Option<String>,
+}
+
+/// All tenants by their keys.
+pub async fn list(connection: &mut PgConnection) -> Result<Vec<TenantRow>> {
+    let rows = sqlx::query_as(
+        "SELECT tenant_id, key, name, to_json(disabled_at) #>> '{}' AS disabled_at FROM tenants ORDER BY key",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Makes a tenant, and records who did; false if there is one of that key.
+pub async fn create(connection: &mut PgConnection, key: &str, name: &str) -> Result<bool> {
+    // The recorded change refers to the tenant, whose row the same statement makes: the check of
+    // the reference comes at its end.
+    let done = sqlx::query(
+        "WITH made AS (
+             INSERT INTO tenants (tenant_id, key, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING tenant_id, key, name)
+         INSERT INTO privileged_changes (tenant_id, change_id, actor_kind, actor, action, target, after)
+         SELECT tenant_id, $4, 'operator', $5, 'tenants create', key, json_build_object('key', key, 'name', name)::text FROM made",
+    )
+    .bind(Uuid::now_v7())
+    .bind(key)
+    .bind(name)
+    .bind(Uuid::now_v7())
+    .bind(operator())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Disables or enables a tenant, and records who did; false if it is so already.
+pub async fn set_disabled(
+    connection: &mut PgConnection,
+    tenant: Uuid,
+    disabled: bool,
+) -> Result<bool> {
+    let done = sqlx::query(
+        "WITH changed AS (
+             UPDATE tenants SET disabled_at = CASE WHEN $2 THEN clock_timestamp() END
+             WHERE tenant_id = $1 AND (disabled_at IS NOT NULL) <> $2 RETURNING tenant_id, key)
+         INSERT INTO privileged_changes (tenant_id, change_id, actor_kind, actor, action, target, before, after)
+         SELECT tenant_id, $3, 'operator', $4, CASE WHEN $2 THEN 'tenants disable' ELSE 'tenants enable' END, key,
+             json_build_object('disabled', NOT $2)::text, json_build_object('disabled', $2)::text FROM changed",
+    )
+    .bind(tenant)
+    .bind(disabled)
+    .bind(Uuid::now_v7())
+    .bind(operator())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }

@@ -1,18 +1,22 @@
 //! A block: one message of `[usage]`. See `docs/FORMATS.md`, "Block".
 //!
 //! Header in the clear (tenants with their counts, so that what is pending can be told without
-//! decompressing), then the dictionary and the entries, compressed together with LZ4.
+//! decompressing, and the traces of sampled requests), then the dictionary and the entries,
+//! compressed together with LZ4.
 
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{DecodeError, Dictionary, DictionaryWriter, Input, Output};
 use super::record::{self, Entry};
+use super::trace::{self, TraceContext};
 
 /// First bytes of every block.
 pub const MAGIC: [u8; 4] = *b"WRUB";
-/// The format version written.
+/// The format version of a block without traces.
 pub const VERSION: u16 = 1;
+/// The format version of one with traces.
+pub const VERSION_WITH_TRACES: u16 = 2;
 /// A body is at most this long when decompressed: one threshold and one largest event, with room.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FIXED_LENGTH: usize = 28;
@@ -34,6 +38,7 @@ pub struct TenantCount {
 #[derive(Debug, Default)]
 pub struct BlockWriter {
     tenants: Vec<TenantCount>,
+    traces: Vec<TraceContext>,
     /// Strings shared by the entries; intern them before encoding an entry.
     pub dictionary: DictionaryWriter,
     entries: Vec<u8>,
@@ -78,6 +83,11 @@ impl BlockWriter {
         }
     }
 
+    /// Says that a sampled request has events in this block.
+    pub fn trace(&mut self, context: TraceContext) {
+        trace::add(&mut self.traces, &[context]);
+    }
+
     /// Entries so far.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -102,10 +112,14 @@ impl BlockWriter {
             header.varint(count.events);
             header.varint(count.copies);
         }
+        let version = if self.traces.is_empty() { VERSION } else { VERSION_WITH_TRACES };
+        if version == VERSION_WITH_TRACES {
+            trace::encode(&self.traces, &mut header);
+        }
         let compressed = lz4_flex::block::compress(&body);
         let mut message = Vec::with_capacity(FIXED_LENGTH + header.len() + compressed.len());
         message.raw(&MAGIC);
-        message.raw(&VERSION.to_le_bytes());
+        message.raw(&version.to_le_bytes());
         message.raw(&0u16.to_le_bytes());
         message.raw(&[0; 8]);
         message.raw(&length_u32(header.len()).to_le_bytes());
@@ -118,6 +132,7 @@ impl BlockWriter {
             place.copy_from_slice(&checksum.to_le_bytes());
         }
         self.tenants.clear();
+        self.traces.clear();
         self.dictionary.clear();
         self.entries.clear();
         self.count = 0;
@@ -134,6 +149,8 @@ fn length_u32(length: usize) -> u32 {
 pub struct BlockHeader {
     /// Tenants, by number, with their counts.
     pub tenants: Vec<TenantCount>,
+    /// Sampled requests that have events in it.
+    pub traces: Vec<TraceContext>,
     /// Number of entries.
     pub entries: u32,
     body_length: usize,
@@ -148,7 +165,7 @@ impl BlockHeader {
             return Err(DecodeError::NotOurs);
         }
         let version = input.u16()?;
-        if version != VERSION {
+        if ![VERSION, VERSION_WITH_TRACES].contains(&version) {
             return Err(DecodeError::Version(version));
         }
         if input.u16()? != 0 {
@@ -178,7 +195,10 @@ impl BlockHeader {
                 copies: header.varint()?,
             });
         }
-        Ok(BlockHeader { tenants, entries, body_length, body_at: FIXED_LENGTH + header_length })
+        let traces =
+            if version == VERSION { Vec::new() } else { trace::decode(&mut header)? };
+        let body_at = FIXED_LENGTH + header_length;
+        Ok(BlockHeader { tenants, traces, entries, body_length, body_at })
     }
 
     /// Decompresses the body of the same message; [`Block::decode`] reads it.

@@ -9,12 +9,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{DecodeError, Input, Output};
 use super::sums::Sums;
+use super::trace::{self, TraceContext};
 use crate::chain::{HASH_LENGTH, Hash};
 
 /// First bytes of every rated batch.
 pub const MAGIC: [u8; 4] = *b"WRRB";
-/// The format version written.
+/// The format version of a batch without traces.
 pub const VERSION: u16 = 1;
+/// The format version of one with traces.
+pub const VERSION_WITH_TRACES: u16 = 2;
+const VERSION_AT: usize = 4;
 /// Length of the outer header.
 pub const OUTER_LENGTH: usize = 100;
 /// A rated batch is at most this long: `max.message.bytes` of `[rated]`.
@@ -84,7 +88,7 @@ impl Outer {
 
     /// Whether this program can read the message and its hash fits.
     pub fn verify(&self, message: &[u8]) -> Result<(), OuterError> {
-        if self.version != VERSION {
+        if ![VERSION, VERSION_WITH_TRACES].contains(&self.version) {
             return Err(OuterError::Version { from: self.from, version: self.version });
         }
         if hash_of(message) == self.hash {
@@ -212,9 +216,15 @@ pub struct Header {
     pub append_time_us: (i64, i64),
     /// Counts per tenant; sums name tenants by their place here.
     pub counts: Vec<(Uuid, Counts)>,
+    /// Sampled requests that have events in it, as in the blocks.
+    pub traces: Vec<TraceContext>,
 }
 
 impl Header {
+    fn version(&self) -> u16 {
+        if self.traces.is_empty() { VERSION } else { VERSION_WITH_TRACES }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.varint(self.catalog_version);
         out.varint(u64::from(self.rules_version));
@@ -229,9 +239,12 @@ impl Header {
                 out.varint(field);
             }
         }
+        if !self.traces.is_empty() {
+            trace::encode(&self.traces, out);
+        }
     }
 
-    fn decode(section: &[u8]) -> Result<Header, DecodeError> {
+    fn decode(section: &[u8], version: u16) -> Result<Header, DecodeError> {
         let mut input = Input::new(section);
         let catalog_version = input.varint()?;
         let rules_version = input.varint_u32()?;
@@ -247,6 +260,7 @@ impl Header {
             }
             counts.push((tenant, Counts::from_fields(fields)));
         }
+        let traces = if version == VERSION { Vec::new() } else { trace::decode(&mut input)? };
         if !input.is_empty() {
             return Err(DecodeError::Field("header"));
         }
@@ -257,6 +271,7 @@ impl Header {
             horizon_us,
             append_time_us,
             counts,
+            traces,
         })
     }
 }
@@ -440,8 +455,9 @@ pub fn encode(partition: u32, from: i64, to: i64, prev: Hash, parts: &Parts) -> 
     encode_forwards(&parts.forwards, forwards);
     let size: usize = sections.iter().map(Vec::len).sum();
     let mut message = Vec::with_capacity(OUTER_LENGTH + 20 + size);
+    let version = parts.header.version();
     message.raw(&MAGIC);
-    message.raw(&VERSION.to_le_bytes());
+    message.raw(&version.to_le_bytes());
     message.raw(&0u16.to_le_bytes());
     message.raw(&partition.to_le_bytes());
     message.raw(&from.to_le_bytes());
@@ -463,12 +479,13 @@ pub fn encode(partition: u32, from: i64, to: i64, prev: Hash, parts: &Parts) -> 
     if let Some(place) = message.get_mut(CHECKSUM_AT..OUTER_LENGTH) {
         place.copy_from_slice(&checksum.to_le_bytes());
     }
-    (Outer { version: VERSION, partition, from, to, prev, hash }, message)
+    (Outer { version, partition, from, to, prev, hash }, message)
 }
 
 /// The sections of an accepted batch, not yet decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Sections<'a> {
+    version: u16,
     header: &'a [u8],
     sums: &'a [u8],
     rows: &'a [u8],
@@ -480,13 +497,15 @@ impl<'a> Sections<'a> {
     /// Splits a message whose outer header has been accepted.
     pub fn split(message: &'a [u8]) -> Result<Sections<'a>, DecodeError> {
         let mut input = Input::new(message);
-        input.take(OUTER_LENGTH)?;
+        let outer = input.take(OUTER_LENGTH)?;
+        let version = Input::new(outer.get(VERSION_AT..).unwrap_or_default()).u16()?;
         let mut lengths = [0usize; 5];
         for length in &mut lengths {
             *length = usize::try_from(input.u32()?).map_err(|_| DecodeError::Truncated)?;
         }
         let [header, sums, rows, others, forwards] = lengths;
         let sections = Sections {
+            version,
             header: input.take(header)?,
             sums: input.take(sums)?,
             rows: input.take(rows)?,
@@ -498,7 +517,7 @@ impl<'a> Sections<'a> {
 
     /// The header.
     pub fn header(&self) -> Result<Header, DecodeError> {
-        Header::decode(self.header)
+        Header::decode(self.header, self.version)
     }
 
     /// The sums; `header` is this batch's.

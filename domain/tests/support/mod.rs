@@ -330,6 +330,7 @@ pub fn header() -> Header {
         horizon_us: TIME_US - 3_600_000_000,
         append_time_us: (TIME_US + 1, TIME_US + 5),
         counts: vec![(TENANT_A, counts_a), (TENANT_B, counts_b)],
+        traces: Vec::new(),
     }
 }
 

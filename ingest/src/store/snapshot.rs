@@ -89,6 +89,8 @@ pub struct Tenant {
     pub aliases: HashMap<Box<str>, Alias>,
     /// Its apps.
     pub apps: HashSet<Arc<str>>,
+    /// Whether nothing is taken from it for now.
+    pub disabled: bool,
 }
 
 impl Tenant {
@@ -193,10 +195,10 @@ fn keys_by_id(
 async fn load_tenants(pool: &Pool) -> Result<HashMap<Uuid, Arc<Tenant>>, PostgresError> {
     let mut aliases = aliases_by_tenant(pool).await?;
     let mut apps = apps_by_tenant(pool).await?;
-    let tenants = tenants(pool).await?.into_iter().map(|(id, key, external_key)| {
+    let tenants = tenants(pool).await?.into_iter().map(|(id, key, external_key, disabled)| {
         let aliases = aliases.remove(&id).unwrap_or_default();
         let apps = apps.remove(&id).unwrap_or_default();
-        (id, Arc::new(Tenant { id, key, external_key, aliases, apps }))
+        (id, Arc::new(Tenant { id, key, external_key, aliases, apps, disabled }))
     });
     Ok(tenants.collect())
 }
@@ -219,8 +221,11 @@ async fn api_keys(pool: &Pool) -> Result<Vec<KeyRow>, PostgresError> {
     Ok(sqlx::query_as(sql).fetch_all(pool).await?)
 }
 
-async fn tenants(pool: &Pool) -> Result<Vec<(Uuid, String, Option<String>)>, PostgresError> {
-    Ok(sqlx::query_as("SELECT tenant_id, key, external_key FROM tenants").fetch_all(pool).await?)
+async fn tenants(
+    pool: &Pool,
+) -> Result<Vec<(Uuid, String, Option<String>, bool)>, PostgresError> {
+    let sql = "SELECT tenant_id, key, external_key, disabled_at IS NOT NULL FROM tenants";
+    Ok(sqlx::query_as(sql).fetch_all(pool).await?)
 }
 
 async fn apps_by_tenant(pool: &Pool) -> Result<HashMap<Uuid, HashSet<Arc<str>>>, PostgresError> {

@@ -60,6 +60,7 @@ fn batch(place: &Place, length: i64, version: u64, entries: &[Entry]) -> (Outer,
         horizon_us: i64::MIN,
         append_time_us: (1, version as i64),
         counts: tenants.iter().map(counts).collect(),
+        traces: Vec::new(),
     };
     parts(place, length, header, encoded)
 }
@@ -179,6 +180,7 @@ fn what_cannot_be_read_or_does_not_balance_stops_the_partition() {
         horizon_us: 0,
         append_time_us: (0, 0),
         counts: vec![(TENANT, Counts { accepted: 1, ..Counts::default() })],
+        traces: Vec::new(),
     };
     let mut nothing = Vec::new();
     sums::encode(&DictionaryWriter::default(), &[], &mut nothing);

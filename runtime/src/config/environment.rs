@@ -16,6 +16,7 @@ pub const WELL_KNOWN: &[(&str, &str)] = &[
     ("DATABASE_URL", "postgres.url"),
     ("CLICKHOUSE_URL", "clickhouse.url"),
     ("WEIR_KAFKA_BROKERS", "log.kafka.brokers"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.traces.endpoint"),
     ("WEIR_MASTER_KEY", "api.master_key"),
     ("WEIR_MASTER_KEY", "ingest.master_key"),
 ];

@@ -16,6 +16,16 @@ pub struct PostgresConfig {
     pub connections: u32,
 }
 
+/// Where traces go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracesConfig {
+    /// A collector that takes OTLP over HTTP; empty for none.
+    pub endpoint: String,
+    /// Of requests that bring no decision of their own, one in so many is followed; 0 for none.
+    pub one_in: u64,
+}
+
 /// Where ClickHouse is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,16 +1,21 @@
-//! What surrounds a request: its id, its total time, and a panic that does not end the connection.
+//! What surrounds a request: its id, its span where it is followed, its total time, and a panic that
+//! does not end the connection.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
-    extract::Request,
-    http::HeaderValue,
+    extract::{MatchedPath, Request},
+    http::{HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use uuid::Uuid;
 
 use super::Problem;
+use crate::{
+    task::now_us,
+    traces::{self, Kind, Place, Span},
+};
 
 /// Taken from the request when it is sane, made otherwise, and always in the answer.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -36,11 +41,62 @@ pub async fn with_request_id<T>(id: Option<String>, future: impl Future<Output =
 pub(super) async fn surround(timeout: Duration, request: Request, next: Next) -> Response {
     let id = accept_id(&request).unwrap_or_else(|| Uuid::now_v7().to_string());
     let header = HeaderValue::from_str(&id).ok();
-    let mut response = with_request_id(Some(id), answer(timeout, request, next)).await;
+    let followed = Followed::begin(&request, &id);
+    let place = followed.as_ref().map(|followed| followed.place);
+    let answer = traces::within(place, answer(timeout, request, next));
+    let mut response = with_request_id(Some(id), answer).await;
+    if let Some(followed) = followed {
+        followed.end(response.status());
+    }
     if let Some(header) = header {
         response.headers_mut().insert(REQUEST_ID_HEADER, header);
     }
     response
+}
+
+/// A request whose span is recorded when it is answered.
+struct Followed {
+    place: Place,
+    parent: u64,
+    method: String,
+    route: String,
+    request_id: String,
+    began_us: i64,
+}
+
+impl Followed {
+    fn begin(request: &Request, id: &str) -> Option<Followed> {
+        let (place, parent) = traces::follow(request.headers())?;
+        // The route and not the path, so that spans of one kind have one name.
+        let route = request.extensions().get::<MatchedPath>();
+        Some(Followed {
+            place,
+            parent,
+            method: request.method().to_string(),
+            route: route.map_or("unknown path", MatchedPath::as_str).to_owned(),
+            request_id: id.to_owned(),
+            began_us: now_us(),
+        })
+    }
+
+    fn end(self, status: StatusCode) {
+        let failed = status.is_server_error().then(|| status.to_string().into());
+        traces::record(Span {
+            trace: self.place.trace,
+            span: self.place.span,
+            parent: self.parent,
+            kind: Kind::Server,
+            name: format!("{} {}", self.method, self.route).into(),
+            time_us: (self.began_us, now_us()),
+            attributes: vec![
+                ("http.request.method", self.method.into()),
+                ("http.route", self.route.into()),
+                ("http.response.status_code", i64::from(status.as_u16()).into()),
+                ("weir.request_id", self.request_id.into()),
+            ],
+            error: failed,
+        });
+    }
 }
 
 async fn answer(timeout: Duration, request: Request, next: Next) -> Response {

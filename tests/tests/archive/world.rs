@@ -405,6 +405,7 @@ impl Rater {
             horizon_us: i64::MIN,
             append_time_us: (append_time_us, append_time_us),
             counts: vec![(TENANT, counts)],
+            traces: Vec::new(),
         };
         Ok(Parts { header, sums, rows, others, forwards: Vec::new() })
     }

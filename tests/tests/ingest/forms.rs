@@ -41,6 +41,7 @@ fn caller() -> Caller {
         external_key: Some("acme-ext".into()),
         aliases,
         apps: Default::default(),
+        disabled: false,
     };
     let snapshot = Snapshot {
         loaded_at: Instant::now(),
@@ -60,6 +61,7 @@ fn caller() -> Caller {
         app: Some("chat".into()),
         team: None,
         buckets: Default::default(),
+        counter: None,
         snapshot: Arc::new(snapshot),
         database_us: NOW_US,
     }

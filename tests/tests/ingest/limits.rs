@@ -172,3 +172,88 @@ async fn what_gets_through_is_the_rate_and_the_burst_and_others_do_not_notice() 
     world.stop().await?;
     Ok(())
 }
+
+/// Sets a quota and waits until ingest has heard of it.
+async fn set_quota(world: &World, period: &str, events: Option<i64>) -> Result<()> {
+    let sql = "INSERT INTO ingest_quotas (tenant_id, period, events) VALUES ($1, $2, $3)
+        ON CONFLICT (tenant_id, period) DO UPDATE SET events = excluded.events";
+    sqlx::query(sql).bind(TENANT).bind(period).bind(events).execute(&world.pool).await?;
+    let refreshed = || world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}");
+    let seen = refreshed();
+    world.until("two loads", || refreshed() >= seen + 2).await;
+    Ok(())
+}
+
+async fn counted(world: &World, period: &str) -> Result<i64> {
+    let sql = "SELECT events FROM ingest_counts WHERE tenant_id = $1 AND period = $2";
+    let found: Option<i64> =
+        sqlx::query_scalar(sql).bind(TENANT).bind(period).fetch_optional(&world.pool).await?;
+    Ok(found.unwrap_or(0))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_lets_through_so_many_events_of_a_period_by_all_processes() -> Result<()> {
+    let world = world().await?;
+    let other = format!("Bearer {}", other_key(&world).await?);
+    // What came before the quota counts.
+    assert_eq!(world.post(&[], events(6)).await?.status, 200);
+    set_quota(&world, "month", Some(10)).await?;
+    assert_eq!(world.post(&[], r#"[{"id":"1"},{"id":"2"}]"#).await?.status, 400);
+    assert_eq!(world.post(&[], events(3)).await?.status, 200);
+    let logged = world.logged()?.0.len();
+    let refused = world.post(&[], events(2)).await?;
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "quota_exceeded"));
+    assert_eq!((&refused.body["period"], &refused.body["events"]), (&"month".into(), &10.into()));
+    let header = |name: &str| refused.headers[name].to_str().unwrap().parse::<u64>().unwrap();
+    assert_eq!((header("ratelimit-limit"), header("ratelimit-remaining")), (10, 1));
+    assert!((1..=31 * 86_400).contains(&header("ratelimit-reset")));
+    assert!((1..=3_600).contains(&header("retry-after")));
+    assert_eq!(world.logged()?.0.len(), logged, "what is refused is not in the log");
+    assert_eq!(world.post(&[], events(1)).await?.status, 200, "there was room for one");
+    assert_eq!(world.post(&[], events(1)).await?.status, 429);
+    let of_other = [("authorization", other.as_str())];
+    let answer = send(world.router.clone(), "/v1/events", &of_other, Body::from(events(50))).await?;
+    assert_eq!(answer.status, 200, "others have quotas of their own");
+
+    // What another process has accepted counts as well, and a new period begins with nothing.
+    set_quota(&world, "month", Some(20)).await?;
+    assert_eq!(counted(&world, "month").await?, 10);
+    let add = "UPDATE ingest_counts SET events = events + 9 WHERE tenant_id = $1 AND period = 'month'";
+    sqlx::query(add).bind(TENANT).execute(&world.pool).await?;
+    set_quota(&world, "month", Some(20)).await?;
+    assert_eq!(world.post(&[], events(2)).await?.status, 429);
+    assert_eq!(world.post(&[], events(1)).await?.status, 200);
+    let back = "UPDATE ingest_counts SET period_start = period_start - 31 WHERE tenant_id = $1";
+    sqlx::query(back).bind(TENANT).execute(&world.pool).await?;
+    set_quota(&world, "day", Some(4)).await?;
+    assert_eq!(world.post(&[], events(4)).await?.status, 200);
+    assert_eq!(world.post(&[], events(1)).await?.body["period"], "day");
+    set_quota(&world, "day", None).await?;
+    assert_eq!(world.post(&[], events(4)).await?.status, 200);
+    world.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_taken_from_a_disabled_tenant() -> Result<()> {
+    let world = world().await?;
+    let disable = async |since: &str| -> Result<()> {
+        let sql = format!("UPDATE tenants SET disabled_at = {since} WHERE tenant_id = '{TENANT}'");
+        raw_sql(sqlx::AssertSqlSafe(sql)).execute(&world.pool).await?;
+        let refreshed = || world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}");
+        let seen = refreshed();
+        world.until("two loads", || refreshed() >= seen + 2).await;
+        Ok(())
+    };
+    let other = format!("Bearer {}", other_key(&world).await?);
+    disable("now()").await?;
+    let refused = world.post(&[], events(1)).await?;
+    assert_eq!((refused.status.as_u16(), refused.code()), (403, "tenant_disabled"));
+    let of_other = [("authorization", other.as_str())];
+    let answer = send(world.router.clone(), "/v1/events", &of_other, Body::from(events(1))).await?;
+    assert_eq!(answer.status, 200);
+    disable("NULL").await?;
+    assert_eq!(world.post(&[], events(1)).await?.status, 200);
+    world.stop().await?;
+    Ok(())
+}

@@ -149,6 +149,7 @@ impl Rater {
                 horizon_us: i64::MIN,
                 append_time_us: (1_700_000_000_000_000, 1_700_000_000_000_000),
                 counts: tenants.iter().map(count).collect(),
+                traces: Vec::new(),
             },
             sums: encoded,
             rows: RowsWriter::default(),
