@@ -15,8 +15,7 @@ use domain::wire::trace::TraceContext;
 use runtime::{
     http::{Path, Problem},
     log::AppendError,
-    task,
-    traces,
+    task, traces,
 };
 use tokio::time::{Instant, timeout_at};
 use utoipa_axum::{router::OpenApiRouter, routes};

@@ -27,7 +27,9 @@ mod sections;
 
 pub use environment::{RESERVED, WELL_KNOWN, variable};
 pub use secret::Secret;
-pub use sections::{ClickHouseConfig, KafkaConfig, LocalLogConfig, LogConfig, PostgresConfig, TracesConfig};
+pub use sections::{
+    ClickHouseConfig, KafkaConfig, LocalLogConfig, LogConfig, PostgresConfig, TracesConfig,
+};
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

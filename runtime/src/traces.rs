@@ -135,8 +135,13 @@ pub fn stop() {
 pub fn record(span: Span) {
     let Some(process) = PROCESS.get() else { return };
     let sampled = TraceFlags::SAMPLED;
-    let context =
-        SpanContext::new(span.trace.into(), span.span.into(), sampled, false, TraceState::default());
+    let context = SpanContext::new(
+        span.trace.into(),
+        span.span.into(),
+        sampled,
+        false,
+        TraceState::default(),
+    );
     let attributes = span.attributes.into_iter().map(|(name, value)| KeyValue::new(name, value));
     process.processor.on_end(SpanData {
         span_context: context,
@@ -229,10 +234,8 @@ mod tests {
     #[test]
     fn the_callers_decision_is_read_from_its_header() {
         let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let place = Place {
-            trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
-            span: 0x00f0_67aa_0ba9_02b7,
-        };
+        let place =
+            Place { trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, span: 0x00f0_67aa_0ba9_02b7 };
         assert_eq!(parse(header.as_bytes()), Some((place, true)));
         let not_sampled = header.replace("-01", "-00");
         assert_eq!(parse(not_sampled.as_bytes()), Some((place, false)));

@@ -338,10 +338,7 @@ async fn an_unknown_door_waits(system: &System, broker: &Broker) -> Result<()> {
 }
 
 /// While its tenant is disabled a door waits too, and the others do not.
-async fn a_disabled_tenants_door_waits(
-    system: &System,
-    door: &mut Door,
-) -> Result<()> {
+async fn a_disabled_tenants_door_waits(system: &System, door: &mut Door) -> Result<()> {
     system.run("tenants", &["tenants", "disable", "late-comer"]).await?;
     let known = std::mem::replace(&mut door.topic, format!("{}.in.late-comer", system.prefix()?));
     let event = |id: u32| {
@@ -389,7 +386,8 @@ async fn a_broker_that_is_away_and_a_second_ingest_change_no_sum() -> Result<()>
     let proxy = Proxy::listen()?;
     let broker = Broker::start_behind(&proxy)?;
     let session = r#"{"session.timeout.ms" = "6000"}"#;
-    let mut system = System::kafka_with(&broker, 4, &[("WEIR_LOG__KAFKA__PROPERTIES", session)]).await?;
+    let mut system =
+        System::kafka_with(&broker, 4, &[("WEIR_LOG__KAFKA__PROPERTIES", session)]).await?;
     let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
     let door = Door::make(&system, &broker).await?;
     let mut parts = rows.chunks(rows.len().div_ceil(4));

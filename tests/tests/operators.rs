@@ -463,7 +463,8 @@ fn every_metric_of_an_alert_is_registered() -> Result<()> {
 
 /// Whether a key opens the api.
 async fn opens(system: &System, key: &str) -> Result<bool> {
-    let (status, _) = Http::new(&system.api()?.base, key)?.exchange("GET", "/v1/teams", Vec::new()).await?;
+    let (status, _) =
+        Http::new(&system.api()?.base, key)?.exchange("GET", "/v1/teams", Vec::new()).await?;
     ensure!(status == 200 || status == 401 || status == 403, "{status}");
     Ok(status == 200)
 }
@@ -483,7 +484,8 @@ async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
     run(&["tenants", "create", "acme", "--name", "Acme"]).await?;
     ensure!(run(&["tenants", "create", "acme"]).await.is_err(), "two tenants of one key");
     ensure!(run(&["tenants", "create", "a b"]).await.is_err(), "a key that is no name");
-    let key = run(&["keys", "create", "--tenant", "acme", "--name", "one"]).await?.trim().to_owned();
+    let key =
+        run(&["keys", "create", "--tenant", "acme", "--name", "one"]).await?.trim().to_owned();
     run(&["keys", "create", "--tenant", "acme", "--expires-at", "2020-01-01T00:00:00Z"]).await?;
     ensure!(opens(&system, &key).await?);
 
@@ -493,12 +495,16 @@ async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
     let text = run(&["keys", "list", "--tenant", "acme"]).await?;
     ensure!(text.contains("expired") && text.contains("one"), "{text}");
     let secret = key.rsplit('_').next().context("a key has parts")?;
-    ensure!(!text.contains(secret) && !json!(keys).to_string().contains(secret), "a secret is listed");
+    ensure!(
+        !text.contains(secret) && !json!(keys).to_string().contains(secret),
+        "a secret is listed"
+    );
 
     run(&["tenants", "disable", "acme"]).await?;
     eventually("the key opens nothing", async || Ok(!opens(&system, &key).await?)).await?;
     let tenants = lists("tenants", &[]).await?;
-    let names: Vec<_> = tenants.iter().map(|tenant| tenant["key"].as_str().unwrap_or_default()).collect();
+    let names: Vec<_> =
+        tenants.iter().map(|tenant| tenant["key"].as_str().unwrap_or_default()).collect();
     ensure!(names == ["acme", "default"] && tenants[0]["disabled_at"].is_string(), "{tenants:?}");
     ensure!(opens(&system, system.api()?.key()).await?, "another tenant is disabled too");
     run(&["tenants", "enable", "acme"]).await?;
@@ -513,7 +519,14 @@ async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
     )
     .fetch_all(&mut postgres)
     .await?;
-    let wanted = ["tenants create", "keys create", "keys create", "tenants disable", "tenants enable", "keys revoke"];
+    let wanted = [
+        "tenants create",
+        "keys create",
+        "keys create",
+        "tenants disable",
+        "tenants enable",
+        "keys revoke",
+    ];
     ensure!(actions == wanted, "{actions:?}");
     Ok(())
 }

@@ -105,8 +105,10 @@ async fn send(http: &Http, id: &str, traceparent: Option<&str>) -> Result<String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sampled_request_is_followed_to_the_ledger_and_the_archive() -> Result<()> {
     let collector = Collector::start().await?;
-    let settings =
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()), ("WEIR_TELEMETRY__TRACES__ONE_IN", "0")];
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
+        ("WEIR_TELEMETRY__TRACES__ONE_IN", "0"),
+    ];
     let system = System::embedded_with(&settings, &[], &[]).await?;
     let http = system.ingest()?;
     send(&http, "unsampled", Some(&format!("00-{}-{CALLER}-00", "1".repeat(32)))).await?;

@@ -69,10 +69,7 @@ pub(crate) struct Quota {
 }
 
 /// The quotas of all periods, with what is counted against them.
-async fn read(
-    connection: &mut PgConnection,
-    tenant: TenantScope,
-) -> Result<Vec<Quota>, ApiError> {
+async fn read(connection: &mut PgConnection, tenant: TenantScope) -> Result<Vec<Quota>, ApiError> {
     let set = quotas::quotas(connection, tenant).await?;
     let counted = quotas::counts(connection, tenant).await?;
     let now = Timestamp::from_microsecond(now_us()).map(|now| now.to_zoned(TimeZone::UTC));
@@ -147,10 +144,7 @@ pub(crate) async fn set(
 
 /// List quotas
 #[utoipa::path(get, path = "/v1/quotas", tag = "keys", responses((status = 200, body = Quotas), Refusals))]
-pub(crate) async fn list(
-    State(api): State<Api>,
-    caller: Caller,
-) -> Result<Json<Quotas>, ApiError> {
+pub(crate) async fn list(State(api): State<Api>, caller: Caller) -> Result<Json<Quotas>, ApiError> {
     let tenant = caller.may(Scope::LimitsWrite)?;
     let items = scoped(&api.pool, tenant.id(), |mut transaction| async move {
         read(&mut transaction, tenant).await

@@ -163,7 +163,7 @@ async fn show(list: List) -> Result<ExitCode> {
     }
     let mut table = Table::new();
     table
-        .load_preset(UTF8_BORDERS_ONLY)
+        .load_style(UTF8_BORDERS_ONLY)
         .set_header(["key", "name", "app", "scopes", "created", "expires", "state"]);
     for row in rows {
         table.add_row([

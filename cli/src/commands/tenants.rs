@@ -76,7 +76,7 @@ async fn show(list: List) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY).set_header(["tenant", "name", "id", "disabled since"]);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(["tenant", "name", "id", "disabled since"]);
     for row in rows {
         let since = row.disabled_at.unwrap_or_default();
         table.add_row([row.key, row.name, row.tenant_id.to_string(), since]);

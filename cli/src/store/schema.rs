@@ -22,6 +22,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "audit_log", include_str!("../../../migrations/postgres/0005_audit_log.sql")),
     (6, "late", include_str!("../../../migrations/postgres/0006_late.sql")),
     (7, "flushes", include_str!("../../../migrations/postgres/0007_flushes.sql")),
+    (
+        9,
+        "quotas_and_disabled_tenants",
+        include_str!("../../../migrations/postgres/0009_quotas_and_disabled_tenants.sql"),
+    ),
 ];
 
 /// Brings the tables up to date.

@@ -195,8 +195,7 @@ impl BlockHeader {
                 copies: header.varint()?,
             });
         }
-        let traces =
-            if version == VERSION { Vec::new() } else { trace::decode(&mut header)? };
+        let traces = if version == VERSION { Vec::new() } else { trace::decode(&mut header)? };
         let body_at = FIXED_LENGTH + header_length;
         Ok(BlockHeader { tenants, traces, entries, body_length, body_at })
     }

@@ -13,7 +13,8 @@ pub(crate) async fn count(
     let tenants: Vec<Uuid> = told.iter().map(|(tenant, _)| *tenant).collect();
     let events: Vec<i64> =
         told.iter().map(|(_, events)| i64::try_from(*events).unwrap_or(i64::MAX)).collect();
-    let sql = "SELECT tenant_id, period, quota, used, (extract(epoch FROM ends_at) * 1000000)::bigint
+    let sql =
+        "SELECT tenant_id, period, quota, used, (extract(epoch FROM ends_at) * 1000000)::bigint
         FROM count_ingested($1, $2)";
     let rows: Vec<(Uuid, String, i64, i64, i64)> =
         sqlx::query_as(sql).bind(tenants).bind(events).fetch_all(pool).await?;

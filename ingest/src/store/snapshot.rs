@@ -221,9 +221,7 @@ async fn api_keys(pool: &Pool) -> Result<Vec<KeyRow>, PostgresError> {
     Ok(sqlx::query_as(sql).fetch_all(pool).await?)
 }
 
-async fn tenants(
-    pool: &Pool,
-) -> Result<Vec<(Uuid, String, Option<String>, bool)>, PostgresError> {
+async fn tenants(pool: &Pool) -> Result<Vec<(Uuid, String, Option<String>, bool)>, PostgresError> {
     let sql = "SELECT tenant_id, key, external_key, disabled_at IS NOT NULL FROM tenants";
     Ok(sqlx::query_as(sql).fetch_all(pool).await?)
 }

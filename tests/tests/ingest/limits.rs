@@ -212,13 +212,15 @@ async fn a_quota_lets_through_so_many_events_of_a_period_by_all_processes() -> R
     assert_eq!(world.post(&[], events(1)).await?.status, 200, "there was room for one");
     assert_eq!(world.post(&[], events(1)).await?.status, 429);
     let of_other = [("authorization", other.as_str())];
-    let answer = send(world.router.clone(), "/v1/events", &of_other, Body::from(events(50))).await?;
+    let answer =
+        send(world.router.clone(), "/v1/events", &of_other, Body::from(events(50))).await?;
     assert_eq!(answer.status, 200, "others have quotas of their own");
 
     // What another process has accepted counts as well, and a new period begins with nothing.
     set_quota(&world, "month", Some(20)).await?;
     assert_eq!(counted(&world, "month").await?, 10);
-    let add = "UPDATE ingest_counts SET events = events + 9 WHERE tenant_id = $1 AND period = 'month'";
+    let add =
+        "UPDATE ingest_counts SET events = events + 9 WHERE tenant_id = $1 AND period = 'month'";
     sqlx::query(add).bind(TENANT).execute(&world.pool).await?;
     set_quota(&world, "month", Some(20)).await?;
     assert_eq!(world.post(&[], events(2)).await?.status, 429);
