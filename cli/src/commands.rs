@@ -13,3 +13,4 @@ pub mod replay;
 pub mod role;
 pub mod status;
 pub mod up;
+pub mod verify;

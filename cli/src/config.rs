@@ -57,6 +57,8 @@ pub struct HttpConfig {
     pub behind_proxy: bool,
     /// Origins whose pages may ask.
     pub allowed_origins: Vec<String>,
+    /// Seconds without progress after which a part of the process is not ready.
+    pub stalled_after_s: u64,
 }
 
 /// The section `[telemetry]`.
@@ -88,6 +90,11 @@ impl Config {
             self.http.allowed_origins.iter().all(|origin| runtime::http::is_origin(origin)),
             "http.allowed_origins",
             "give origins like https://app.example.com: scheme, host and port, without a path",
+        );
+        faults.check(
+            (5..=3600).contains(&self.http.stalled_after_s),
+            "http.stalled_after_s",
+            "it must be between 5 and 3600",
         );
         faults.check(
             (1..=4096).contains(&self.log.partitions),
