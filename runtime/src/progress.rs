@@ -66,3 +66,43 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{
+        Log as _,
+        local::{LocalLog, LocalOptions},
+    };
+
+    const TOPIC: Topic = Topic("things");
+
+    #[tokio::test]
+    async fn a_reader_that_finds_nothing_is_believed_only_at_the_end_of_the_log() {
+        let folder = std::env::temp_dir().join(format!("weir-progress-{}", uuid::Uuid::now_v7()));
+        let log = LocalLog::open(&folder, LocalOptions::new(1, &[TOPIC])).unwrap();
+        log.append(TOPIC, 0, b"one".as_slice().into()).outcome().await.unwrap();
+        let shared: SharedLog = log;
+        let readiness = Readiness::with_patience(Duration::from_millis(50));
+        readiness.set("role.0", crate::http::State::Ready);
+        let place = (TOPIC, 0);
+        let mut progress = Progress::new(&readiness, "role.0", Duration::ZERO, &shared, place);
+        let turn = |progress: &mut Progress| {
+            std::thread::sleep(Duration::from_millis(60));
+            progress.looked_at = None;
+            progress.idle();
+            readiness.is_ready()
+        };
+        assert!(!turn(&mut progress), "there is a message that it does not see");
+        progress.next_is(1);
+        assert!(turn(&mut progress), "there is none");
+        shared.append(TOPIC, 0, b"two".as_slice().into()).outcome().await.unwrap();
+        assert!(!turn(&mut progress), "there is another one");
+        progress.advanced();
+        assert!(readiness.is_ready(), "it goes on");
+        progress.next_is(2);
+        assert!(turn(&mut progress));
+        drop((progress, shared));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,10 +1,10 @@
 //! Stored events and the catalogs that rated them, for `weir verify`.
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use domain::{catalog::CatalogDocument, wire::row::USAGE_EVENTS_COLUMNS};
 use runtime::clickhouse::ClickHouse;
 use sqlx::PgConnection;
-use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 /// A tenant's id, key and external key.
@@ -40,7 +40,7 @@ pub async fn sample(
     ends: &[i64],
     count: u32,
     seed: u64,
-) -> Result<Vec<u8>> {
+) -> Result<Bytes> {
     const KEY: &str = "tenant_id, team, time, partition, position, `index`";
     let ends: Vec<String> = ends.iter().map(i64::to_string).collect();
     let ends = ends.join(", ");
@@ -52,7 +52,5 @@ pub async fn sample(
              ORDER BY sipHash64(toUInt64({seed}), partition, position, `index`) LIMIT {count})
          ORDER BY partition, position, `index` LIMIT 1 BY partition, position, `index`"
     );
-    let mut rows = Vec::new();
-    clickhouse.query_stream(&sql, &[], "RowBinary").await?.read_to_end(&mut rows).await?;
-    Ok(rows)
+    Ok(clickhouse.query_bytes(&sql, "RowBinary").await?)
 }

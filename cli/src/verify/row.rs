@@ -93,11 +93,6 @@ impl<'a> Row<'a> {
         self.input(name).i64()
     }
 
-    /// An unsigned number of 16 bytes.
-    pub fn u128(&self, name: &str) -> Result<u128, DecodeError> {
-        self.input(name).u128()
-    }
-
     /// Two halves, the high one first.
     pub fn uuid(&self, name: &str) -> Result<Uuid, DecodeError> {
         let mut input = self.input(name);
