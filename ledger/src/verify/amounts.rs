@@ -131,7 +131,7 @@ async fn charges_archived(
     page: &Page,
     ends: &Ends,
 ) -> Result<Sums, VerifyError> {
-    let (page_filter, filter) = (page.filter(), within(ends));
+    let (page_filter, filter) = (page.filter(), within(ends, "position"));
     let sql = format!(
         "SELECT toString(u.team) AS of_team, toString(u.meter) AS of_meter, toString(u.card) AS of_card,
              toInt64(u.card_version) AS of_version, toString(u.currency) AS of_currency, toString(sum(u.charge * u.sign)) AS amount
@@ -179,7 +179,7 @@ async fn costs_archived(
     tenant: Uuid,
     ends: &Ends,
 ) -> Result<Sums, VerifyError> {
-    let filter = within(ends);
+    let filter = within(ends, "position");
     let sql = format!(
         "SELECT toString(u.meter) AS of_meter, toString(u.cost_currency) AS of_currency, toString(sum(u.cost * u.sign)) AS amount
          FROM usage_lines AS u WHERE tenant_id = '{tenant}' AND rating_run = 0 AND {filter} AND u.cost_currency != ''
@@ -245,7 +245,7 @@ async fn totals_archived(
     page: &Page,
     posted: &Ends,
 ) -> Result<Sums, VerifyError> {
-    let (page_filter, filter) = (page.filter(), within(posted));
+    let (page_filter, filter) = (page.filter(), within(posted, "position"));
     let sql = format!(
         "SELECT toString(u.team) AS of_team, toString(u.meter) AS of_meter, toString(u.currency) AS of_currency,
              toString(u.cost_currency) AS of_cost_currency,

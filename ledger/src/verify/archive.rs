@@ -61,39 +61,44 @@ pub async fn common(
         .collect()
 }
 
-/// A condition on `partition` and `position` that both lie within the ends.
-pub(super) fn within(ends: &Ends) -> String {
+/// A condition that a partition and its `position`, a column, lie within the ends.
+pub(super) fn within(ends: &Ends, position: &str) -> String {
     let count = ends.keys().next_back().map_or(0, |last| last.saturating_add(1));
     let end = |partition: u32| ends.get(&partition).copied().unwrap_or(-1).to_string();
     let all: Vec<String> = (0..count).map(end).collect();
     if all.is_empty() {
         return "false".to_owned();
     }
-    format!("partition < {count} AND position <= arrayElement([{}]::Array(Int64), partition + 1)", all.join(", "))
+    let all = all.join(", ");
+    format!("partition < {count} AND {position} <= arrayElement([{all}]::Array(Int64), partition + 1)")
 }
 
 /// The insert groups follow each other from the first position on, and their rows are there.
 pub async fn groups(clickhouse: &ClickHouse, archived: &Ends) -> Result<Check, VerifyError> {
     let mut check = Check::new("archived groups");
-    let gaps = "SELECT partition, toString(from_x) AS position, toString(before) AS before FROM (
+    let gaps = "SELECT partition, toString(from_x) AS position, toString(before) AS last FROM (
             SELECT partition, from_x, to_x, lagInFrame(to_x, 1, toInt64(-1)) OVER (PARTITION BY partition ORDER BY to_x, from_x
                 ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
             FROM (SELECT DISTINCT partition, from_x, to_x FROM archived))
         WHERE from_x != before + 1 ORDER BY partition, from_x LIMIT 100";
     for row in clickhouse.query_json_rows(gaps, &[]).await? {
         let (partition, from): (u32, i64) = (number(&row, "partition")?, number(&row, "position")?);
-        let before = text(&row, "before")?;
+        let before = text(&row, "last")?;
         check.blame(|| {
             format!("partition {partition}: the group from position {from} follows on position {before}")
         });
     }
-    let said = "SELECT partition, count() AS groups, toString(sum(rows)) AS rows, toString(sum(others)) AS others
-        FROM (SELECT DISTINCT partition, from_x, to_x, rows, others FROM archived) GROUP BY partition";
+    // Groups that were added since do not count.
+    let filter = within(archived, "to_x");
+    let said = format!(
+        "SELECT partition, count() AS groups, toString(sum(rows)) AS all_rows, toString(sum(others)) AS all_others
+         FROM (SELECT DISTINCT partition, from_x, to_x, rows, others FROM archived WHERE {filter}) GROUP BY partition"
+    );
     let mut expected = Sums::new();
-    for row in clickhouse.query_json_rows(said, &[]).await? {
+    for row in clickhouse.query_json_rows(&said, &[]).await? {
         let partition: u32 = number(&row, "partition")?;
         check.rows = check.rows.saturating_add(number(&row, "groups")?);
-        let counts = vec![number(&row, "rows")?, number(&row, "others")?];
+        let counts = vec![number(&row, "all_rows")?, number(&row, "all_others")?];
         expected.insert(format!("partition {partition}"), counts);
     }
     let found = found_rows(clickhouse, archived).await?;
@@ -110,7 +115,7 @@ pub async fn groups(clickhouse: &ClickHouse, archived: &Ends) -> Result<Check, V
 
 async fn found_rows(clickhouse: &ClickHouse, archived: &Ends) -> Result<Sums, VerifyError> {
     let mut found = Sums::new();
-    let filter = within(archived);
+    let filter = within(archived, "position");
     let queries = [
         (0, format!("SELECT partition, count() AS rows FROM (SELECT partition FROM usage_events WHERE rating_run = 0 AND {filter} ORDER BY {ORDER} LIMIT 1 BY {ORDER}) GROUP BY partition")),
         (1, format!("SELECT partition, count() AS rows FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events WHERE {filter}) GROUP BY partition")),
@@ -187,7 +192,7 @@ async fn sealed_counts(connection: &mut PgConnection, ends: &Ends) -> Result<Sum
 }
 
 async fn archived_counts(clickhouse: &ClickHouse, ends: &Ends) -> Result<Sums, VerifyError> {
-    let filter = within(ends);
+    let filter = within(ends, "position");
     let sql = format!(
         "SELECT partition, toString(tenant_id) AS tenant, toString(outcome) AS kind, count() AS events
          FROM (SELECT partition, tenant_id, outcome FROM usage_events WHERE rating_run = 0 AND {filter} ORDER BY {ORDER} LIMIT 1 BY {ORDER})

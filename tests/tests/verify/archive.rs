@@ -24,17 +24,17 @@ type Case = (&'static str, &'static str, &'static str);
 
 /// What sums, counts, groups and copied heads show.
 const CASES: &[Case] = &[
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE lines.charge = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.charge) WHERE {row} AND length(lines.charge) > 0"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE lines.cost = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.cost) WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE lines.quantity = arrayMap(x -> toDecimal128(x + 1, 12), lines.quantity) WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE lines.card_version = arrayMap(x -> toUInt32(x + 1), lines.card_version) WHERE {row}"),
+    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.charge` = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.charge) WHERE {row} AND length(lines.charge) > 0"),
+    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.cost` = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.cost) WHERE {row}"),
+    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.quantity` = arrayMap(x -> toDecimal128(x + 1, 12), lines.quantity) WHERE {row}"),
+    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.card_version` = arrayMap(x -> toUInt32(x + 1), lines.card_version) WHERE {row}"),
     ("update", "usage_events", "ALTER TABLE usage_events UPDATE outcome = 'unpriced' WHERE {row}"),
     ("delete", "usage_events", "ALTER TABLE usage_events DELETE WHERE {row}"),
-    ("insert", "usage_events", "INSERT INTO usage_events SELECT * REPLACE (position - 1000000 AS position) FROM usage_events WHERE {row}"),
-    ("insert", "usage_events", "INSERT INTO usage_events SELECT * REPLACE (arrayMap(x -> x + toDecimal128('1', 12), lines.charge) AS `lines.charge`) FROM usage_events WHERE {row}"),
+    ("insert", "usage_events", "INSERT INTO usage_events SELECT * REPLACE (position - 1000000 AS position) FROM usage_events WHERE {row} SETTINGS prefer_column_name_to_alias = 1"),
+    ("insert", "usage_events", "INSERT INTO usage_events SELECT * REPLACE (arrayMap(x -> x + toDecimal128('1', 12), lines.charge) AS `lines.charge`) FROM usage_events WHERE {row} SETTINGS prefer_column_name_to_alias = 1"),
     ("delete", "rejected_events", "ALTER TABLE rejected_events DELETE WHERE {row}"),
     ("update", "rejected_events", "ALTER TABLE rejected_events UPDATE outcome = if(outcome = 'rejected', 'conflict', 'rejected') WHERE {row}"),
-    ("insert", "rejected_events", "INSERT INTO rejected_events SELECT * REPLACE (position - 1000000 AS position) FROM rejected_events WHERE {row}"),
+    ("insert", "rejected_events", "INSERT INTO rejected_events SELECT * REPLACE (position - 1000000 AS position) FROM rejected_events WHERE {row} SETTINGS prefer_column_name_to_alias = 1"),
     ("delete", "archived", "ALTER TABLE archived DELETE WHERE {row}"),
     ("update", "archived", "ALTER TABLE archived UPDATE rows = rows + 1 WHERE {row}"),
     ("truncate", "usage_events", "TRUNCATE TABLE usage_events"),
@@ -46,8 +46,8 @@ const CASES: &[Case] = &[
 const CASES_OF_RATING: &[Case] = &[
     ("update", "usage_events", "ALTER TABLE usage_events UPDATE raw = replaceOne(raw, 'id', 'iD') WHERE {row}"),
     ("update", "usage_events", "ALTER TABLE usage_events UPDATE identity = identity + 1 WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE lines.unit = arrayMap(x -> concat(x, 'x'), lines.unit) WHERE {row}"),
-    ("swap", "usage_events", "ALTER TABLE usage_events UPDATE lines.dimensions = arrayMap(x -> map('model', 'other'), lines.dimensions) WHERE {row}"),
+    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.unit` = arrayMap(x -> concat(x, 'x'), lines.unit) WHERE {row}"),
+    ("swap", "usage_events", "ALTER TABLE usage_events UPDATE `lines.dimensions` = arrayMap(x -> map('model', 'other'), lines.dimensions) WHERE {row}"),
 ];
 
 /// Tampers in every way, and counts.
