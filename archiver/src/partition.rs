@@ -64,13 +64,8 @@ pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         (RATED, partition),
     );
     while !stop.is_cancelled() {
-        let mut owner = Owner {
-            shared,
-            partition,
-            stop,
-            attempts: &mut attempts,
-            progress: &mut progress,
-        };
+        let mut owner =
+            Owner { shared, partition, stop, attempts: &mut attempts, progress: &mut progress };
         let Err(error) = owner.run() else { break };
         if matches!(error, ArchiveError::Stopped) {
             break;

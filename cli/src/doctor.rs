@@ -97,7 +97,9 @@ impl Report {
     /// What is wrong, in words.
     pub fn wrongs(&self) -> Vec<String> {
         let wrong = self.findings.iter().filter(|finding| finding.state == State::Wrong);
-        wrong.map(|finding| format!("{}: {}; {}", finding.check, finding.found, finding.action)).collect()
+        wrong
+            .map(|finding| format!("{}: {}; {}", finding.check, finding.found, finding.action))
+            .collect()
     }
 
     /// The report for programs.

@@ -193,10 +193,14 @@ impl Archive {
             }
         };
         let behind = behind(&posted, &archived);
-        let mut counts = seen("conservation in the archive", archive::counts(snapshot, client, &ends).await);
+        let mut counts =
+            seen("conservation in the archive", archive::counts(snapshot, client, &ends).await);
         counts.left_out = counts.left_out.or_else(|| behind.clone());
         checks.push(counts);
-        checks.push(seen("amounts in the archive", checkers::amounts::amounts(snapshot, client, &ends).await));
+        checks.push(seen(
+            "amounts in the archive",
+            checkers::amounts::amounts(snapshot, client, &ends).await,
+        ));
         const TOTALS: &str = "running totals in the archive";
         checks.push(match behind {
             None => seen(TOTALS, checkers::amounts::totals(snapshot, client, &posted).await),
@@ -226,7 +230,8 @@ impl Archive {
 fn behind(posted: &Ends, archived: &Ends) -> Option<String> {
     let late = posted.iter().filter_map(|(partition, posted)| {
         let archived = archived.get(partition).copied().unwrap_or(-1);
-        (archived < *posted).then(|| format!("partition {partition} at {archived} instead of {posted}"))
+        (archived < *posted)
+            .then(|| format!("partition {partition} at {archived} instead of {posted}"))
     });
     let late: Vec<String> = late.collect();
     (!late.is_empty()).then(|| format!("the archive is behind the ledger: {}", late.join(", ")))

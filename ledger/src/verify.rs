@@ -85,7 +85,8 @@ pub async fn begin(pool: &Pool) -> Result<PoolConnection<Postgres>, PostgresErro
 
 /// Begins the snapshot of [`begin`] on a connection.
 async fn snapshot(connection: &mut PgConnection) -> Result<(), PostgresError> {
-    let statements = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0;
+    let statements =
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0;
          SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL jit = off";
     connection.execute(sqlx::raw_sql(statements)).await?;
     Ok(())

@@ -161,9 +161,8 @@ fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &Shutdown) {
         let began = Instant::now();
         // A block that no code was written for must not take the other partitions along.
         let attempt = || incarnation(shared, partition, link, (&check, doubted), stop);
-        let ended = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| {
-            Err(PartitionError::Stopped(panic_text(&*panic)))
-        });
+        let ended = catch_unwind(AssertUnwindSafe(attempt))
+            .unwrap_or_else(|panic| Err(PartitionError::Stopped(panic_text(&*panic))));
         match ended {
             Ok(()) => break,
             Err(PartitionError::Unavailable(reason)) => {

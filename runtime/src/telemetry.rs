@@ -13,7 +13,9 @@ use std::{
 use prometheus::{Encoder, HistogramOpts, Opts, Registry, TextEncoder, core::Collector};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-pub use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+pub use prometheus::{
+    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
 
 /// Buckets for durations from half a millisecond to half a minute, in seconds.
 pub const DURATION_BUCKETS_S: [f64; 14] =

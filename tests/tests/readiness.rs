@@ -45,7 +45,8 @@ async fn send(http: &Http, ids: &str) -> Result<()> {
             "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 10, "outputTokens": 5}})
     };
     let events: Vec<Value> = (0..40).map(event).collect();
-    let (status, answer) = http.exchange("POST", "/v1/events", serde_json::to_vec(&events)?).await?;
+    let (status, answer) =
+        http.exchange("POST", "/v1/events", serde_json::to_vec(&events)?).await?;
     ensure!(status == 200 || status == 202, "{status}: {answer}");
     Ok(())
 }
@@ -137,7 +138,8 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     let producer: BaseProducer =
         ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
     let topic = format!("{}.usage", system.prefix()?);
-    let record = BaseRecord::<(), [u8]>::to(&topic).partition(1).payload(b"WRUB no block at all".as_slice());
+    let record =
+        BaseRecord::<(), [u8]>::to(&topic).partition(1).payload(b"WRUB no block at all".as_slice());
     producer.send(record).map_err(|(error, _)| error)?;
     producer.flush(Duration::from_secs(30))?;
 
@@ -157,7 +159,10 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     // It says so for as long as it lasts, whatever it tries meanwhile.
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        ensure!(not_ready(&rater).await?.iter().any(|(check, _)| check == "rater.1"), "it was green");
+        ensure!(
+            not_ready(&rater).await?.iter().any(|(check, _)| check == "rater.1"),
+            "it was green"
+        );
     }
 
     // A broker that stands still: nobody can say that there is nothing to do.

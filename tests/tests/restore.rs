@@ -58,7 +58,8 @@ impl Place {
 
     /// A server that archives its write-ahead log.
     async fn first(&self) -> Result<Server> {
-        let command = format!("archive_command=test ! -f {0}/%f && cp %p {0}/%f", self.wal().display());
+        let command =
+            format!("archive_command=test ! -f {0}/%f && cp %p {0}/%f", self.wal().display());
         Ok(Server::start(self.options("first", &["archive_mode=on".to_owned(), command])).await?)
     }
 
@@ -81,13 +82,24 @@ async fn connection(url: &Secret) -> Result<PgConnection> {
 fn base_backup(place: &Place, server: &Server) -> Result<()> {
     let program = ["/usr/lib/postgresql", "/usr/pgsql"].iter().find_map(|root| {
         let versions = fs::read_dir(root).ok()?;
-        versions.filter_map(|entry| Some(entry.ok()?.path().join("bin/pg_basebackup"))).find(|path| path.is_file())
+        versions
+            .filter_map(|entry| Some(entry.ok()?.path().join("bin/pg_basebackup")))
+            .find(|path| path.is_file())
     });
     let next = place.folder.path().join("restored");
     fs::create_dir(&next)?;
     let url = server.superuser_url();
     let output = Command::new(program.unwrap_or_else(|| "pg_basebackup".into()))
-        .args(["--checkpoint", "fast", "--wal-method", "none", "--no-manifest", "--dbname", url.expose(), "--pgdata"])
+        .args([
+            "--checkpoint",
+            "fast",
+            "--wal-method",
+            "none",
+            "--no-manifest",
+            "--dbname",
+            url.expose(),
+            "--pgdata",
+        ])
         .arg(next.join("cluster"))
         .output()
         .context("pg_basebackup")?;
@@ -108,7 +120,8 @@ async fn send(system: &System, moments: &mut Moments, round: &str) -> Result<()>
         events.push(events[0].clone());
         events.push(json!({"id": format!("{round}-{batch}-bad"), "source": "restore", "type": "llm.tokens.v1", "subject": "team-1",
             "data": {"inputTokens": "many"}}));
-        let (status, answer) = system.ingest()?.exchange("POST", "/v1/events", serde_json::to_vec(&events)?).await?;
+        let (status, answer) =
+            system.ingest()?.exchange("POST", "/v1/events", serde_json::to_vec(&events)?).await?;
         ensure!(status == 200 || status == 202, "{status}: {answer}");
     }
     Ok(())
@@ -134,7 +147,9 @@ async fn books(connection: &mut PgConnection) -> Result<Vec<String>> {
 /// Every row of every chain: its end and its hash.
 async fn chain(connection: &mut PgConnection) -> Result<BTreeMap<(i32, i64), Vec<u8>>> {
     let rows: Vec<(i32, i64, Vec<u8>)> =
-        sqlx::query_as("SELECT partition, position_to, hash FROM audit").fetch_all(connection).await?;
+        sqlx::query_as("SELECT partition, position_to, hash FROM audit")
+            .fetch_all(connection)
+            .await?;
     Ok(rows.into_iter().map(|(partition, position, hash)| ((partition, position), hash)).collect())
 }
 
@@ -148,8 +163,17 @@ fn clickhouse_url(system: &System) -> Result<String> {
 async fn dump(url: &str, folder: &Path) -> Result<()> {
     for table in TABLES {
         let sql = format!("SELECT * FROM {table} FORMAT Native");
-        let answer = reqwest::Client::builder().no_proxy().build()?.post(format!("{url}/?database=weir")).body(sql).send().await?;
-        fs::write(folder.join(format!("{table}.native")), answer.error_for_status()?.bytes().await?)?;
+        let answer = reqwest::Client::builder()
+            .no_proxy()
+            .build()?
+            .post(format!("{url}/?database=weir"))
+            .body(sql)
+            .send()
+            .await?;
+        fs::write(
+            folder.join(format!("{table}.native")),
+            answer.error_for_status()?.bytes().await?,
+        )?;
     }
     Ok(())
 }
@@ -170,9 +194,11 @@ async fn restore_archive(system: &System, folder: &Path) -> Result<()> {
     client.create_database("weir", Templating::default()).await?;
     client.migrate(ARCHIVE_MIGRATIONS, Templating::default()).await?;
     for table in TABLES.into_iter().rev() {
-        let query = format!("{}/?database=weir&query=INSERT+INTO+{table}+FORMAT+Native", engine.url());
+        let query =
+            format!("{}/?database=weir&query=INSERT+INTO+{table}+FORMAT+Native", engine.url());
         let body = fs::read(folder.join(format!("{table}.native")))?;
-        let answer = reqwest::Client::builder().no_proxy().build()?.post(query).body(body).send().await?;
+        let answer =
+            reqwest::Client::builder().no_proxy().build()?.post(query).body(body).send().await?;
         answer.error_for_status()?;
     }
     engine.stop().await;
@@ -185,7 +211,12 @@ async fn verify(system: &System) -> Result<()> {
     let arguments = ["verify", "--json", "--sample", "100000", "--data", data];
     let mut process = Process::start("verify", &system.folder(), &arguments, system.settings())?;
     let code = process.ended(std::time::Duration::from_secs(240)).await?;
-    ensure!(code == Some(0), "verify exited with {code:?}: {}\n{}", process.output(), process.log_tail());
+    ensure!(
+        code == Some(0),
+        "verify exited with {code:?}: {}\n{}",
+        process.output(),
+        process.log_tail()
+    );
     Ok(())
 }
 
@@ -200,7 +231,8 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
         ("WEIR_LEDGER_WRITER__WINDOW_MS", "100".to_owned()),
         ("WEIR_ARCHIVER__HEADS_EVERY_MS", "100".to_owned()),
     ];
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let settings: Vec<(&str, &str)> =
+        settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut system = System::embedded_with(&settings, &[], &[]).await?;
     send(&system, &mut moments, "before").await?;
     system.settled(Some(4 * 52)).await?;
@@ -213,8 +245,13 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
     let mut postgres = connection(&first.superuser_url()).await?;
     sqlx::query("SELECT pg_create_restore_point('the_point')").execute(&mut postgres).await?;
     let at_point = chain(&mut postgres).await?;
-    let segment: String = sqlx::query_scalar("SELECT pg_walfile_name(pg_switch_wal())").fetch_one(&mut postgres).await?;
-    eventually("the write-ahead log is archived", async || Ok(place.wal().join(&segment).is_file())).await?;
+    let segment: String = sqlx::query_scalar("SELECT pg_walfile_name(pg_switch_wal())")
+        .fetch_one(&mut postgres)
+        .await?;
+    eventually("the write-ahead log is archived", async || {
+        Ok(place.wal().join(&segment).is_file())
+    })
+    .await?;
     send(&system, &mut moments, "after-point").await?;
     let counts = system.settled(Some(12 * 52)).await?;
     let lost = books(&mut postgres).await?;
@@ -228,7 +265,9 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
     let restored = place.restored("the_point").await?;
     let mut postgres = connection(&restored.superuser_url()).await?;
     eventually("the server is writable", async || {
-        Ok(!sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()").fetch_one(&mut postgres).await?)
+        Ok(!sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()")
+            .fetch_one(&mut postgres)
+            .await?)
     })
     .await?;
     ensure!(chain(&mut postgres).await? == at_point, "the chain is not that of the point");
@@ -243,10 +282,13 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
     ensure!(again == counts, "{again:?} instead of {counts:?}");
     ensure!(books(&mut postgres).await? == lost, "the books are not the lost ones");
     let chain = chain(&mut postgres).await?;
-    ensure!(at_point.iter().all(|(place, hash)| chain.get(place) == Some(hash)), "the chain was not continued");
+    ensure!(
+        at_point.iter().all(|(place, hash)| chain.get(place) == Some(hash)),
+        "the chain was not continued"
+    );
     verify(&system).await?;
     let line = json!({
-        "scenario": "F29", "seed": 0, "commit": commit(), "faults": {"postgres lost": 1, "archive lost": 1}, "events": counts["accepted"],
+        "scenario": "F29", "seed": moments.seed(), "commit": commit(), "faults": {"postgres lost": 1, "archive lost": 1}, "events": counts["accepted"],
         "lost": 0, "doubled": 0, "seconds": seconds,
     });
     println!("{line}");

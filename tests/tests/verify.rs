@@ -6,12 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::{
-    process::Process,
-    seed::Moments,
-    system::System,
-    wait::eventually,
-};
+use tests::{process::Process, seed::Moments, system::System, wait::eventually};
 
 #[path = "verify/archive.rs"]
 mod archive;
@@ -79,9 +74,15 @@ async fn send(system: &System, moments: &mut Moments, round: u64) -> Result<i64>
         let team = format!("team-{}", number(moments, 7));
         let id = format!("{round}-{place}");
         let data = match number(moments, 5) {
-            0 => json!({"provider": "openai", "model": "gpt-4-turbo", "inputTokens": number(moments, 900), "outputTokens": "0.5"}),
-            1 => json!({"provider": "x", "model": "y\u{e9}\"z", "inputTokens": 1, "nested": {"a": [1, null, {}]}}),
-            _ => json!({"provider": "openai", "model": "gpt-4-turbo", "inputTokens": number(moments, 900), "outputTokens": number(moments, 90)}),
+            0 => {
+                json!({"provider": "openai", "model": "gpt-4-turbo", "inputTokens": number(moments, 900), "outputTokens": "0.5"})
+            }
+            1 => {
+                json!({"provider": "x", "model": "y\u{e9}\"z", "inputTokens": 1, "nested": {"a": [1, null, {}]}})
+            }
+            _ => {
+                json!({"provider": "openai", "model": "gpt-4-turbo", "inputTokens": number(moments, 900), "outputTokens": number(moments, 90)})
+            }
         };
         events.push(json!({"id": id, "source": "tests/1.2", "type": "llm.tokens.v1", "subject": team, "data": data}));
     }
@@ -90,9 +91,7 @@ async fn send(system: &System, moments: &mut Moments, round: u64) -> Result<i64>
     let mut conflict = events[1].clone();
     conflict["data"]["inputTokens"] = json!(77_777);
     events.push(conflict);
-    let event = |id: &str, kind: &str, data: Value| {
-        json!({"id": format!("{round}-{id}"), "source": "tests", "type": kind, "subject": "team-1", "data": data})
-    };
+    let event = |id: &str, kind: &str, data: Value| json!({"id": format!("{round}-{id}"), "source": "tests", "type": kind, "subject": "team-1", "data": data});
     events.push(event("bad", "llm.tokens.v1", json!({"inputTokens": "many"})));
     events.push(event("unknown", "nobody.counts.v1", json!({"x": 1})));
     events.push(event("call", "api.request.v1", json!({"route": "/a"})));
@@ -187,7 +186,6 @@ async fn what_cannot_be_seen_is_not_called_verified() -> Result<()> {
 async fn whatever_is_tampered_with_is_found_and_named() -> Result<()> {
     let began = std::time::Instant::now();
     let mut moments = Moments::new("F30");
-    let seed = moments.bits();
     let (mut system, events) = system_with_books(&mut moments, 6).await?;
     let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
     // Its databases go on without it, and it waits for no lock of ours.
@@ -200,7 +198,7 @@ async fn whatever_is_tampered_with_is_found_and_named() -> Result<()> {
     let all: u64 = faults.values().sum();
     ensure!(all >= 100, "only {all} tamperings: {faults:?}");
     let line = json!({
-        "scenario": "F30", "seed": seed, "commit": tampering::commit(), "faults": faults, "events": events,
+        "scenario": "F30", "seed": moments.seed(), "commit": tampering::commit(), "faults": faults, "events": events,
         "lost": 0, "doubled": 0, "seconds": began.elapsed().as_secs(),
     });
     println!("{line}");

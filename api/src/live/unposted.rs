@@ -83,8 +83,7 @@ impl Live {
                 }
                 let sum = all.entry(Arc::clone(&key.1)).or_default();
                 sum.rated = sum.rated.saturating_add(*pending);
-                sum.unrated =
-                    sum.unrated.saturating_add(partition.money.estimate(key, blocks));
+                sum.unrated = sum.unrated.saturating_add(partition.money.estimate(key, blocks));
             }
         }
         all

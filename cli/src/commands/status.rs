@@ -68,7 +68,9 @@ fn unposted(statement: &Value) -> Vec<String> {
         let (rated, unrated) = (text("rated")?, text("unrated_estimate")?);
         let currency = text("currency")?;
         ((rated, unrated) != ("0", "0")).then(|| {
-            format!("not yet posted: {rated} {currency} rated, about {unrated} {currency} not yet rated")
+            format!(
+                "not yet posted: {rated} {currency} rated, about {unrated} {currency} not yet rated"
+            )
         })
     };
     amounts.into_iter().flatten().filter_map(line).collect()

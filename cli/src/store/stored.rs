@@ -30,17 +30,15 @@ pub async fn catalog(
         .fetch_optional(connection)
         .await?;
     let read = |document: String| serde_json::from_str(&document);
-    document.map(read).transpose().with_context(|| format!("the catalog {version} of tenant {tenant}"))
+    document
+        .map(read)
+        .transpose()
+        .with_context(|| format!("the catalog {version} of tenant {tenant}"))
 }
 
 /// Rows of events chosen by `seed`, as RowBinary in the order of [`USAGE_EVENTS_COLUMNS`]. `ends` are
 /// the last positions of the partitions, of which 0 is the first.
-pub async fn sample(
-    clickhouse: &ClickHouse,
-    ends: &[i64],
-    count: u32,
-    seed: u64,
-) -> Result<Bytes> {
+pub async fn sample(clickhouse: &ClickHouse, ends: &[i64], count: u32, seed: u64) -> Result<Bytes> {
     const KEY: &str = "tenant_id, team, time, partition, position, `index`";
     let ends: Vec<String> = ends.iter().map(i64::to_string).collect();
     let ends = ends.join(", ");

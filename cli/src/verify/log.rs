@@ -29,9 +29,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Counts the blocks of the newest windows. A local log is open in its process, which is asked.
 pub async fn check(target: &Target, snapshot: &mut PgConnection) -> Check {
     let looked = match &target.up {
-        Some(up) if target.log_folder.is_some() => {
-            of_process(&up.http, &up.admin_key).await
-        }
+        Some(up) if target.log_folder.is_some() => of_process(&up.http, &up.admin_key).await,
         None if target.log_folder.is_some() => {
             Err(anyhow::anyhow!("a local log is open in the process that has it"))
         }
@@ -51,7 +49,11 @@ async fn of_process(address: &str, key: &str) -> Result<Check> {
         let partition = number("partition").unwrap_or(-1);
         let posted = number("posted_position").context("the statement has no position")?;
         if number("end_position").is_some_and(|end| end <= posted) {
-            check.blame(|| format!("partition {partition}: the ledger is at {posted}, where the log has nothing"));
+            check.blame(|| {
+                format!(
+                    "partition {partition}: the ledger is at {posted}, where the log has nothing"
+                )
+            });
         }
         if one.get("balanced") != Some(&Value::Bool(true)) {
             check.blame(|| format!("partition {partition}: the counts do not balance"));
@@ -71,7 +73,11 @@ async fn of_kafka(target: &Target, snapshot: &mut PgConnection) -> Result<Check>
         let (Some(oldest), Some(newest)) = (windows.first(), windows.last()) else { continue };
         let (from, to) = (oldest.from, newest.to);
         if to >= next {
-            check.blame(|| format!("partition {partition}: the ledger is at {to}, and the log ends before {next}"));
+            check.blame(|| {
+                format!(
+                    "partition {partition}: the ledger is at {to}, and the log ends before {next}"
+                )
+            });
             continue;
         }
         let log = named.log.clone();
@@ -93,7 +99,8 @@ fn blocks(log: &SharedLog, partition: u32, (from, to): (i64, i64)) -> Result<Blo
             return Ok(blocks);
         }
         let header = BlockHeader::decode(&message.payload)?;
-        let tenants = header.tenants.iter().map(|count| (count.tenant, (count.events, count.copies)));
+        let tenants =
+            header.tenants.iter().map(|count| (count.tenant, (count.events, count.copies)));
         blocks.insert(message.position, tenants.collect());
         if message.position == to {
             return Ok(blocks);
@@ -105,7 +112,9 @@ fn compare(check: &mut Check, partition: u32, windows: &[Window], blocks: &Block
     for window in windows {
         check.rows += 1;
         let mut counted: BTreeMap<Uuid, (u64, u64)> = BTreeMap::new();
-        for (tenant, (events, copies)) in blocks.range(window.from..=window.to).flat_map(|(_, tenants)| tenants) {
+        for (tenant, (events, copies)) in
+            blocks.range(window.from..=window.to).flat_map(|(_, tenants)| tenants)
+        {
             let sum = counted.entry(*tenant).or_default();
             *sum = (sum.0 + events, sum.1 + copies);
         }

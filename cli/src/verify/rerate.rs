@@ -185,7 +185,8 @@ impl Again {
     /// Whoever sent it, as far as that is recorded. An alias that was in force is one still.
     fn caller(&self, row: &Row<'_>) -> Result<Caller> {
         let id = row.uuid("tenant_id")?;
-        let (key, external_key) = self.tenants.get(&id).cloned().context("its tenant is missing")?;
+        let (key, external_key) =
+            self.tenants.get(&id).cloned().context("its tenant is missing")?;
         let (subject, team) = (row.text("subject")?, row.text("team")?);
         let mut aliases = HashMap::new();
         if subject != team {

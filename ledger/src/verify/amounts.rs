@@ -89,7 +89,9 @@ pub async fn amounts(
 }
 
 fn charge_key(tenant: Uuid, [team, meter, card, currency]: [&str; 4], version: i64) -> Key {
-    format!("charges of team {team} of tenant {tenant}, meter {meter}, card {card} version {version}, {currency}")
+    format!(
+        "charges of team {team} of tenant {tenant}, meter {meter}, card {card} version {version}, {currency}"
+    )
 }
 
 fn cost_key(tenant: Uuid, meter: &str, currency: &str) -> Key {
@@ -140,8 +142,12 @@ async fn charges_archived(
     );
     let mut sums = Sums::new();
     for row in clickhouse.query_json_rows(&sql, &[]).await? {
-        let names =
-            [text(&row, "of_team")?, text(&row, "of_meter")?, text(&row, "of_card")?, text(&row, "of_currency")?];
+        let names = [
+            text(&row, "of_team")?,
+            text(&row, "of_meter")?,
+            text(&row, "of_card")?,
+            text(&row, "of_currency")?,
+        ];
         let key = charge_key(page.tenant, names, number(&row, "of_version")?);
         sums.insert(key, vec![decimal(&row, "amount")?]);
     }
@@ -216,10 +222,7 @@ fn total_key(tenant: Uuid, [team, meter, currency, cost_currency]: [&str; 4], bu
     )
 }
 
-async fn totals_posted(
-    connection: &mut PgConnection,
-    page: &Page,
-) -> Result<Sums, VerifyError> {
+async fn totals_posted(connection: &mut PgConnection, page: &Page) -> Result<Sums, VerifyError> {
     type Row = (String, String, String, String, i64, String, String, String, i64);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT team, meter, currency, cost_currency, floor(extract(epoch FROM bucket) / 900)::bigint,

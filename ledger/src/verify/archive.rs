@@ -44,10 +44,7 @@ pub async fn posted(connection: &mut PgConnection) -> Result<Ends, PostgresError
 }
 
 /// Ends of the newest windows that the archive has whole.
-pub async fn common(
-    connection: &mut PgConnection,
-    archived: &Ends,
-) -> Result<Ends, PostgresError> {
+pub async fn common(connection: &mut PgConnection, archived: &Ends) -> Result<Ends, PostgresError> {
     let rows: Vec<(i32, Option<i64>)> = sqlx::query_as(
         "SELECT w.partition, (SELECT max(a.position_to) FROM audit a WHERE a.partition = w.partition AND a.position_to <= w.upto)
          FROM UNNEST($1::int[], $2::bigint[]) AS w (partition, upto)",
@@ -70,7 +67,9 @@ pub(super) fn within(ends: &Ends, position: &str) -> String {
         return "false".to_owned();
     }
     let all = all.join(", ");
-    format!("partition < {count} AND {position} <= arrayElement([{all}]::Array(Int64), partition + 1)")
+    format!(
+        "partition < {count} AND {position} <= arrayElement([{all}]::Array(Int64), partition + 1)"
+    )
 }
 
 /// The insert groups follow each other from the first position on, and their rows are there.
@@ -85,7 +84,9 @@ pub async fn groups(clickhouse: &ClickHouse, archived: &Ends) -> Result<Check, V
         let (partition, from): (u32, i64) = (number(&row, "partition")?, number(&row, "position")?);
         let before = text(&row, "last")?;
         check.blame(|| {
-            format!("partition {partition}: the group from position {from} follows on position {before}")
+            format!(
+                "partition {partition}: the group from position {from} follows on position {before}"
+            )
         });
     }
     // Groups that were added since do not count.
@@ -106,7 +107,9 @@ pub async fn groups(clickhouse: &ClickHouse, archived: &Ends) -> Result<Check, V
         let there = found.get(partition).cloned().unwrap_or_else(|| vec![0, 0]);
         if there != *counts {
             check.blame(|| {
-                format!("{partition}: its groups have {counts:?} rows and others, the tables {there:?}")
+                format!(
+                    "{partition}: its groups have {counts:?} rows and others, the tables {there:?}"
+                )
             });
         }
     }
@@ -117,13 +120,24 @@ async fn found_rows(clickhouse: &ClickHouse, archived: &Ends) -> Result<Sums, Ve
     let mut found = Sums::new();
     let filter = within(archived, "position");
     let queries = [
-        (0, format!("SELECT partition, count() AS rows FROM (SELECT partition FROM usage_events WHERE rating_run = 0 AND {filter} ORDER BY {ORDER} LIMIT 1 BY {ORDER}) GROUP BY partition")),
-        (1, format!("SELECT partition, count() AS rows FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events WHERE {filter}) GROUP BY partition")),
+        (
+            0,
+            format!(
+                "SELECT partition, count() AS rows FROM (SELECT partition FROM usage_events WHERE rating_run = 0 AND {filter} ORDER BY {ORDER} LIMIT 1 BY {ORDER}) GROUP BY partition"
+            ),
+        ),
+        (
+            1,
+            format!(
+                "SELECT partition, count() AS rows FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events WHERE {filter}) GROUP BY partition"
+            ),
+        ),
     ];
     for (place, sql) in queries {
         for row in clickhouse.query_json_rows(&sql, &[]).await? {
             let partition: u32 = number(&row, "partition")?;
-            let counts = found.entry(format!("partition {partition}")).or_insert_with(|| vec![0, 0]);
+            let counts =
+                found.entry(format!("partition {partition}")).or_insert_with(|| vec![0, 0]);
             if let Some(count) = counts.get_mut(place) {
                 *count = number(&row, "rows")?;
             }
@@ -143,9 +157,12 @@ pub async fn repeats(clickhouse: &ClickHouse) -> Result<Check, VerifyError> {
     for row in clickhouse.query_json_rows(&sql, &[]).await? {
         check.rows += 1;
         if number::<u64>(&row, "different")? > 1 {
-            let (partition, place): (u32, u32) = (number(&row, "partition")?, number(&row, "place")?);
+            let (partition, place): (u32, u32) =
+                (number(&row, "partition")?, number(&row, "place")?);
             let position = text(&row, "position")?;
-            check.blame(|| format!("the event {partition}:{position}:{place} is there with two contents"));
+            check.blame(|| {
+                format!("the event {partition}:{position}:{place} is there with two contents")
+            });
         }
     }
     Ok(check)
@@ -158,7 +175,11 @@ pub async fn counts(
     ends: &Ends,
 ) -> Result<Check, VerifyError> {
     let mut check = Check::new("conservation in the archive");
-    compare(&mut check, &sealed_counts(connection, ends).await?, &archived_counts(clickhouse, ends).await?);
+    compare(
+        &mut check,
+        &sealed_counts(connection, ends).await?,
+        &archived_counts(clickhouse, ends).await?,
+    );
     Ok(check)
 }
 

@@ -53,7 +53,11 @@ pub async fn check(
             let stored = stored(connection, *partition, &page).await?;
             for (_, position, copied) in &page {
                 check.rows += 1;
-                let place = || format!("the audit chain of partition {partition}: the row that ends at position {position}");
+                let place = || {
+                    format!(
+                        "the audit chain of partition {partition}: the row that ends at position {position}"
+                    )
+                };
                 match stored.get(position) {
                     None => check.blame(|| format!("{} was copied and is gone", place())),
                     Some(hash) if hex(hash) != *copied => {

@@ -37,9 +37,7 @@ pub async fn newest(
     .fetch_all(connection)
     .await?;
     let window = |(from, to, counts): (i64, i64, String)| {
-        let came_in = |(tenant, counts): (Uuid, Counts)| {
-            (tenant, (counts.accepted, counts.copies))
-        };
+        let came_in = |(tenant, counts): (Uuid, Counts)| (tenant, (counts.accepted, counts.copies));
         let mut came_in: BTreeMap<Uuid, (u64, u64)> =
             counts_of(&counts).unwrap_or_default().into_iter().map(came_in).collect();
         came_in.retain(|_, counts| *counts != (0, 0));

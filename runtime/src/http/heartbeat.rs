@@ -23,7 +23,10 @@ impl Pulse {
         let since = (*self.lock())?.elapsed();
         let stalled = since > patience.saturating_add(self.allowed);
         stalled.then(|| {
-            format!("it has not gone on for {} s, although there is something to do", since.as_secs())
+            format!(
+                "it has not gone on for {} s, although there is something to do",
+                since.as_secs()
+            )
         })
     }
 

@@ -24,30 +24,82 @@ type Case = (&'static str, &'static str, &'static str);
 
 /// What sums, counts, groups and copied heads show.
 const CASES: &[Case] = &[
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.charge` = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.charge) WHERE {row} AND length(lines.charge) > 0"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.cost` = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.cost) WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.quantity` = arrayMap(x -> toDecimal128(x + 1, 12), lines.quantity) WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.card_version` = arrayMap(x -> toUInt32(x + 1), lines.card_version) WHERE {row}"),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.charge` = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.charge) WHERE {row} AND length(lines.charge) > 0",
+    ),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.cost` = arrayMap(x -> x + toDecimal128('0.000000000001', 12), lines.cost) WHERE {row}",
+    ),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.quantity` = arrayMap(x -> toDecimal128(x + 1, 12), lines.quantity) WHERE {row}",
+    ),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.card_version` = arrayMap(x -> toUInt32(x + 1), lines.card_version) WHERE {row}",
+    ),
     ("update", "usage_events", "ALTER TABLE usage_events UPDATE outcome = 'unpriced' WHERE {row}"),
     ("delete", "usage_events", "ALTER TABLE usage_events DELETE WHERE {row}"),
-    ("insert", "usage_events", "INSERT INTO usage_events SELECT * REPLACE (position - 1000000 AS position) FROM usage_events WHERE {row} SETTINGS prefer_column_name_to_alias = 1"),
-    ("insert", "usage_events", "INSERT INTO usage_events SELECT * REPLACE (arrayMap(x -> x + toDecimal128('1', 12), lines.charge) AS `lines.charge`) FROM usage_events WHERE {row} SETTINGS prefer_column_name_to_alias = 1"),
+    (
+        "insert",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (position - 1000000 AS position) FROM (SELECT * FROM usage_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (arrayMap(x -> x + toDecimal128('1', 12), lines.charge) AS `lines.charge`) FROM (SELECT * FROM usage_events WHERE {row})",
+    ),
     ("delete", "rejected_events", "ALTER TABLE rejected_events DELETE WHERE {row}"),
-    ("update", "rejected_events", "ALTER TABLE rejected_events UPDATE outcome = if(outcome = 'rejected', 'conflict', 'rejected') WHERE {row}"),
-    ("insert", "rejected_events", "INSERT INTO rejected_events SELECT * REPLACE (position - 1000000 AS position) FROM rejected_events WHERE {row} SETTINGS prefer_column_name_to_alias = 1"),
+    (
+        "update",
+        "rejected_events",
+        "ALTER TABLE rejected_events UPDATE outcome = if(outcome = 'rejected', 'conflict', 'rejected') WHERE {row}",
+    ),
+    (
+        "insert",
+        "rejected_events",
+        "INSERT INTO rejected_events SELECT * REPLACE (position - 1000000 AS position) FROM (SELECT * FROM rejected_events WHERE {row})",
+    ),
     ("delete", "archived", "ALTER TABLE archived DELETE WHERE {row}"),
     ("update", "archived", "ALTER TABLE archived UPDATE rows = rows + 1 WHERE {row}"),
     ("truncate", "usage_events", "TRUNCATE TABLE usage_events"),
     ("truncate", "rejected_events", "TRUNCATE TABLE rejected_events"),
-    ("update", "audit_heads", "ALTER TABLE audit_heads UPDATE hash = unhex(repeat('ab', 32)) WHERE {row}"),
+    (
+        "update",
+        "audit_heads",
+        "ALTER TABLE audit_heads UPDATE hash = unhex(repeat('ab', 32)) WHERE {row}",
+    ),
 ];
 
 /// What only rating again shows: sums, counts and groups stay as they were.
 const CASES_OF_RATING: &[Case] = &[
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE raw = replaceOne(raw, 'id', 'iD') WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE identity = identity + 1 WHERE {row}"),
-    ("update", "usage_events", "ALTER TABLE usage_events UPDATE `lines.unit` = arrayMap(x -> concat(x, 'x'), lines.unit) WHERE {row}"),
-    ("swap", "usage_events", "ALTER TABLE usage_events UPDATE `lines.dimensions` = arrayMap(x -> map('model', 'other'), lines.dimensions) WHERE {row}"),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE raw = replaceOne(raw, 'id', 'iD') WHERE {row}",
+    ),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE identity = identity + 1 WHERE {row}",
+    ),
+    (
+        "update",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.unit` = arrayMap(x -> concat(x, 'x'), lines.unit) WHERE {row}",
+    ),
+    (
+        "swap",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.dimensions` = arrayMap(x -> map('model', 'other'), lines.dimensions) WHERE {row}",
+    ),
 ];
 
 /// Tampers in every way, and counts.
@@ -99,8 +151,12 @@ async fn change(
     };
     // A row with lines, and not the last group: what lies after the end of `archived` is not looked at.
     let condition = match table {
-        "usage_events" => "WHERE length(lines.cost) > 0 AND outcome = 'rated' AND lines.charge[1] > 0",
-        "archived" => "WHERE (partition, to_x) NOT IN (SELECT partition, max(to_x) FROM archived GROUP BY partition)",
+        "usage_events" => {
+            "WHERE length(lines.cost) > 0 AND outcome = 'rated' AND lines.charge[1] > 0"
+        }
+        "archived" => {
+            "WHERE (partition, to_x) NOT IN (SELECT partition, max(to_x) FROM archived GROUP BY partition)"
+        }
         _ => "",
     };
     let seed = moments.bits();
@@ -126,7 +182,8 @@ async fn change(
 
 async fn restore(clickhouse: &ClickHouse, table: &str) -> Result<()> {
     clickhouse.execute(&format!("TRUNCATE TABLE {table}")).await?;
-    let again = format!("INSERT INTO {table} SELECT * FROM {table}_kept SETTINGS insert_deduplicate = 0");
+    let again =
+        format!("INSERT INTO {table} SELECT * FROM {table}_kept SETTINGS insert_deduplicate = 0");
     clickhouse.execute(&again).await?;
     Ok(())
 }

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use ledger::{
+    seal::TransfersHash,
+    transfer::{Side, Transfer},
+};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tests::{seed::Moments, system::System};
+use uuid::Uuid;
 
 use super::tampering::{audit_key, found, look_at_archive, look_at_books};
 
 /// A row of a table chosen by chance, as a condition.
-const ANY: &str = "ctid = (SELECT ctid FROM {table} {where} ORDER BY md5(ctid::text || '{seed}') LIMIT 1)";
+const ANY: &str =
+    "ctid = (SELECT ctid FROM {table} {where} ORDER BY md5(ctid::text || '{seed}') LIMIT 1)";
 
 /// The kind of a tampering, the table with a condition on the row, and the statement. It answers a text
 /// that a first bad row must hold; `{any}` is the condition on a row chosen by chance.
@@ -95,8 +101,15 @@ const CASES_OF_BOTH: &[Case] = &[
 ];
 
 /// Whole tables.
-const TRUNCATED: [&str; 7] =
-    ["transfers", "journals", "audit", "partition_counts", "receivable_entries", "receivables", "usage_totals"];
+const TRUNCATED: [&str; 7] = [
+    "transfers",
+    "journals",
+    "audit",
+    "partition_counts",
+    "receivable_entries",
+    "receivables",
+    "usage_totals",
+];
 
 /// Times that each case is tried, on rows chosen by chance.
 const ROUNDS: u64 = 2;
@@ -128,6 +141,16 @@ pub async fn tamper(
         found(statement, &name, &checks?)?;
         *faults.entry(kind).or_default() += 1;
     }
+    for _ in 0..2 * ROUNDS {
+        let position = forge(&mut connection, moments).await?;
+        let checks = look_at_books(&mut connection, &key).await;
+        connection.execute("ROLLBACK").await?;
+        let checks = checks?;
+        let bad: Vec<&str> = checks.iter().filter(|one| !one.holds()).map(|one| one.name).collect();
+        ensure!(bad == ["audit chain"], "the forgery was not perfect: {checks:?}");
+        found("a forged window", &position, &checks)?;
+        *faults.entry("unkeyed hash").or_default() += 1;
+    }
     for table in TRUNCATED {
         begin(&mut connection).await?;
         let statement = format!("TRUNCATE {table}");
@@ -157,7 +180,9 @@ async fn begin(connection: &mut PgConnection) -> Result<()> {
     let statements = "BEGIN; SET CONSTRAINTS ALL DEFERRED; ALTER TABLE transfers DISABLE TRIGGER check_transfers";
     connection.execute(sqlx::raw_sql(statements)).await?;
     for (table, name) in foreign_keys(connection).await? {
-        connection.execute(AssertSqlSafe(format!("ALTER TABLE {table} DROP CONSTRAINT {name}"))).await?;
+        connection
+            .execute(AssertSqlSafe(format!("ALTER TABLE {table} DROP CONSTRAINT {name}")))
+            .await?;
     }
     Ok(())
 }
@@ -186,26 +211,31 @@ async fn change(
         .replace("{table}", table)
         .replace("{where}", condition)
         .replace("{seed}", &moments.bits().to_string());
-    let statement = statement.replace("x.{any}", &format!("x.{any}")).replace("{any}", &format!("x.{any}"));
+    let statement =
+        statement.replace("x.{any}", &format!("x.{any}")).replace("{any}", &format!("x.{any}"));
     let statement = statement.replace("{window}", WINDOW);
-    let names: Vec<Option<String>> =
-        sqlx::query_scalar(AssertSqlSafe(statement.clone())).fetch_all(connection).await.context(statement.clone())?;
+    let names: Vec<Option<String>> = sqlx::query_scalar(AssertSqlSafe(statement.clone()))
+        .fetch_all(connection)
+        .await
+        .context(statement.clone())?;
     ensure!(names.len() == 1, "{statement} changed {} rows", names.len());
     Ok(names.into_iter().flatten().next().unwrap_or_default())
 }
 
 /// Partitions with two windows or more.
 async fn tails(connection: &mut PgConnection) -> Result<Vec<i32>> {
-    let sql = "SELECT partition FROM audit GROUP BY partition HAVING count(*) > 1 ORDER BY partition";
+    let sql =
+        "SELECT partition FROM audit GROUP BY partition HAVING count(*) > 1 ORDER BY partition";
     Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)
 }
 
 /// Takes the newest window of a partition out of all books, without a trace in Postgres.
 async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> {
-    let position: i64 = sqlx::query_scalar("SELECT max(position_to) FROM audit WHERE partition = $1")
-        .bind(partition)
-        .fetch_one(&mut *connection)
-        .await?;
+    let position: i64 =
+        sqlx::query_scalar("SELECT max(position_to) FROM audit WHERE partition = $1")
+            .bind(partition)
+            .fetch_one(&mut *connection)
+            .await?;
     let statements = format!(
         "CREATE TEMPORARY TABLE cut ON COMMIT DROP AS SELECT * FROM journals WHERE partition = {partition} AND position_to = {position};
          UPDATE receivables r SET balance = r.balance - e.amount, sequence = r.sequence - 1 FROM receivable_entries e JOIN cut USING (tenant_id, journal_id)
@@ -237,4 +267,109 @@ async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> 
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
     Ok(position)
+}
+
+/// Makes a team owe one more, in all books, and computes every hash anew that needs no key: the hash of
+/// the window's transfers as the ledger makes it, and the rest of the chain with a key of its own.
+async fn forge(connection: &mut PgConnection, moments: &mut Moments) -> Result<String> {
+    let chosen = "WITH chosen AS (SELECT * FROM transfers WHERE team <> '' ORDER BY md5(ctid::text || '{seed}') LIMIT 1)";
+    let chosen = chosen.replace("{seed}", &moments.bits().to_string());
+    begin(connection).await?;
+    let statement = format!(
+        "{chosen}, more AS (UPDATE transfers x SET amount = x.amount + 1 FROM chosen c WHERE (x.tenant_id, x.journal_id, x.ordinal)
+             = (c.tenant_id, c.journal_id, c.ordinal)),
+         owed AS (UPDATE receivables r SET balance = r.balance + 1 FROM chosen c WHERE (r.tenant_id, r.team, r.currency) = (c.tenant_id, c.team, c.currency)),
+         total AS (UPDATE usage_totals u SET charge = u.charge + 1 FROM chosen c WHERE u.ctid = (SELECT v.ctid FROM usage_totals v
+             WHERE (v.tenant_id, v.team, v.meter, v.currency) = (c.tenant_id, c.team, c.meter, c.currency) LIMIT 1)),
+         entries AS (UPDATE receivable_entries e SET balance_after = e.balance_after + 1,
+                 amount = e.amount + CASE WHEN e.journal_id = c.journal_id THEN 1 ELSE 0 END
+             FROM chosen c, receivable_entries own WHERE (own.tenant_id, own.journal_id, own.team, own.currency) = (c.tenant_id, c.journal_id, c.team, c.currency)
+             AND (e.tenant_id, e.team, e.currency) = (c.tenant_id, c.team, c.currency) AND e.sequence >= own.sequence)
+         SELECT j.partition, j.position_to FROM journals j JOIN chosen c USING (tenant_id, journal_id)"
+    );
+    let (partition, position): (i32, i64) =
+        sqlx::query_as(AssertSqlSafe(statement)).fetch_one(&mut *connection).await?;
+    let (transfers, hash) = transfers_hash(connection, partition, position).await?;
+    sqlx::query("UPDATE audit SET transfers = $3, transfers_hash = $4, hash = sha256(previous_hash || $4) WHERE partition = $1 AND position_to = $2")
+        .bind(partition)
+        .bind(position)
+        .bind(transfers)
+        .bind(hash.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    Ok(format!("position {position}"))
+}
+
+#[derive(sqlx::FromRow)]
+struct Book {
+    tenant_id: Uuid,
+    journal_id: Uuid,
+    reference: String,
+    ordinal: i32,
+    debit_account: i64,
+    debit_kind: String,
+    debit_team: String,
+    credit_account: i64,
+    credit_kind: String,
+    credit_team: String,
+    amount: String,
+    currency: String,
+    reason: String,
+    team: String,
+    meter: String,
+    card: String,
+    card_version: i32,
+    quantity: String,
+    events: i64,
+}
+
+/// The hash of a window's transfers, for which no key is needed.
+async fn transfers_hash(
+    connection: &mut PgConnection,
+    partition: i32,
+    position: i64,
+) -> Result<(i32, [u8; 32])> {
+    let rows: Vec<Book> = sqlx::query_as(
+        "SELECT tenant_id, journal_id, j.reference, t.ordinal, t.debit_account, t.credit_account, t.currency, t.reason, t.team, t.meter, t.card,
+             t.card_version, t.events, d.kind AS debit_kind, d.team AS debit_team, k.kind AS credit_kind, k.team AS credit_team,
+             (t.amount * 1000000000000)::numeric(60, 0)::text AS amount, (t.quantity * 1000000000000)::numeric(60, 0)::text AS quantity
+         FROM journals j JOIN transfers t USING (tenant_id, journal_id)
+         JOIN accounts d ON d.account_id = t.debit_account JOIN accounts k ON k.account_id = t.credit_account
+         WHERE j.partition = $1 AND j.position_to = $2 ORDER BY j.tenant_id, j.journal_id, t.ordinal",
+    )
+    .bind(partition)
+    .bind(position)
+    .fetch_all(connection)
+    .await?;
+    let mut hash = TransfersHash::default();
+    for row in &rows {
+        if row.ordinal == 0 {
+            hash.journal(row.tenant_id, row.journal_id, "usage", &row.reference);
+        }
+        hash.transfer(&Transfer {
+            tenant: row.tenant_id,
+            journal: row.journal_id,
+            ordinal: row.ordinal,
+            debit: Side {
+                account: row.debit_account,
+                kind: &row.debit_kind,
+                team: &row.debit_team,
+            },
+            credit: Side {
+                account: row.credit_account,
+                kind: &row.credit_kind,
+                team: &row.credit_team,
+            },
+            amount: row.amount.parse()?,
+            currency: &row.currency,
+            reason: &row.reason,
+            team: &row.team,
+            meter: &row.meter,
+            card: &row.card,
+            card_version: row.card_version,
+            quantity: row.quantity.parse()?,
+            events: row.events,
+        });
+    }
+    Ok(hash.finish())
 }
