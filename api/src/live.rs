@@ -21,6 +21,9 @@ use crate::auth::TenantScope;
 
 pub(crate) mod refresh;
 pub(crate) mod tail;
+mod unposted;
+
+pub(crate) use unposted::Unposted;
 
 /// All partitions.
 pub(crate) struct Live {
@@ -42,6 +45,7 @@ struct Partition {
     /// Sums in `batches`.
     entries: usize,
     freshness: Freshness,
+    money: unposted::Money,
 }
 
 #[derive(Clone, Copy)]
@@ -206,8 +210,9 @@ impl Partition {
     /// Takes a snapshot in place of everything.
     fn load(&mut self, posted: Place, receivables: &[Receivable]) {
         let generation = self.generation + 1;
-        *self =
-            Self { generation, places: Some(Places { posted, live: posted }), ..Self::default() };
+        let places = Some(Places { posted, live: posted });
+        let money = std::mem::take(&mut self.money).loaded();
+        *self = Self { generation, places, money, ..Self::default() };
         for receivable in receivables {
             self.set_receivable(receivable);
         }
@@ -232,9 +237,12 @@ impl Partition {
                 None => drop(self.teams.entry((*tenant, Arc::from(team))).or_default()),
             }
         }
+        self.money.moves_on(place.x - places.live.x);
         for (number, charge) in &charges {
             if let Some(account) = self.account_mut(*number) {
                 account.pending += charge;
+                let key = (account.tenant, Arc::clone(&account.currency));
+                self.money.rated(key, *charge);
             }
         }
         let sums: Vec<(u32, i128)> = charges.into_iter().collect();
@@ -273,6 +281,8 @@ impl Partition {
             for (number, charge) in &batch.sums {
                 if let Some(account) = self.account_mut(*number) {
                     account.pending -= charge;
+                    let key = (account.tenant, Arc::clone(&account.currency));
+                    self.money.posted(&key, *charge);
                 }
             }
         }

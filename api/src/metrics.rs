@@ -1,6 +1,8 @@
 //! The metrics of the api.
 
-use runtime::telemetry::{IntCounter, IntCounterVec, IntGaugeVec, Metrics, TelemetryError};
+use runtime::telemetry::{
+    GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Metrics, TelemetryError,
+};
 
 /// All metrics of the api.
 pub(crate) struct ApiMetrics {
@@ -22,6 +24,8 @@ pub(crate) struct ApiMetrics {
     pub live_entries: IntGaugeVec,
     /// Partitions whose balances were loaded anew because live and posted state had parted.
     pub reloads: IntCounter,
+    /// Money that is not posted yet, by currency, and by whether it is rated.
+    pub unposted: GaugeVec,
 }
 
 impl ApiMetrics {
@@ -63,6 +67,11 @@ impl ApiMetrics {
             reloads: metrics.counter(
                 "weir_api_balance_reloads_total",
                 "Partitions whose balances were loaded anew.",
+            )?,
+            unposted: metrics.amounts(
+                "weir_unposted_amount",
+                "About how much money is not posted yet: charges that are rated, and an estimate of those that are not.",
+                &["currency", "stage"],
             )?,
         })
     }

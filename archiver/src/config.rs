@@ -11,6 +11,8 @@ const GROUP_ROWS_MAX: usize = 1_000_000;
 const GROUP_BYTES_MAX: usize = 256 << 20;
 /// Longest wait for a group, in milliseconds: one minute.
 const GROUP_WAIT_MS_MAX: u64 = 60_000;
+/// Longest time between two copies of the heads, in milliseconds: one hour.
+const HEADS_EVERY_MS_MAX: u64 = 3_600_000;
 
 /// The section `[archiver]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +24,8 @@ pub struct Config {
     pub group_bytes: usize,
     /// Milliseconds between the ticks at which groups that are not full end.
     pub group_wait_ms: u64,
+    /// Milliseconds between two copies of the heads of the audit chains.
+    pub heads_every_ms: u64,
 }
 
 impl Config {
@@ -42,11 +46,22 @@ impl Config {
             "archiver.group_wait_ms",
             "it must be between 1 and 60000",
         );
+        faults.check(
+            (100..=HEADS_EVERY_MS_MAX).contains(&self.heads_every_ms),
+            "archiver.heads_every_ms",
+            "it must be between 100 and 3600000",
+        );
     }
 
     /// How far apart the ticks are at which groups end.
     #[must_use]
     pub fn group_wait(&self) -> Duration {
         Duration::from_millis(self.group_wait_ms)
+    }
+
+    /// How often the heads of the audit chains are copied.
+    #[must_use]
+    pub fn heads_every(&self) -> Duration {
+        Duration::from_millis(self.heads_every_ms)
     }
 }

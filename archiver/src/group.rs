@@ -96,6 +96,8 @@ pub(crate) struct Collector {
     carried: Option<Batch>,
     ignored: Arc<dyn Fn() + Send + Sync>,
     ticks: Ticks,
+    /// The position of `[rated]` that is read next.
+    next: i64,
 }
 
 impl Collector {
@@ -110,7 +112,13 @@ impl Collector {
         let reader = log.reader(RATED, partition, place.r.saturating_add(1))?;
         let counter = metrics.ignored.clone();
         let ignored = Arc::new(move || counter.inc());
-        Ok(Collector { partition, reader, place, carried: None, ignored, ticks })
+        let next = place.r.saturating_add(1);
+        Ok(Collector { partition, reader, place, carried: None, ignored, ticks, next })
+    }
+
+    /// The position of `[rated]` that is read next.
+    pub fn next_position(&self) -> i64 {
+        self.next
     }
 
     /// The next group; `None` where nothing came for a moment, or when `stopped`.
@@ -166,6 +174,7 @@ impl Collector {
             return Ok(Some(batch));
         }
         while let Some(message) = self.reader.next(wait)? {
+            self.next = message.position.saturating_add(1);
             let offer = self.place.offer(self.partition, message.position, &message.payload);
             match offer
                 .map_err(|source| ArchiveError::Message { position: message.position, source })?

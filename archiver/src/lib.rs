@@ -5,6 +5,7 @@ pub mod config;
 mod error;
 mod flush;
 mod group;
+mod heads;
 mod insert;
 pub mod metrics;
 mod partition;
@@ -49,6 +50,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let connect = || connect(&context.postgres, Some("weir_archiver"), "weir-archiver");
     let pool = OWNERSHIP.until_available(&context, |_| true, connect).await?;
     let Some(pool) = pool else { return Ok(()) };
+    let (heads_pool, heads_metrics, every) = (pool.clone(), metrics.clone(), config.heads_every());
     let shared = Shared {
         ticks: Ticks::new(config.group_wait()),
         flusher: Arc::new(Flusher::new(pool.clone(), context.clickhouse.clone(), metrics.clone())),
@@ -60,5 +62,9 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         readiness: context.readiness.clone(),
         handle: tokio::runtime::Handle::current(),
     };
-    Ok(OWNERSHIP.run(&context, move |partition, stop| own(&shared, partition, stop)).await?)
+    let heads = heads::copy(&heads_pool, &context.clickhouse, every, &heads_metrics);
+    tokio::select! {
+        owned = OWNERSHIP.run(&context, move |partition, stop| own(&shared, partition, stop)) => Ok(owned?),
+        never = heads => match never {},
+    }
 }

@@ -14,6 +14,7 @@ use runtime::{
     http::{Readiness, State},
     log::SharedLog,
     postgres::Pool,
+    progress::Progress,
     shutdown::Shutdown,
     task::{TaskError, now_us},
     traces::{self, Kind, Span},
@@ -26,7 +27,7 @@ use crate::{
     config::Config,
     error::ArchiveError,
     flush::{Flushed, Flusher, Ticks},
-    group::{Collector, End, Group},
+    group::{Collector, End, Group, RATED},
     insert,
     metrics::ArchiverMetrics,
 };
@@ -59,8 +60,16 @@ pub(crate) struct Shared {
 /// Archives one partition until `stop`. Only what no later attempt could mend is an error.
 pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<(), TaskError> {
     let mut attempts: u32 = 0;
+    let mut progress = Progress::new(
+        &shared.readiness,
+        OWNERSHIP.check(partition),
+        shared.config.group_wait(),
+        &shared.log,
+        (RATED, partition),
+    );
     while !stop.is_cancelled() {
-        let mut owner = Owner { shared, partition, stop, attempts: &mut attempts };
+        let mut owner =
+            Owner { shared, partition, stop, attempts: &mut attempts, progress: &mut progress };
         let Err(error) = owner.run() else { break };
         if matches!(error, ArchiveError::Stopped) {
             break;
@@ -96,6 +105,7 @@ struct Owner<'a> {
     stop: &'a Shutdown,
     /// Failed attempts since the last success.
     attempts: &'a mut u32,
+    progress: &'a mut Progress,
 }
 
 impl Owner<'_> {
@@ -109,9 +119,12 @@ impl Owner<'_> {
             let Some(group) =
                 collector.collect(End::Full, &self.shared.config, &|| self.stop.is_cancelled())?
             else {
+                self.progress.next_is(collector.next_position());
+                self.progress.idle();
                 self.works();
                 continue;
             };
+            self.progress.advanced();
             if known_at.elapsed() > POSITION_AGE_MAX && self.position()? != place {
                 return Err(ArchiveError::Overtaken);
             }
@@ -121,6 +134,7 @@ impl Owner<'_> {
             }
             place = after.place;
             known_at = Instant::now();
+            self.progress.advanced();
             self.works();
         }
         Ok(())

@@ -14,3 +14,4 @@ pub mod role;
 pub mod status;
 pub mod tenants;
 pub mod up;
+pub mod verify;

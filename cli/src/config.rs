@@ -59,6 +59,8 @@ pub struct HttpConfig {
     pub behind_proxy: bool,
     /// Origins whose pages may ask.
     pub allowed_origins: Vec<String>,
+    /// Seconds without progress after which a part of the process is not ready.
+    pub stalled_after_s: u64,
 }
 
 /// The section `[telemetry]`.
@@ -99,6 +101,11 @@ impl Config {
                 || ["http://", "https://"].iter().any(|scheme| collector.starts_with(scheme)),
             "telemetry.traces.endpoint",
             "give the address of a collector, such as http://127.0.0.1:4318",
+        );
+        faults.check(
+            (5..=3600).contains(&self.http.stalled_after_s),
+            "http.stalled_after_s",
+            "it must be between 5 and 3600",
         );
         faults.check(
             (1..=4096).contains(&self.log.partitions),

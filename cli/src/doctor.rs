@@ -16,7 +16,7 @@ mod lags;
 mod log;
 mod processes;
 mod secrets;
-mod target;
+pub mod target;
 
 /// How long a server may take to answer a check.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -92,6 +92,14 @@ impl Report {
     /// Whether nothing is wrong; warnings do not count.
     pub fn is_healthy(&self) -> bool {
         self.findings.iter().all(|finding| finding.state != State::Wrong)
+    }
+
+    /// What is wrong, in words.
+    pub fn wrongs(&self) -> Vec<String> {
+        let wrong = self.findings.iter().filter(|finding| finding.state == State::Wrong);
+        wrong
+            .map(|finding| format!("{}: {}; {}", finding.check, finding.found, finding.action))
+            .collect()
     }
 
     /// The report for programs.

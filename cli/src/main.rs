@@ -25,6 +25,7 @@ mod replay;
 mod roles;
 mod startup;
 mod store;
+mod verify;
 mod web;
 
 /// Many small short-lived buffers on many threads.
@@ -63,6 +64,8 @@ enum Command {
     Status(commands::status::Arguments),
     /// Check settings, servers, log, keys and lag, and say what is wrong and what to do
     Doctor(commands::doctor::Arguments),
+    /// Prove the books from their audit chain and the archive from the books; changes nothing
+    Verify(commands::verify::Arguments),
     /// Print what to try with the `weir up` that runs
     Hints(commands::hints::Arguments),
     /// Make, list and revoke API keys, directly in the database
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
+        Command::Verify(arguments) => commands::verify::run(arguments),
         Command::Hints(arguments) => commands::hints::run(arguments),
         Command::Keys(arguments) => commands::keys::run(arguments),
         Command::Tenants(arguments) => commands::tenants::run(arguments),

@@ -182,6 +182,7 @@ pub const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),
     (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
     (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),
+    (4, "audit_heads", include_str!("../../migrations/clickhouse/0004_audit_heads.sql")),
 ];
 
 /// Brings the archive's schema up to date.

@@ -19,7 +19,7 @@ use runtime::{
 };
 use tokio::net::TcpListener;
 
-use crate::web;
+use crate::{config::HttpConfig, web};
 
 /// Name of the check that holds until the roles have been started.
 const STARTING: &str = "start";
@@ -36,8 +36,13 @@ pub struct Startup {
 
 impl Startup {
     /// Answers on `listener` from now on, under `tasks`.
-    pub fn begin(listener: TcpListener, shutdown: &Shutdown, tasks: &mut Tasks) -> Self {
-        let readiness = Readiness::new();
+    pub fn begin(
+        listener: TcpListener,
+        http: &HttpConfig,
+        shutdown: &Shutdown,
+        tasks: &mut Tasks,
+    ) -> Self {
+        let readiness = Readiness::with_patience(Duration::from_secs(http.stalled_after_s));
         readiness.set(STARTING, State::NotReady("still starting".to_owned()));
         let options = ServeOptions { drain: DRAIN, ..ServeOptions::default() };
         let routes = Routes::new(web::starting(&readiness, &Metrics::process()), options);

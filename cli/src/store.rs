@@ -8,4 +8,5 @@ pub mod private;
 pub mod roles;
 pub mod schema;
 pub mod secrets;
+pub mod stored;
 pub mod tenants;

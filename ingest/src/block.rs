@@ -10,14 +10,16 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use domain::wire::trace::{APPEND, TraceContext};
 use runtime::{
+    http::{Heartbeat, Readiness},
     log::{AppendError, Appended, SharedLog, Topic},
     task::{TaskError, now_us},
     traces::{self, Kind, Span},
@@ -103,6 +105,8 @@ pub struct Blocks {
 struct Queue {
     chunks: Mutex<VecDeque<Chunk>>,
     changed: Notify,
+    /// Rests while nothing waits and nothing is on its way. Changed under the lock of `chunks`.
+    heartbeat: OnceLock<Heartbeat>,
 }
 
 impl Blocks {
@@ -116,6 +120,17 @@ impl Blocks {
             in_flight,
             metrics: metrics.clone(),
             closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Says on `/ready` of every partition whether its events get into the log.
+    pub fn watch(&self, readiness: &Readiness, role: &str) {
+        for (partition, queue) in self.queues.iter().enumerate() {
+            let check = format!("{role}.{partition}");
+            let heartbeat = Heartbeat::new(readiness, check, Duration::ZERO);
+            heartbeat.rest();
+            // The first one stays.
+            let _ = queue.heartbeat.set(heartbeat);
         }
     }
 
@@ -164,6 +179,9 @@ impl Blocks {
             chunks.pop_front();
         }
         chunks.push_back(chunk);
+        if let Some(heartbeat) = queue.heartbeat.get() {
+            heartbeat.wake();
+        }
         drop(chunks);
         queue.changed.notify_one();
         (events, receiver)
@@ -219,10 +237,25 @@ pub async fn run(blocks: Arc<Blocks>, partition: u32, log: SharedLog) -> Result<
         if blocks.closed.load(Ordering::Relaxed) && sender.is_done(queue) {
             return Ok(());
         }
+        if sender.flying.is_empty() {
+            rest(queue);
+        }
         tokio::select! {
-            () = sender.acknowledged(), if !sender.flying.is_empty() => {}
+            acknowledged = sender.acknowledged(), if !sender.flying.is_empty() => {
+                if let Some(heartbeat) = queue.heartbeat.get().filter(|_| acknowledged) {
+                    heartbeat.beat();
+                }
+            }
             () = queue.changed.notified() => {}
         }
+    }
+}
+
+/// Nothing is expected of the partition while nothing waits.
+fn rest(queue: &Queue) {
+    let chunks = queue.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(heartbeat) = queue.heartbeat.get().filter(|_| chunks.is_empty()) {
+        heartbeat.rest();
     }
 }
 
@@ -281,8 +314,9 @@ impl Sender<'_> {
         self.flying.push(Flying { pending, sent_at, chunks });
     }
 
-    /// Waits for the fate of any block, and tells it to those who wait for it.
-    async fn acknowledged(&mut self) {
+    /// Waits for the fate of any block, and tells it to those who wait for it. Whether it is in the
+    /// log.
+    async fn acknowledged(&mut self) -> bool {
         let (place, outcome) = poll_fn(|context| {
             for (place, flying) in self.flying.iter_mut().enumerate() {
                 if let Poll::Ready(outcome) = Pin::new(&mut flying.pending.0).poll(context) {
@@ -295,6 +329,7 @@ impl Sender<'_> {
         .await;
         let flying = self.flying.swap_remove(place);
         self.answer(flying, &outcome);
+        outcome.is_ok()
     }
 
     fn answer(&self, flying: Flying, outcome: &Result<Appended, AppendError>) {

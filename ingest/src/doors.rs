@@ -14,7 +14,7 @@ use std::{
 use runtime::{
     backoff::Backoff,
     context::Context,
-    http::State as Ready,
+    http::{Heartbeat, State as Ready},
     log::{
         LogError,
         kafka::{Inbox, KafkaOptions, Letter, Place},
@@ -59,8 +59,10 @@ pub(crate) fn run(
     // The blocks are closed when this thread has ended.
     let _open = ingest.open_request();
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+    let heartbeat = Heartbeat::new(&context.readiness, READINESS, Duration::ZERO);
     while !context.shutdown.is_cancelled() {
         let mut doors = Doors {
+            heartbeat: &heartbeat,
             ingest,
             context,
             runtime,
@@ -122,6 +124,7 @@ struct Sent {
 }
 
 struct Doors<'a> {
+    heartbeat: &'a Heartbeat,
     ingest: &'a Arc<Ingest>,
     context: &'a Context,
     runtime: &'a Handle,
@@ -145,6 +148,9 @@ impl Doors<'_> {
                 && let Err(error) = self.inbox.commit(&round.next, stopping)
             {
                 tracing::warn!(%error, "how far doors were read is not committed; it is read again");
+            }
+            if round.mails.is_empty() {
+                self.heartbeat.beat();
             }
             self.look()?;
         }

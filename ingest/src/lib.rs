@@ -165,6 +165,7 @@ impl Service {
             metrics,
             requests: AtomicUsize::new(0),
         };
+        ingest.blocks.watch(&context.readiness, READINESS);
         context.readiness.set(READINESS, Ready::Ready);
         let (ingest, context) = (Arc::new(ingest), context.clone());
         Ok(Service { ingest, config, context, pool, master_keys, doors: None })

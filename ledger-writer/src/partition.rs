@@ -17,6 +17,7 @@ use runtime::{
     http::{Readiness, State},
     log::{LogError, Reader, SharedLog},
     postgres::{Pool, PostgresError},
+    progress::Progress,
     shutdown::Shutdown,
     task,
     traces::{self, Kind, Span},
@@ -94,6 +95,13 @@ pub(crate) fn run(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         book: Book::default(),
         label: partition.to_string(),
         check: OWNERSHIP.check(partition),
+        progress: Progress::new(
+            &shared.readiness,
+            OWNERSHIP.check(partition),
+            shared.config.window(),
+            &shared.log,
+            (RATED, partition),
+        ),
     };
     worker.work()
 }
@@ -105,6 +113,7 @@ struct Worker<'a> {
     book: Book,
     label: String,
     check: String,
+    progress: Progress,
 }
 
 impl Worker<'_> {
@@ -158,6 +167,7 @@ impl Worker<'_> {
     fn follow(&mut self, mut standing: Standing) -> Result<End, PartitionError> {
         let Some(mut reader) = self.open(standing.place)? else { return Ok(End::Stopped) };
         self.posted_position(standing.place);
+        self.progress.next_is(standing.place.r.saturating_add(1));
         let mut window = self.window(&standing);
         let mut deadline = None;
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
@@ -178,9 +188,18 @@ impl Worker<'_> {
                 }
             }
             match reader.next(wait(deadline)) {
-                Ok(None) => backoff.reset(),
+                Ok(None) => {
+                    backoff.reset();
+                    if window.is_empty() {
+                        self.progress.idle();
+                    }
+                }
                 Ok(Some(message)) => {
                     backoff.reset();
+                    self.progress.next_is(message.position.saturating_add(1));
+                    if window.is_empty() {
+                        self.progress.advanced();
+                    }
                     self.offer(&mut window, message.position, &message.payload)?;
                     if !window.is_empty() {
                         deadline
@@ -348,6 +367,7 @@ impl Worker<'_> {
     }
 
     fn posted_position(&self, place: Place) {
+        self.progress.advanced();
         self.shared.metrics.position.with_label_values(&[&self.label]).set(place.x);
         self.shared.readiness.set(&self.check, State::Ready);
     }

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`account`] (the chart), [`transfer`] (one row moves money from one account to
 //! another), [`post`] (one transaction per posting window), [`seal`] (the keyed audit chain),
-//! [`statement`] (reads), [`install`] (the rows that are written once).
+//! [`statement`] (reads), [`install`] (the rows that are written once), [`verify`] (read-only checkers
+//! behind `weir verify`).
 //!
 //! Invariant: nothing here updates or deletes a transfer, a journal or an audit row, and the role
 //! that runs it may not.
@@ -15,6 +16,7 @@ pub mod post;
 pub mod seal;
 pub mod statement;
 pub mod transfer;
+pub mod verify;
 
 pub use install::install;
 pub use statement::load_balances;

@@ -101,6 +101,17 @@ pub fn counts_text(counts: &[(Uuid, Counts)]) -> String {
     counts.iter().map(one).collect::<Vec<_>>().join(";")
 }
 
+/// Reads what [`counts_text`] wrote; `None` for anything else.
+#[must_use]
+pub fn counts_of(text: &str) -> Option<Vec<(Uuid, Counts)>> {
+    let one = |one: &str| {
+        let (tenant, fields) = one.split_once('=')?;
+        let fields: Vec<u64> = fields.split(',').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        Some((tenant.parse().ok()?, Counts::from_fields(fields.try_into().ok()?)))
+    };
+    if text.is_empty() { Some(Vec::new()) } else { text.split(';').map(one).collect() }
+}
+
 /// Hashes the journals of a window, in order of tenant, and each one's transfers in their order.
 #[derive(Default)]
 pub struct TransfersHash {

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use domain::wire::{block::BlockWriter, record::Verdict};
-use runtime::{http::State as Ready, log::Reader};
+use runtime::{http::State as Ready, log::Reader, progress::Progress};
 use uuid::Uuid;
 
 use crate::{
@@ -78,9 +78,13 @@ impl Link {
 /// Runs the lane until `stopped`, through every outage of its neighbours.
 pub fn run(shared: &Shared, partition: u32, link: &Link, stopped: &dyn Fn() -> bool) {
     let mut retry = RETRY_MIN;
+    let check = check_name(partition);
+    let place = (RATED, partition);
+    let mut progress = Progress::new(&shared.readiness, check, PATIENCE, &shared.log, place);
     while !stopped() {
         let began = Instant::now();
-        let ended = Lane::open(shared, partition, link, stopped).and_then(|mut lane| lane.work());
+        let opened = Lane::open(shared, partition, link, stopped, &mut progress);
+        let ended = opened.and_then(|mut lane| lane.work());
         link.held.store(NOBODY, Ordering::Relaxed);
         match ended {
             Ok(()) => {}
@@ -135,6 +139,7 @@ struct Lane<'a> {
     waiting: VecDeque<Waiting>,
     /// Since when the archive is waited for although it has passed the late events.
     patient_since: Option<Instant>,
+    progress: &'a mut Progress,
 }
 
 impl<'a> Lane<'a> {
@@ -143,8 +148,10 @@ impl<'a> Lane<'a> {
         partition: u32,
         link: &'a Link,
         stopped: &'a dyn Fn() -> bool,
+        progress: &'a mut Progress,
     ) -> Result<Lane<'a>, PartitionError> {
         let stored = shared.handle.block_on(lane::read(&shared.lane_pool, partition))?;
+        progress.next_is(stored.place.r + 1);
         let reader = shared.log.reader(RATED, partition, stored.place.r + 1)?;
         Ok(Lane {
             shared,
@@ -157,6 +164,7 @@ impl<'a> Lane<'a> {
             read: stored,
             waiting: VecDeque::new(),
             patient_since: None,
+            progress,
         })
     }
 
@@ -183,7 +191,16 @@ impl<'a> Lane<'a> {
     fn read_ahead(&mut self) -> Result<(), PartitionError> {
         while self.waiting.len() < GROUP_MAX {
             let wait = if self.waiting.is_empty() { LOOK } else { Duration::ZERO };
-            let Some(message) = self.reader.next(wait)? else { break };
+            let Some(message) = self.reader.next(wait)? else {
+                if self.waiting.is_empty() {
+                    self.progress.idle();
+                }
+                break;
+            };
+            self.progress.next_is(message.position + 1);
+            if self.waiting.is_empty() {
+                self.progress.advanced();
+            }
             let found = read(self.partition, self.read, message.position, &message.payload)
                 .map_err(|error| PartitionError::Stopped(error.to_string()))?;
             let Some((after, waiting)) = found else { continue };
@@ -251,6 +268,7 @@ impl<'a> Lane<'a> {
         if !self.store(after, &tenants)? {
             return Ok(false);
         }
+        self.progress.advanced();
         self.hold(appended.position);
         Ok(true)
     }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,8 +17,9 @@ use runtime::{
     http::{Readiness, State as Ready},
     log::{LogError, Message, Pending, Reader, SharedLog, Topic},
     postgres::{Pool, PostgresError},
+    progress::Progress,
     shutdown::Shutdown,
-    task::{Task, now_us, spawn_thread},
+    task::{Task, now_us, panic_text, spawn_thread},
     traces::{self, Kind, Span},
 };
 use tokio::runtime::Handle;
@@ -51,6 +53,8 @@ const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1);
 pub(crate) const BOUNDS_WAIT: Duration = Duration::from_secs(5);
 pub(crate) const RETRY_MIN: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Between attempts at a partition that has stopped: what a person had to mend may be mended.
+const RETRY_STOPPED: Duration = Duration::from_secs(30);
 
 /// What the partitions of a rater share.
 #[derive(Clone)]
@@ -152,11 +156,16 @@ fn start_lane(
 fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &Shutdown) {
     let check = OWNERSHIP.check(partition);
     let mut retry = RETRY_MIN;
+    let mut doubted = false;
     let stopped = || stop.is_cancelled();
+    shared.readiness.set(check.clone(), Ready::NotReady("starting".into()));
     while !stopped() {
-        shared.readiness.set(check.clone(), Ready::NotReady("starting".into()));
         let began = Instant::now();
-        match incarnation(shared, partition, link, &check, stop) {
+        // A block that no code was written for must not take the other partitions along.
+        let attempt = || incarnation(shared, partition, link, (&check, doubted), stop);
+        let ended = catch_unwind(AssertUnwindSafe(attempt))
+            .unwrap_or_else(|panic| Err(PartitionError::Stopped(panic_text(&*panic))));
+        match ended {
             Ok(()) => break,
             Err(PartitionError::Unavailable(reason)) => {
                 tracing::warn!(partition, reason, "the rater waits for a neighbour");
@@ -173,8 +182,9 @@ fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &Shutdown) {
                     reason,
                     "the rater has stopped this partition; a person has to act"
                 );
-                shared.readiness.set(check, Ready::NotReady(reason));
-                return;
+                shared.readiness.set(check.clone(), Ready::NotReady(reason));
+                doubted = true;
+                pause(RETRY_STOPPED, &stopped);
             }
         }
     }
@@ -187,23 +197,27 @@ pub(crate) fn pause(length: Duration, stopped: &dyn Fn() -> bool) {
     }
 }
 
-/// From reading the accepted history to losing the partition.
+/// From reading the accepted history to losing the partition. After a stop it is `doubted`: ready
+/// only when it has gone on.
 fn incarnation(
     shared: &Shared,
     partition: u32,
     link: &Link,
-    check: &str,
+    (check, doubted): (&str, bool),
     stop: &Shutdown,
 ) -> Result<(), PartitionError> {
     let mut owner = Owner::start(shared, partition, link, stop)?;
-    shared.readiness.set(check, Ready::Ready);
+    let mut ready = !doubted;
+    if ready {
+        shared.readiness.set(check, Ready::Ready);
+    }
     let mut retry = RETRY_MIN;
     while !stop.is_cancelled() {
         match owner.step() {
             Ok(()) if !owner.broken => {
-                if retry > RETRY_MIN {
+                if !ready && owner.went_on {
                     shared.readiness.set(check, Ready::Ready);
-                    retry = RETRY_MIN;
+                    (ready, retry) = (true, RETRY_MIN);
                 }
             }
             Ok(()) => {}
@@ -211,6 +225,7 @@ fn incarnation(
             Err(PartitionError::Unavailable(reason)) => {
                 tracing::warn!(partition, reason, "the rater waits for a neighbour");
                 shared.readiness.set(check, Ready::NotReady(reason));
+                (ready, owner.went_on) = (false, !doubted);
                 owner.broken = true;
                 pause(retry, &|| stop.is_cancelled());
                 retry = (retry * 2).min(RETRY_MAX);
@@ -246,6 +261,9 @@ struct Owner<'a> {
     held: Option<Message>,
     /// What is in flight or in the making cannot become accepted as it is.
     broken: bool,
+    progress: Progress,
+    /// Whether anything was accepted since the start, or there was nothing to do.
+    went_on: bool,
 }
 
 impl<'a> Owner<'a> {
@@ -286,6 +304,14 @@ impl<'a> Owner<'a> {
             batch_since_us: 0,
             held: None,
             broken: false,
+            progress: Progress::new(
+                &shared.readiness,
+                OWNERSHIP.check(partition),
+                Duration::from_millis(shared.config.batch_ms),
+                &shared.log,
+                (USAGE, partition),
+            ),
+            went_on: false,
         })
     }
 
@@ -310,6 +336,10 @@ impl<'a> Owner<'a> {
                 return Ok(());
             }
             self.rate(&message)?;
+        } else if self.pending.is_empty() && self.state.batch().is_none() {
+            self.progress.next_is(self.state.next_position());
+            self.progress.idle();
+            self.went_on = true;
         }
         if self.is_due() {
             self.send();
@@ -327,6 +357,8 @@ impl<'a> Owner<'a> {
                         self.trace(&sent, appended.position);
                     }
                     self.state.accepted(appended.position);
+                    self.went_on = true;
+                    self.progress.advanced();
                     self.next_rated += 1;
                     self.shared.metrics.batches.inc();
                     let label = self.partition.to_string();

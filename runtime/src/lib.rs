@@ -1,7 +1,8 @@
 //! The plumbing that every process of Weir stands on. It knows no business nouns.
 //!
 //! Reading order: [`config`], [`telemetry`], [`traces`], [`shutdown`], [`task`], [`http`], [`log`],
-//! [`postgres`], [`clickhouse`], [`keys`], [`ownership`]; [`backoff`] is used by several of them.
+//! [`postgres`], [`clickhouse`], [`keys`], [`ownership`], [`progress`]; [`backoff`] is used by several
+//! of them.
 
 pub mod backoff;
 pub mod clickhouse;
@@ -12,6 +13,7 @@ pub mod keys;
 pub mod log;
 pub mod ownership;
 pub mod postgres;
+pub mod progress;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;

@@ -212,7 +212,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The message that a panic carried.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -13,7 +13,9 @@ use std::{
 use prometheus::{Encoder, HistogramOpts, Opts, Registry, TextEncoder, core::Collector};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+pub use prometheus::{
+    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
 
 /// Buckets for durations from half a millisecond to half a minute, in seconds.
 pub const DURATION_BUCKETS_S: [f64; 14] =
@@ -121,6 +123,16 @@ impl Metrics {
         labels: &[&str],
     ) -> Result<IntGaugeVec, TelemetryError> {
         self.register(name, || IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    /// Gauges of things that are not counted, told apart by `labels`, whose values must be few.
+    pub fn amounts(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<GaugeVec, TelemetryError> {
+        self.register(name, || GaugeVec::new(Opts::new(name, help), labels))
     }
 
     /// A histogram; [`DURATION_BUCKETS_S`] fits durations.

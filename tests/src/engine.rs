@@ -17,6 +17,7 @@ pub const ARCHIVE_MIGRATIONS: &[Migration<'static>] = &[
     (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),
     (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
     (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),
+    (4, "audit_heads", include_str!("../../migrations/clickhouse/0004_audit_heads.sql")),
 ];
 
 /// libchdb.so, fetched by `deploy/setup/clickhouse.sh` when it is not there yet.

@@ -145,6 +145,17 @@ impl System {
         Ok(system)
     }
 
+    /// Changes a setting of the processes that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The address of a process that was started.
+    pub fn address(&self, name: &str) -> Result<String> {
+        self.ports.get(name).cloned().with_context(|| format!("{name} was never started"))
+    }
+
     /// Settings of its processes, as environment variables.
     pub fn settings(&self) -> &[(String, String)] {
         &self.settings

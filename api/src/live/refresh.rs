@@ -62,7 +62,18 @@ async fn refresh(api: &Shared) -> Result<(), PostgresError> {
         let label = partition.to_string();
         api.metrics.live_entries.with_label_values(&[label.as_str()]).set(entries);
     }
+    for (currency, unposted) in live.unposted(None) {
+        for (stage, raw) in [("rated", unposted.rated), ("unrated", unposted.unrated)] {
+            let gauge = api.metrics.unposted.with_label_values(&[&*currency, stage]);
+            gauge.set(about(raw));
+        }
+    }
     Ok(())
+}
+
+/// An amount for a gauge, which is a float; no book is kept by it.
+fn about(raw: i128) -> f64 {
+    raw as f64 / 1e12
 }
 
 /// Reads places first, decides what is needed for them, and reads that in the same snapshot.

@@ -8,6 +8,7 @@ use std::{
 use domain::{chain::Offer, wire::rated::Sections};
 use runtime::{
     log::{LogError, Reader},
+    progress::Progress,
     task::{TaskError, now_us},
 };
 
@@ -38,12 +39,19 @@ enum Again {
 /// The thread.
 pub(crate) fn run(api: &Shared, partition: u32) -> Result<(), TaskError> {
     let mut trimmed_at = None;
+    let mut progress = Progress::new(
+        &api.readiness,
+        format!("api.{partition}"),
+        Duration::ZERO,
+        &api.log,
+        (RATED, partition),
+    );
     while !api.shutdown.is_cancelled() {
         let Some(start) = api.live.start(partition) else {
             sleep(PAUSE);
             continue;
         };
-        match follow(api, partition, &start)? {
+        match follow(api, partition, &start, &mut progress)? {
             Again::Loaded => {}
             Again::Later(reason) => {
                 tracing::warn!(
@@ -66,13 +74,19 @@ pub(crate) fn run(api: &Shared, partition: u32) -> Result<(), TaskError> {
 }
 
 /// Follows the log from a place on, until something makes it begin again.
-fn follow(api: &Shared, partition: u32, start: &Start) -> Result<Again, TaskError> {
+fn follow(
+    api: &Shared,
+    partition: u32,
+    start: &Start,
+    progress: &mut Progress,
+) -> Result<Again, TaskError> {
     let label = partition.to_string();
     let mut reader = match api.log.reader(RATED, partition, start.place.r + 1) {
         Ok(reader) => reader,
         Err(error) => return again(error),
     };
     let mut place = start.place;
+    progress.next_is(place.r + 1);
     let mut looked: Option<Instant> = None;
     while !api.shutdown.is_cancelled() && api.live.is_current(partition, start.generation) {
         if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
@@ -85,9 +99,14 @@ fn follow(api: &Shared, partition: u32, start: &Start) -> Result<Again, TaskErro
         }
         let message = match next(&mut *reader) {
             Ok(Some(message)) => message,
-            Ok(None) => continue,
+            Ok(None) => {
+                progress.idle();
+                continue;
+            }
             Err(error) => return again(error),
         };
+        progress.next_is(message.position + 1);
+        progress.advanced();
         match place.offer(partition, message.position, &message.payload)? {
             Offer::Ignored(_) => api.metrics.batches_ignored.with_label_values(&[&label]).inc(),
             Offer::Accepted(_, after) => {

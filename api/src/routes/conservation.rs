@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{Json, extract::State};
-use domain::{time, wire::rated::Counts};
+use domain::{money::Amount, time, wire::rated::Counts};
 use runtime::{log::LogError, postgres::scoped, task};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,6 +17,7 @@ use crate::{
     auth::{Caller, Scope, TenantScope},
     error::ApiError,
     jobs::count_pending::{self, Pending},
+    live::Unposted,
     openapi::Refusals,
     state::Api,
     store::{
@@ -38,6 +40,19 @@ pub(crate) struct Conservation {
     partitions: Vec<PartitionConservation>,
     /// Whether the archive answered; its positions are null if not.
     archive_available: bool,
+    /// Money on its way to the ledger, by currency.
+    unposted: Vec<UnpostedAmount>,
+}
+
+/// Money in one currency that is not posted yet.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UnpostedAmount {
+    /// The currency.
+    currency: String,
+    /// Charges that are rated.
+    rated: String,
+    /// About what the events will be charged that are not rated yet.
+    unrated_estimate: String,
 }
 
 /// What became of a tenant's events in a partition.
@@ -148,7 +163,18 @@ pub(crate) async fn read(
         total,
         partitions,
         archive_available: archived.is_some(),
+        unposted: unposted(&api, tenant.id()),
     }))
+}
+
+fn unposted(api: &Api, tenant: Uuid) -> Vec<UnpostedAmount> {
+    let text = |raw| Amount::from_raw(raw).unwrap_or(Amount::ZERO).to_string();
+    let one = |(currency, unposted): (Arc<str>, Unposted)| UnpostedAmount {
+        currency: currency.to_string(),
+        rated: text(unposted.rated),
+        unrated_estimate: text(unposted.unrated),
+    };
+    api.live.unposted(Some(tenant)).into_iter().map(one).collect()
 }
 
 /// What is posted of a partition.

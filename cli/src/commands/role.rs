@@ -29,7 +29,7 @@ async fn serve_role(role: Role, config: Config) -> Result<ExitCode> {
     let listener = bind(config.http.listen).await?;
     sayln!("{} listens on http://{}", role.name(), listener.local_addr()?);
     let mut tasks = Tasks::new(&shutdown);
-    let startup = Startup::begin(listener, &shutdown, &mut tasks);
+    let startup = Startup::begin(listener, &config.http, &shutdown, &mut tasks);
     let started = start(role, &config, &startup, &shutdown, &mut tasks).await;
     if started.is_err() {
         shutdown.trigger();

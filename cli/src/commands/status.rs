@@ -49,12 +49,31 @@ async fn status(arguments: Arguments) -> Result<ExitCode> {
     } else {
         sayln!("{}", table(&statement, total));
         sayln!("{}", total.get("summary").and_then(Value::as_str).unwrap_or_default());
+        for text in unposted(&statement) {
+            sayln!("{text}");
+        }
         if statement.get("archive_available") == Some(&Value::Bool(false)) {
             sayln!("the archive does not answer; how far it is, is not known");
         }
     }
     let balanced = total.get("balanced") == Some(&Value::Bool(true));
     Ok(if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Lag in money, a line for each currency that has any.
+fn unposted(statement: &Value) -> Vec<String> {
+    let amounts = statement.get("unposted").and_then(Value::as_array);
+    let line = |amount: &Value| {
+        let text = |name: &str| amount.get(name).and_then(Value::as_str);
+        let (rated, unrated) = (text("rated")?, text("unrated_estimate")?);
+        let currency = text("currency")?;
+        ((rated, unrated) != ("0", "0")).then(|| {
+            format!(
+                "not yet posted: {rated} {currency} rated, about {unrated} {currency} not yet rated"
+            )
+        })
+    };
+    amounts.into_iter().flatten().filter_map(line).collect()
 }
 
 fn table(statement: &Value, total: &Value) -> Table {

@@ -121,7 +121,7 @@ async fn up(mut config: Config, folder: DataFolder, arguments: Arguments) -> Res
     let address = listener.local_addr()?;
     sayln!("weir listens on http://{address}");
     let mut tasks = Tasks::new(&shutdown);
-    let startup = Startup::begin(listener, &shutdown, &mut tasks);
+    let startup = Startup::begin(listener, &config.http, &shutdown, &mut tasks);
     let brought = Brought::start(&mut config, &folder).await?;
     let up = Up { config, folder, arguments, address, startup, shutdown: shutdown.clone() };
     brought.watch_postgres(&up, &mut tasks);

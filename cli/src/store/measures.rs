@@ -86,12 +86,13 @@ pub async fn wrong_grants(connection: &mut PgConnection) -> Result<Vec<String>> 
 pub async fn missing_archive_grants(
     clickhouse: &ClickHouse,
 ) -> Result<Vec<&'static str>, ClickHouseError> {
-    const RIGHTS: [(&str, &str); 5] = [
+    const RIGHTS: [(&str, &str); 6] = [
         ("SELECT ON usage_events", "CHECK GRANT SELECT ON usage_events"),
         ("INSERT ON usage_events", "CHECK GRANT INSERT ON usage_events"),
         ("INSERT ON rejected_events", "CHECK GRANT INSERT ON rejected_events"),
         ("SELECT ON archived", "CHECK GRANT SELECT ON archived"),
         ("INSERT ON archived", "CHECK GRANT INSERT ON archived"),
+        ("INSERT ON audit_heads", "CHECK GRANT INSERT ON audit_heads"),
     ];
     let mut missing = Vec::new();
     for (right, sql) in RIGHTS {

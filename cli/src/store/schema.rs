@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "audit_log", include_str!("../../../migrations/postgres/0005_audit_log.sql")),
     (6, "late", include_str!("../../../migrations/postgres/0006_late.sql")),
     (7, "flushes", include_str!("../../../migrations/postgres/0007_flushes.sql")),
+    (8, "heads", include_str!("../../../migrations/postgres/0008_heads.sql")),
     (
         9,
         "quotas_and_disabled_tenants",

@@ -143,6 +143,13 @@ impl ClickHouse {
             .map_err(|fault| ClickHouseError::Refused { code: 0, message: fault.to_string() })
     }
 
+    /// Reads a whole answer in one of ClickHouse's formats.
+    pub async fn query_bytes(&self, sql: &str, format: &str) -> Result<Bytes, ClickHouseError> {
+        let query = self.client.query_raw(sql).with_setting("max_result_bytes", ANSWER_BYTES_MAX);
+        let fetched = async { query.fetch_bytes(format)?.collect().await };
+        within(STATEMENT_TIME_MAX, fetched).await
+    }
+
     /// Reads an answer in one of ClickHouse's formats while it is made. An error before the first
     /// byte is answered here; one after it is the reader's, so that nobody takes a part for all.
     pub async fn query_stream(

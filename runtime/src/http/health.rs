@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -13,7 +14,11 @@ use axum::{
 };
 use serde_json::json;
 
+use super::heartbeat::Pulse;
 use crate::telemetry::Metrics;
+
+/// A part of a process that has not gone on for so long is not ready.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether one part of a process can do its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +30,30 @@ pub enum State {
 }
 
 /// Named checks, shared by the tasks that set them and by `/ready`. A process without any check
-/// is not ready: it has not started yet.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<String, State>>>);
+/// is not ready: it has not started yet. A check with a [`super::Heartbeat`] is not ready either
+/// when that has stopped.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    checks: Arc<Mutex<BTreeMap<String, State>>>,
+    pulses: Arc<Mutex<Vec<Arc<Pulse>>>>,
+    patience: Duration,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::with_patience(PATIENCE)
+    }
+}
 
 impl Readiness {
     /// No checks yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No checks yet; heartbeats may be so far apart.
+    pub fn with_patience(patience: Duration) -> Self {
+        Self { checks: Arc::default(), pulses: Arc::default(), patience }
     }
 
     /// Sets the state of the check `name`.
@@ -47,8 +68,7 @@ impl Readiness {
 
     /// Whether there are checks and all are ready.
     pub fn is_ready(&self) -> bool {
-        let checks = self.checks();
-        !checks.is_empty() && checks.values().all(|state| *state == State::Ready)
+        self.not_ready().is_empty()
     }
 
     /// The checks that are not ready, with their reasons.
@@ -61,7 +81,14 @@ impl Readiness {
             State::Ready => None,
             State::NotReady(reason) => Some((name.clone(), reason.clone())),
         });
-        reasons.collect()
+        let mut reasons: BTreeMap<String, String> = reasons.collect();
+        drop(checks);
+        for pulse in self.pulses().iter() {
+            if let Some(fault) = pulse.fault(self.patience) {
+                reasons.entry(pulse.check.clone()).or_insert(fault);
+            }
+        }
+        reasons
     }
 
     /// The checks that are not ready, as a gauge in Prometheus' text format.
@@ -77,7 +104,11 @@ impl Readiness {
     }
 
     fn checks(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pulses(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Pulse>>> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

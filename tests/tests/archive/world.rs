@@ -260,7 +260,7 @@ impl Archiver {
 }
 
 pub fn config(group_rows: usize, group_wait_ms: u64) -> Config {
-    Config { group_rows, group_bytes: 1 << 25, group_wait_ms }
+    Config { group_rows, group_bytes: 1 << 25, group_wait_ms, heads_every_ms: 60_000 }
 }
 
 /// What was rated of one partition.

@@ -40,6 +40,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "usage_totals", "S"),
     ("weir_api", "late_answers", "S"),
     ("weir_archiver", "archive_groups", "SID"),
+    ("weir_archiver", "audit", "S"),
     ("weir_archiver", "installation", "S"),
     ("weir_archiver", "partitions", "S"),
     ("weir_lane", "late_answers", "SIU"),

@@ -1,0 +1,116 @@
+//! Lag in money: charges that are rated and not posted, and about how much the blocks are that nobody
+//! has rated yet.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use uuid::Uuid;
+
+use super::Live;
+
+/// Positions after which older ones count half for what a block is worth.
+const REMEMBERED: i64 = 1_000;
+
+/// A tenant and a currency.
+type Key = (Uuid, Arc<str>);
+
+/// The money of one partition that is on its way, in raw units. Currencies once seen stay.
+#[derive(Debug, Default)]
+pub(super) struct Money {
+    /// Charges of batches that are not posted.
+    pending: BTreeMap<Key, i128>,
+    /// Charges of the newest batches, and the positions that they are of.
+    recent: BTreeMap<Key, i128>,
+    positions: i64,
+}
+
+impl Money {
+    /// All of it is posted.
+    pub fn loaded(mut self) -> Self {
+        self.pending.values_mut().for_each(|pending| *pending = 0);
+        self
+    }
+
+    /// A batch of so many positions was accepted; its charges follow.
+    pub fn moves_on(&mut self, positions: i64) {
+        if self.positions > REMEMBERED {
+            self.positions /= 2;
+            self.recent.values_mut().for_each(|charges| *charges /= 2);
+        }
+        self.positions = self.positions.saturating_add(positions);
+    }
+
+    /// A charge of that batch.
+    pub fn rated(&mut self, key: Key, charge: i128) {
+        *self.pending.entry(key.clone()).or_default() += charge;
+        *self.recent.entry(key).or_default() += charge;
+    }
+
+    /// A charge that was posted.
+    pub fn posted(&mut self, key: &Key, charge: i128) {
+        if let Some(pending) = self.pending.get_mut(key) {
+            *pending -= charge;
+        }
+    }
+
+    /// What `blocks` are worth if they are like the newest ones.
+    fn estimate(&self, key: &Key, blocks: i64) -> i128 {
+        let charges = self.recent.get(key).copied().unwrap_or_default();
+        charges
+            .saturating_mul(i128::from(blocks))
+            .checked_div(i128::from(self.positions))
+            .unwrap_or_default()
+    }
+}
+
+/// Money of one currency that is not posted yet, in raw units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unposted {
+    /// Rated, to the last decimal.
+    pub rated: i128,
+    /// Not rated, estimated.
+    pub unrated: i128,
+}
+
+impl Live {
+    /// What is not posted, by currency: of one tenant, or of all.
+    pub fn unposted(&self, tenant: Option<Uuid>) -> BTreeMap<Arc<str>, Unposted> {
+        let mut all: BTreeMap<Arc<str>, Unposted> = BTreeMap::new();
+        for (number, partition) in self.all() {
+            let blocks = partition.reach(number).map_or(0, |reach| reach.lag);
+            for (key, pending) in &partition.money.pending {
+                if tenant.is_some_and(|tenant| tenant != key.0) {
+                    continue;
+                }
+                let sum = all.entry(Arc::clone(&key.1)).or_default();
+                sum.rated = sum.rated.saturating_add(*pending);
+                sum.unrated = sum.unrated.saturating_add(partition.money.estimate(key, blocks));
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_rated_is_worth_what_the_newest_blocks_were() {
+        let key: Key = (Uuid::from_u128(1), Arc::from("EUR"));
+        let mut money = Money::default();
+        assert_eq!(money.estimate(&key, 10), 0, "nothing is known");
+        money.moves_on(4);
+        money.rated(key.clone(), 100);
+        assert_eq!((money.estimate(&key, 10), money.pending[&key]), (250, 100));
+        money.posted(&key, 100);
+        assert_eq!((money.estimate(&key, 10), money.pending[&key]), (250, 0));
+        // A thousand dearer blocks outweigh it.
+        for _ in 0..2_000 {
+            money.moves_on(1);
+            money.rated(key.clone(), 1_000);
+        }
+        let estimate = money.estimate(&key, 1);
+        assert!((990..=1_000).contains(&estimate), "{estimate}");
+        assert_eq!(money.loaded().pending[&key], 0);
+    }
+}

@@ -1,0 +1,239 @@
+//! Stored events, rated again: the raw text is read as ingest reads it, rated by the catalog version
+//! that is recorded beside it, and encoded as the rater encodes it. The bytes must be the same.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use bytes::Bytes;
+use domain::{
+    catalog::Catalog,
+    event::IdentityKey,
+    rating::{Binding, Rating, Scratch, rate},
+    wire::{
+        block::{Block, BlockHeader},
+        codec::Input,
+        record::{Entry, Origin, Verdict},
+        row::{RowPlace, put_usage_event},
+    },
+};
+use ingest::{
+    admit::Caller,
+    batch::Encoder,
+    budget::Budget,
+    forms::{self, Form},
+    limits::Buckets,
+    metrics::Metrics,
+    store::{Alias, Snapshot, Tenant},
+};
+use ledger::verify::{Check, archive::Ends};
+use runtime::{clickhouse::ClickHouse, telemetry};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::row::Row;
+use crate::store::stored;
+
+const NAME: &str = "ratings";
+/// Memory for one event and what is read out of it.
+const MEMORY_BYTES: usize = 64 << 20;
+
+/// Rates `count` events again, chosen by `seed` among those up to the archive's positions.
+pub async fn sample(
+    snapshot: &mut PgConnection,
+    clickhouse: &ClickHouse,
+    archived: &Ends,
+    (count, seed): (u32, u64),
+) -> Result<Check> {
+    let mut check = Check::new(NAME);
+    let partitions = archived.keys().next_back().map_or(0, |last| last.saturating_add(1));
+    let ends: Vec<i64> =
+        (0..partitions).map(|one| archived.get(&one).copied().unwrap_or(-1)).collect();
+    if ends.is_empty() || count == 0 {
+        return Ok(check);
+    }
+    let bytes = stored::sample(clickhouse, &ends, count, seed).await?;
+    let mut rows = Vec::new();
+    let mut input = Input::new(&bytes);
+    while !input.is_empty() {
+        rows.push(Row::take(&mut input)?);
+    }
+    let again = Again::load(snapshot, &rows).await?;
+    for row in &rows {
+        // The text was erased, or never kept.
+        if row.bytes("raw")?.is_empty() {
+            continue;
+        }
+        check.rows += 1;
+        if let Err(reason) = again.compare(row) {
+            let place = (row.u32("partition")?, row.i64("position")?, row.u32("index")?);
+            check.blame(|| format!("the event {}:{}:{}: {reason:#}", place.0, place.1, place.2));
+        }
+    }
+    Ok(check)
+}
+
+/// What rating needs besides the event.
+struct Again {
+    identity_key: IdentityKey,
+    partitions: u32,
+    tenants: HashMap<Uuid, (String, Option<String>)>,
+    catalogs: BTreeMap<(Uuid, u64), Arc<Catalog>>,
+    budget: Budget,
+}
+
+impl Again {
+    /// Reads the tenants, and the catalogs that rated these rows.
+    async fn load(snapshot: &mut PgConnection, rows: &[Row<'_>]) -> Result<Again> {
+        let installation = ledger::install::read(&mut *snapshot).await?;
+        let tenants = stored::tenants(&mut *snapshot).await?;
+        let mut catalogs = BTreeMap::new();
+        for row in rows {
+            let (tenant, version) = (row.uuid("tenant_id")?, row.u64("catalog_version")?);
+            if catalogs.contains_key(&(tenant, version)) {
+                continue;
+            }
+            let catalog = match stored::catalog(&mut *snapshot, tenant, version).await? {
+                Some(document) => document
+                    .compile()
+                    .map_err(|faults| anyhow!("the catalog {version} of {tenant}: {faults:?}"))?,
+                None => Catalog::default(),
+            };
+            catalogs.insert((tenant, version), Arc::new(catalog));
+        }
+        Ok(Again {
+            identity_key: IdentityKey(installation.identity_key),
+            partitions: installation.partitions,
+            tenants: tenants.into_iter().map(|(id, key, external)| (id, (key, external))).collect(),
+            catalogs,
+            budget: Budget::new(MEMORY_BYTES, &Metrics::new(&telemetry::Metrics::new())?),
+        })
+    }
+
+    fn compare(&self, recorded: &Row<'_>) -> Result<()> {
+        let bytes = self.encode(recorded)?;
+        let again = Row::take(&mut Input::new(&bytes))?;
+        match recorded.difference(&again) {
+            None => Ok(()),
+            Some(column) => Err(anyhow!("rated again, it has another {column}")),
+        }
+    }
+
+    /// The row as the rater would write it.
+    fn encode(&self, row: &Row<'_>) -> Result<Vec<u8>> {
+        let block = self.block(row)?;
+        let header = BlockHeader::decode(&block)?;
+        let body = header.body(&block)?;
+        let block = Block::decode(&header, &body)?;
+        let Some(Entry::Event(event)) = block.entries.first() else {
+            return Err(anyhow!("its text is no event any more"));
+        };
+        let tenant = row.uuid("tenant_id")?;
+        let version = row.u64("catalog_version")?;
+        let catalog = self.catalogs.get(&(tenant, version)).context("its catalog is missing")?;
+        let copy = copy(row)?;
+        let append_time_us = row.i64("append_time")?;
+        // A copy has the times of its origin, of which only the row's own time is kept.
+        let origin_us = if copy.is_some() { row.i64("time")? } else { append_time_us };
+        let time_us = event.time_us.unwrap_or(origin_us);
+        let rating = Rating {
+            catalog,
+            binding: &Binding::new(catalog, &block.dictionary),
+            dictionary: &block.dictionary,
+            time_us,
+            append_time_us: append_time_us.max(origin_us),
+        };
+        let mut lines = Vec::new();
+        let outcome = rate(&rating, event, &mut Scratch::default(), &mut lines)
+            .map_err(|rejection| anyhow!("it would be rejected: {}", rejection.detail))?;
+        let place = RowPlace {
+            position: row.i64("position")?,
+            index: row.u32("index")?,
+            partition: row.u32("partition")?,
+            tenant,
+            append_time_us,
+            catalog_version: version,
+            dictionary: &block.dictionary,
+            copy,
+        };
+        let mut bytes = Vec::new();
+        put_usage_event(&mut bytes, &place, event, time_us, outcome, catalog, &lines);
+        Ok(bytes)
+    }
+
+    /// A block with the event alone.
+    fn block(&self, row: &Row<'_>) -> Result<Bytes> {
+        let raw = Bytes::copy_from_slice(row.bytes("raw")?);
+        let caller = self.caller(row)?;
+        let parsed = forms::parse(Form::Json, raw, caller, self.budget.hold(), i64::MAX)
+            .map_err(|problem| anyhow!("its text cannot be read: {}", problem.code()))?;
+        let [item] = parsed.items.as_slice() else {
+            return Err(anyhow!("its text is {} events", parsed.items.len()));
+        };
+        if let Err(reject) = &item.event {
+            return Err(anyhow!("it would not be accepted: {}", reject.detail));
+        }
+        let mut encoder = Encoder::default();
+        let first = encoder.push(&parsed.batch, &[0]);
+        ensure!(first == 0, "a block of one event");
+        Ok(encoder.finish())
+    }
+
+    /// Whoever sent it, as far as that is recorded. An alias that was in force is one still.
+    fn caller(&self, row: &Row<'_>) -> Result<Caller> {
+        let id = row.uuid("tenant_id")?;
+        let (key, external_key) =
+            self.tenants.get(&id).cloned().context("its tenant is missing")?;
+        let (subject, team) = (row.text("subject")?, row.text("team")?);
+        let mut aliases = HashMap::new();
+        if subject != team {
+            aliases.insert(subject.into(), Alias { team: team.into(), effective_us: i64::MIN });
+        }
+        let tenant =
+            Tenant { id, key, external_key, aliases, apps: std::collections::HashSet::new() };
+        let snapshot = Snapshot {
+            loaded_at: Instant::now(),
+            database_us: i64::MAX,
+            identity_key: self.identity_key,
+            partitions: self.partitions,
+            tenants: HashMap::new(),
+            keys: HashMap::new(),
+            secrets: HashMap::new(),
+            secrets_of_app: HashMap::new(),
+            reads_secrets: false,
+            limits: HashMap::new(),
+        };
+        let app = Some(row.text("app")?).filter(|app| !app.is_empty());
+        Ok(Caller {
+            tenant: Arc::new(tenant),
+            key: row.text("key")?.into(),
+            app: app.map(Arc::from),
+            team: None,
+            buckets: Buckets::default(),
+            snapshot: Arc::new(snapshot),
+            database_us: i64::MAX,
+        })
+    }
+}
+
+/// Of a copy: what the slow lane found, and where it came from.
+fn copy(row: &Row<'_>) -> Result<Option<(Verdict, Origin)>> {
+    let checked_to = row.i64("checked_to")?;
+    let verdict = match row.u8("verdict")? {
+        0 => return Ok(None),
+        1 => Verdict::New { checked_to },
+        2 => Verdict::DuplicateOf { position: checked_to, index: 0 },
+        _ => Verdict::ConflictWith { position: checked_to, index: 0 },
+    };
+    let origin = Origin {
+        partition: row.u32("origin_partition")?,
+        position: row.i64("origin_position")?,
+        index: row.u32("origin_index")?,
+        append_time_us: row.i64("time")?,
+        has_client_time: row.u8("has_client_time")? == 1,
+    };
+    Ok(Some((verdict, origin)))
+}

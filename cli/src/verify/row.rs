@@ -1,0 +1,194 @@
+//! Columns of a row of `usage_events` in RowBinary, as `docs/FORMATS.md` defines them.
+
+use domain::wire::{
+    codec::{DecodeError, Input},
+    row::USAGE_EVENTS_COLUMNS,
+};
+use uuid::Uuid;
+
+/// How a column is encoded.
+#[derive(Clone, Copy)]
+enum Kind {
+    Fixed(usize),
+    Text,
+    /// A byte, 1 for NULL, else 0 and so many bytes.
+    Nullable(usize),
+    Fixeds(usize),
+    Texts,
+    Nullables(usize),
+    /// An array of maps of text to text.
+    Maps,
+}
+
+/// The kinds of [`USAGE_EVENTS_COLUMNS`].
+const KINDS: [Kind; 50] = {
+    use Kind::{Fixed, Fixeds, Maps, Nullable, Nullables, Text, Texts};
+    [
+        Fixed(8),
+        Fixed(4),
+        Fixed(16),
+        Fixed(8),
+        Fixed(4),
+        Fixed(16),
+        Text,
+        Text,
+        Text,
+        Text,
+        Text,
+        Text,
+        Text,
+        Text,
+        Text,
+        Fixed(8),
+        Fixed(1),
+        Fixed(8),
+        Fixed(1),
+        Nullable(16),
+        Fixed(1),
+        Fixed(8),
+        Fixed(4),
+        Fixed(1),
+        Fixed(8),
+        Fixed(4),
+        Fixed(8),
+        Fixed(4),
+        Nullable(16),
+        Text,
+        Fixed(8),
+        Fixed(8),
+        Texts,
+        Texts,
+        Fixeds(16),
+        Fixeds(1),
+        Texts,
+        Fixeds(4),
+        Texts,
+        Nullables(16),
+        Texts,
+        Fixeds(4),
+        Texts,
+        Nullables(16),
+        Maps,
+        Fixeds(16),
+        Text,
+        Fixed(16),
+        Fixed(1),
+        Fixed(4),
+    ]
+};
+
+/// A row, taken apart.
+pub struct Row<'a> {
+    /// Names and bytes of its columns.
+    columns: Vec<(&'static str, &'a [u8])>,
+}
+
+impl<'a> Row<'a> {
+    /// Takes the next row.
+    pub fn take(input: &mut Input<'a>) -> Result<Row<'a>, DecodeError> {
+        let names = USAGE_EVENTS_COLUMNS.split(", ").map(str::trim);
+        let mut columns = Vec::with_capacity(KINDS.len());
+        for (name, kind) in names.zip(KINDS) {
+            let before = input.rest();
+            skip(input, kind)?;
+            let length = before.len() - input.rest().len();
+            columns.push((name, before.get(..length).unwrap_or_default()));
+        }
+        Ok(Row { columns })
+    }
+
+    /// The first column in which two rows differ.
+    pub fn difference(&self, other: &Row<'_>) -> Option<&'static str> {
+        let mut pairs = self.columns.iter().zip(&other.columns);
+        pairs.find(|((_, ours), (_, theirs))| ours != theirs).map(|((name, _), _)| *name)
+    }
+
+    fn input(&self, name: &str) -> Input<'a> {
+        let found = self.columns.iter().find(|(column, _)| *column == name);
+        Input::new(found.map_or(&[], |(_, bytes)| bytes))
+    }
+
+    /// A text.
+    pub fn text(&self, name: &str) -> Result<&'a str, DecodeError> {
+        self.input(name).text()
+    }
+
+    /// Bytes that may be no text.
+    pub fn bytes(&self, name: &str) -> Result<&'a [u8], DecodeError> {
+        self.input(name).bytes()
+    }
+
+    /// A byte.
+    pub fn u8(&self, name: &str) -> Result<u8, DecodeError> {
+        self.input(name).u8()
+    }
+
+    /// An unsigned number of 4 bytes.
+    pub fn u32(&self, name: &str) -> Result<u32, DecodeError> {
+        self.input(name).u32()
+    }
+
+    /// An unsigned number of 8 bytes.
+    pub fn u64(&self, name: &str) -> Result<u64, DecodeError> {
+        self.input(name).u64()
+    }
+
+    /// A number of 8 bytes.
+    pub fn i64(&self, name: &str) -> Result<i64, DecodeError> {
+        self.input(name).i64()
+    }
+
+    /// Two halves, the high one first.
+    pub fn uuid(&self, name: &str) -> Result<Uuid, DecodeError> {
+        let mut input = self.input(name);
+        Ok(Uuid::from_u64_pair(input.u64()?, input.u64()?))
+    }
+}
+
+fn skip(input: &mut Input<'_>, kind: Kind) -> Result<(), DecodeError> {
+    match kind {
+        Kind::Fixed(length) => drop(input.take(length)?),
+        Kind::Text => drop(input.bytes()?),
+        Kind::Nullable(length) => {
+            if input.u8()? == 0 {
+                input.take(length)?;
+            }
+        }
+        Kind::Fixeds(length) => each(input, |input| skip(input, Kind::Fixed(length)))?,
+        Kind::Texts => each(input, |input| skip(input, Kind::Text))?,
+        Kind::Nullables(length) => each(input, |input| skip(input, Kind::Nullable(length)))?,
+        Kind::Maps => each(input, |input| {
+            each(input, |input| {
+                skip(input, Kind::Text)?;
+                skip(input, Kind::Text)
+            })
+        })?,
+    }
+    Ok(())
+}
+
+fn each(
+    input: &mut Input<'_>,
+    mut one: impl FnMut(&mut Input<'_>) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    for _ in 0..input.count(1)? {
+        one(input)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_has_a_kind() {
+        assert_eq!(USAGE_EVENTS_COLUMNS.split(", ").count(), KINDS.len());
+    }
+
+    #[test]
+    fn a_row_that_ends_too_early_is_not_read() {
+        assert!(Row::take(&mut Input::new(&[0; 100])).is_err());
+        assert!(Row::take(&mut Input::new(&[])).is_err());
+    }
+}

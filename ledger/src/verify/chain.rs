@@ -1,0 +1,35 @@
+//! The audit chain of every partition, from its first row on.
+
+use runtime::postgres::PostgresError;
+use sqlx::PgConnection;
+
+use super::{Check, VerifyError};
+use crate::{
+    post::places,
+    seal::{AuditKey, SealError, verify_chain},
+};
+
+/// Recomputes the chains of all partitions. A partition whose chain is broken is one bad row.
+pub async fn chains(connection: &mut PgConnection, key: &AuditKey) -> Result<Check, VerifyError> {
+    let mut check = Check::new("audit chain");
+    let partitions = match places(connection).await {
+        Ok(places) => places,
+        Err(PostgresError::Broken(what)) => {
+            check.blame(|| format!("partitions: {what}"));
+            return Ok(check);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for (partition, _, _) in partitions {
+        match verify_chain(connection, key, partition).await {
+            Ok(verified) => check.rows = check.rows.saturating_add(verified.rows),
+            // A hash of another length, or a number that is none.
+            Err(SealError::Postgres(PostgresError::Broken(what))) => {
+                check.blame(|| format!("the audit chain of partition {partition}: {what}"));
+            }
+            Err(SealError::Postgres(error)) => return Err(error.into()),
+            Err(broken @ SealError::Broken { .. }) => check.blame(|| broken.to_string()),
+        }
+    }
+    Ok(check)
+}

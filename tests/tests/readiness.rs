@@ -1,0 +1,175 @@
+//! `/ready` tells the truth: it turns red when something does not go on although there is something to
+//! do, whatever the reason, and green again by itself.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
+use serde_json::{Value, json};
+use tests::{broker::Broker, process::Http, system::System, wait::eventually};
+
+/// The shortest time without progress that may be set.
+const STALLED_AFTER_S: (&str, &str) = ("WEIR_HTTP__STALLED_AFTER_S", "5");
+
+/// A process that stands still, and goes on when this is dropped.
+struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    fn new(ids: &[i32]) -> Result<Self> {
+        let frozen = Self(ids.iter().map(|id| Pid::from_raw(*id)).collect());
+        for id in &frozen.0 {
+            kill(*id, Signal::SIGSTOP)?;
+        }
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for id in &self.0 {
+            let _ = kill(*id, Signal::SIGCONT);
+        }
+    }
+}
+
+async fn send(http: &Http, ids: &str) -> Result<()> {
+    let event = |number: u32| {
+        json!({"id": format!("{ids}-{number}"), "source": "readiness", "type": "llm.tokens.v1", "subject": format!("team-{number}"),
+            "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 10, "outputTokens": 5}})
+    };
+    let events: Vec<Value> = (0..40).map(event).collect();
+    let (status, answer) =
+        http.exchange("POST", "/v1/events", serde_json::to_vec(&events)?).await?;
+    ensure!(status == 200 || status == 202, "{status}: {answer}");
+    Ok(())
+}
+
+/// The reasons that `/ready` gives, by check; none if it is ready.
+async fn not_ready(base: &str) -> Result<Vec<(String, String)>> {
+    let (status, answer) = Http::new(base, "")?.exchange("GET", "/ready", Vec::new()).await?;
+    let reasons = answer["not_ready"].as_object().context("no reasons")?;
+    ensure!((status == 200) == reasons.is_empty(), "{status}: {answer}");
+    let text = |(check, reason): (&String, &Value)| {
+        (check.clone(), reason.as_str().unwrap_or_default().to_owned())
+    };
+    Ok(reasons.iter().map(text).collect())
+}
+
+async fn red(base: &str, role: &str, reason: &str) -> Result<()> {
+    eventually(&format!("{role} is red: {reason}"), async || {
+        let reasons = not_ready(base).await?;
+        Ok(reasons.iter().any(|(check, why)| check.starts_with(role) && why.contains(reason)))
+    })
+    .await
+}
+
+async fn green(base: &str) -> Result<()> {
+    eventually("it is green again", async || Ok(not_ready(base).await?.is_empty())).await
+}
+
+/// Children of a process whose command line holds a word.
+fn children(parent: u32, word: &str) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Ok(id) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let parent_of = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        if parent_of == Some(&parent.to_string()) && String::from_utf8_lossy(&line).contains(word) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test]
+async fn a_neighbour_that_stands_still_shows_and_goes_on() -> Result<()> {
+    let settings = [STALLED_AFTER_S, ("WEIR_LOG__PARTITIONS", "2")];
+    let mut system = System::embedded_with(&settings, &[], &[]).await?;
+    let http = system.ingest()?;
+    send(&http, "first").await?;
+    system.settled(Some(40)).await?;
+    // Longer than it may stand still: with nothing to do it stays green.
+    for _ in 0..16 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let reasons = not_ready(&http.base).await?;
+        ensure!(reasons.is_empty(), "nothing is to be done, and yet: {reasons:?}");
+    }
+
+    // Postgres, with all its sessions.
+    let mut postgres = system.postgres().await?;
+    let mut processes: Vec<i32> =
+        sqlx::query_scalar("SELECT pid FROM pg_stat_activity").fetch_all(&mut postgres).await?;
+    let postmaster = fs::read_to_string(system.data().join("postgres/cluster/postmaster.pid"))?;
+    processes.push(postmaster.lines().next().context("no process id")?.parse()?);
+    let frozen = Frozen::new(&processes)?;
+    send(&http, "second").await?;
+    red(&http.base, "ledger-writer.", "").await?;
+    drop(frozen);
+    green(&http.base).await?;
+    system.settled(Some(80)).await?;
+
+    // The archive's engine.
+    let engines = children(system.process("up")?.id(), "clickhouse-engine")?;
+    ensure!(engines.len() == 1, "{engines:?}");
+    let frozen = Frozen::new(&engines)?;
+    send(&http, "third").await?;
+    red(&http.base, "archiver.", "has not gone on for").await?;
+    drop(frozen);
+    green(&http.base).await?;
+    system.settled(Some(120)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut system = System::kafka_with(&broker, 2, &[STALLED_AFTER_S]).await?;
+    let http = system.ingest()?;
+    send(&http, "before").await?;
+    system.settled(Some(40)).await?;
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
+    let topic = format!("{}.usage", system.prefix()?);
+    let record =
+        BaseRecord::<(), [u8]>::to(&topic).partition(1).payload(b"WRUB no block at all".as_slice());
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(Duration::from_secs(30))?;
+
+    let rater = system.address("rater")?;
+    red(&rater, "rater.1", "").await?;
+    let reasons = not_ready(&rater).await?;
+    ensure!(reasons.iter().all(|(check, _)| check == "rater.1"), "{reasons:?}");
+    ensure!(system.process("rater")?.is_running()?, "the process goes on");
+    // The other partition goes on, and so do those who accept.
+    let accepted = |counts: &Value| counts["partitions"][0]["counts"]["accepted"].as_i64();
+    let before = accepted(&system.api()?.get("/v1/conservation").await?).context("no count")?;
+    send(&http, "after").await?;
+    eventually("the other partition goes on", async || {
+        Ok(accepted(&system.api()?.get("/v1/conservation").await?) > Some(before))
+    })
+    .await?;
+    // It says so for as long as it lasts, whatever it tries meanwhile.
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ensure!(
+            not_ready(&rater).await?.iter().any(|(check, _)| check == "rater.1"),
+            "it was green"
+        );
+    }
+
+    // A broker that stands still: nobody can say that there is nothing to do.
+    let ledger = system.address("ledger-writer")?;
+    green(&ledger).await?;
+    broker.pause()?;
+    red(&ledger, "ledger-writer.", "").await?;
+    broker.resume()?;
+    green(&ledger).await
+}

@@ -1,0 +1,206 @@
+//! `weir verify`: on a system that works it finds nothing, and whatever somebody with all rights changes
+//! in Postgres or in ClickHouse it finds, with the first bad row named.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tests::{process::Process, seed::Moments, system::System, wait::eventually};
+
+#[path = "verify/archive.rs"]
+mod archive;
+#[path = "verify/books.rs"]
+mod books;
+#[path = "verify/tampering.rs"]
+mod tampering;
+
+/// Longer than all checks together may take.
+const VERIFY_TIME_MAX: Duration = Duration::from_secs(240);
+/// A few partitions with many windows, and copies of heads at once.
+const SETTINGS: [(&str, &str); 4] = [
+    ("WEIR_LOG__PARTITIONS", "3"),
+    ("WEIR_LEDGER_WRITER__WINDOW_MS", "50"),
+    ("WEIR_ARCHIVER__GROUP_WAIT_MS", "100"),
+    ("WEIR_ARCHIVER__HEADS_EVERY_MS", "100"),
+];
+
+/// What `weir verify --json` said.
+struct Said {
+    code: Option<i32>,
+    document: Value,
+}
+
+impl Said {
+    async fn of(folder: &Path, arguments: &[&str], settings: &[(String, String)]) -> Result<Self> {
+        let arguments = [&["verify", "--json"], arguments].concat();
+        let mut process = Process::start("verify", folder, &arguments, settings)?;
+        let code = process.ended(VERIFY_TIME_MAX).await?;
+        let output = process.output();
+        let document = serde_json::from_str(&output).unwrap_or_default();
+        ensure!(code == Some(2) || !output.is_empty(), "nothing said: {}", process.log_tail());
+        Ok(Self { code, document })
+    }
+
+    async fn of_up(system: &System, arguments: &[&str]) -> Result<Self> {
+        let data = system.data();
+        let data = data.to_str().context("a path that is text")?;
+        let arguments = [&["--data", data], arguments].concat();
+        Self::of(&system.folder(), &arguments, system.settings()).await
+    }
+
+    /// Fails unless everything was seen and is as it must be.
+    fn holds(&self) -> Result<&Self> {
+        ensure!(self.code == Some(0) && self.document["verdict"] == "holds", "{}", self.document);
+        Ok(self)
+    }
+
+    fn check(&self, name: &str) -> Result<&Value> {
+        let checks = self.document["checks"].as_array().context("no checks")?;
+        let found = checks.iter().find(|check| check["name"] == name);
+        found.with_context(|| format!("no check {name:?}: {}", self.document))
+    }
+
+    fn looked_at(&self, name: &str) -> Result<u64> {
+        self.check(name)?["looked_at"].as_u64().context("no count")
+    }
+}
+
+/// Sends events of every outcome; answers how many were accepted.
+async fn send(system: &System, moments: &mut Moments, round: u64) -> Result<i64> {
+    let number = |moments: &mut Moments, below: u64| moments.bits() % below;
+    let mut events = Vec::new();
+    for place in 0..40 {
+        let team = format!("team-{}", number(moments, 7));
+        let id = format!("{round}-{place}");
+        let data = match number(moments, 5) {
+            0 => {
+                json!({"provider": "openai", "model": "gpt-4-turbo", "inputTokens": number(moments, 900), "outputTokens": "0.5"})
+            }
+            1 => {
+                json!({"provider": "x", "model": "y\u{e9}\"z", "inputTokens": 1, "nested": {"a": [1, null, {}]}})
+            }
+            _ => {
+                json!({"provider": "openai", "model": "gpt-4-turbo", "inputTokens": number(moments, 900), "outputTokens": number(moments, 90)})
+            }
+        };
+        events.push(json!({"id": id, "source": "tests/1.2", "type": "llm.tokens.v1", "subject": team, "data": data}));
+    }
+    // A duplicate, a conflict, a rejection, one without a meter, and one without a price.
+    events.push(events[0].clone());
+    let mut conflict = events[1].clone();
+    conflict["data"]["inputTokens"] = json!(77_777);
+    events.push(conflict);
+    let event = |id: &str, kind: &str, data: Value| json!({"id": format!("{round}-{id}"), "source": "tests", "type": kind, "subject": "team-1", "data": data});
+    events.push(event("bad", "llm.tokens.v1", json!({"inputTokens": "many"})));
+    events.push(event("unknown", "nobody.counts.v1", json!({"x": 1})));
+    events.push(event("call", "api.request.v1", json!({"route": "/a"})));
+    let body = serde_json::to_vec(&events)?;
+    let (status, answer) = system.ingest()?.exchange("POST", "/v1/events", body).await?;
+    ensure!(status == 200 || status == 202, "{status}: {answer}");
+    Ok(i64::try_from(events.len())?)
+}
+
+/// A system with books of many windows, all of it posted and archived, and its heads copied.
+async fn system_with_books(moments: &mut Moments, rounds: u64) -> Result<(System, i64)> {
+    let system = System::embedded_with(&SETTINGS, &[], &[]).await?;
+    let mut sent = 0;
+    for round in 0..rounds {
+        sent += send(&system, moments, round).await?;
+        system.settled(Some(sent)).await?;
+    }
+    heads_copied(&system).await?;
+    Ok((system, sent))
+}
+
+/// Waits until the newest row of every chain was copied.
+async fn heads_copied(system: &System) -> Result<()> {
+    let mut postgres = system.postgres().await?;
+    eventually("the heads are copied", async || {
+        let newest: Vec<(i32, i64)> = sqlx::query_as(
+            "SELECT partition, max(position_to) FROM audit GROUP BY partition ORDER BY partition",
+        )
+        .fetch_all(&mut postgres)
+        .await?;
+        let sql = "SELECT toInt32(partition) AS partition, toString(max(position_to)) AS position FROM audit_heads
+            GROUP BY partition ORDER BY partition";
+        let mut copied = Vec::new();
+        for row in system.clickhouse().query_json_rows(sql, &[]).await? {
+            let partition = i32::try_from(row["partition"].as_i64().context("no number")?)?;
+            copied.push((partition, row["position"].as_str().context("no position")?.parse()?));
+        }
+        Ok(copied == newest)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_system_that_works_is_verified_while_it_works() -> Result<()> {
+    let mut moments = Moments::new("verify");
+    let (system, sent) = system_with_books(&mut moments, 3).await?;
+    let said = Said::of_up(&system, &["--sample", "100000"]).await?;
+    said.holds()?;
+    ensure!(said.looked_at("ratings")? >= 120, "{}", said.document);
+    for check in ["audit chain", "journals", "transfers", "entries", "copied heads", "the log"] {
+        ensure!(said.looked_at(check)? > 0, "{check} saw nothing: {}", said.document);
+    }
+    let again = Said::of_up(&system, &["--sample", "5", "--seed", "7"]).await?;
+    ensure!(again.holds()?.looked_at("ratings")? == 5 && again.document["seed"] == 7);
+
+    // While events come in, at every moment.
+    let mut replay = system.replay("busy", &["--teams", "20", "--batch", "50"])?;
+    let mut verified = 0;
+    while replay.is_running()? && verified < 4 {
+        Said::of_up(&system, &["--sample", "200"]).await?.holds()?;
+        verified += 1;
+    }
+    ensure!(verified > 0, "the replay ended before anything was verified");
+    replay.kill()?;
+    system.settled(None).await?;
+    Said::of_up(&system, &[]).await?.holds()?;
+    let counts = system.conservation().await?;
+    ensure!(counts["accepted"] > sent, "nothing came in beside it: {counts:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_seen_is_not_called_verified() -> Result<()> {
+    let mut moments = Moments::new("verify-unseen");
+    let (system, _) = system_with_books(&mut moments, 1).await?;
+    let mut settings = system.settings().to_vec();
+    settings.push(("CLICKHOUSE_URL".to_owned(), "http://127.0.0.1:9".to_owned()));
+    let data = system.data();
+    let arguments = ["--data", data.to_str().context("a path that is text")?];
+    let said = Said::of(&system.folder(), &arguments, &settings).await?;
+    ensure!(said.code == Some(2) && said.document["verdict"] == "unknown", "{}", said.document);
+    ensure!(said.check("audit chain")?["left_out"].is_null(), "{}", said.document);
+    ensure!(!said.check("archive")?["left_out"].is_null(), "{}", said.document);
+    // With another key nothing can be said at all.
+    settings.push(("WEIR_LEDGER_WRITER__AUDIT_KEY".to_owned(), "07".repeat(32)));
+    let said = Said::of(&system.folder(), &arguments, &settings).await?;
+    ensure!(said.code == Some(2) && said.document.is_null(), "{:?} {}", said.code, said.document);
+    Ok(())
+}
+
+#[tokio::test]
+async fn whatever_is_tampered_with_is_found_and_named() -> Result<()> {
+    let began = std::time::Instant::now();
+    let mut moments = Moments::new("F30");
+    let (mut system, events) = system_with_books(&mut moments, 6).await?;
+    let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
+    // Its databases go on without it, and it waits for no lock of ours.
+    system.process("up")?.signal(Signal::SIGSTOP)?;
+    let tampered = books::tamper(&system, &mut moments, &mut faults).await;
+    system.process("up")?.signal(Signal::SIGCONT)?;
+    tampered?;
+    archive::tamper(&system, &mut moments, &mut faults).await?;
+    Said::of_up(&system, &["--sample", "100000"]).await?.holds()?;
+    let all: u64 = faults.values().sum();
+    ensure!(all >= 100, "only {all} tamperings: {faults:?}");
+    let line = json!({
+        "scenario": "F30", "seed": moments.seed(), "commit": tampering::commit(), "faults": faults, "events": events,
+        "lost": 0, "doubled": 0, "seconds": began.elapsed().as_secs(),
+    });
+    println!("{line}");
+    Ok(())
+}

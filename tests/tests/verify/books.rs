@@ -1,0 +1,375 @@
+//! Tampering with Postgres as its owner: each in a transaction that is rolled back.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use ledger::{
+    seal::TransfersHash,
+    transfer::{Side, Transfer},
+};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tests::{seed::Moments, system::System};
+use uuid::Uuid;
+
+use super::tampering::{audit_key, found, look_at_archive, look_at_books};
+
+/// A row of a table chosen by chance, as a condition.
+const ANY: &str =
+    "ctid = (SELECT ctid FROM {table} {where} ORDER BY md5(ctid::text || '{seed}') LIMIT 1)";
+
+/// The kind of a tampering, the table with a condition on the row, and the statement. It answers a text
+/// that a first bad row must hold; `{any}` is the condition on a row chosen by chance.
+type Case = (&'static str, &'static str, &'static str);
+
+const WINDOW: &str = "(SELECT 'position ' || j.position_to FROM journals j WHERE (j.tenant_id, j.journal_id) = (x.tenant_id, x.journal_id))";
+
+/// Cases that Postgres alone shows.
+const CASES: &[Case] = &[
+    ("update", "transfers", "UPDATE transfers x SET amount = amount + 0.000000000001 WHERE {any} RETURNING {window}"),
+    ("update", "transfers", "UPDATE transfers x SET quantity = quantity + 1 WHERE {any} RETURNING {window}"),
+    ("update", "transfers", "UPDATE transfers x SET events = events + 1 WHERE {any} RETURNING {window}"),
+    ("update", "transfers", "UPDATE transfers x SET card_version = card_version + 1 WHERE {any} RETURNING {window}"),
+    ("update", "transfers WHERE team <> ''", "UPDATE transfers x SET team = 'nobody' WHERE {any} RETURNING {window}"),
+    ("update", "transfers", "UPDATE transfers x SET meter = meter || 'x' WHERE {any} RETURNING {window}"),
+    ("update", "transfers", "UPDATE transfers x SET reason = 'gift' WHERE {any} RETURNING {window}"),
+    ("swap", "transfers", "UPDATE transfers x SET debit_account = credit_account, credit_account = debit_account WHERE {any} RETURNING {window}"),
+    ("swap", "transfers", "UPDATE transfers x SET amount = y.amount FROM transfers y WHERE x.{any} AND y.currency = x.currency AND y.amount <> x.amount RETURNING {window}"),
+    ("delete", "transfers", "DELETE FROM transfers x WHERE {any} RETURNING {window}"),
+    ("insert", "transfers", "INSERT INTO transfers AS x SELECT tenant_id, journal_id, ordinal + 1000, debit_account, credit_account, amount, currency, reason, team,
+        meter, card, card_version, quantity, events FROM transfers x WHERE {any} RETURNING {window}"),
+    ("insert", "transfers", "INSERT INTO transfers AS x SELECT tenant_id, gen_random_uuid(), 0, debit_account, credit_account, amount, currency, reason, team,
+        meter, card, card_version, quantity, events FROM transfers x WHERE {any} RETURNING journal_id::text"),
+    ("update", "journals", "UPDATE journals x SET reference = reference || 'x' WHERE {any} RETURNING journal_id::text"),
+    ("update", "journals", "UPDATE journals x SET position_from = position_from - 1 WHERE {any} RETURNING journal_id::text"),
+    ("update", "journals", "UPDATE journals x SET posted_at = posted_at - interval '1 day' WHERE {any} RETURNING journal_id::text"),
+    ("update", "journals", "UPDATE journals x SET partition = (partition + 1) % 3 WHERE {any} RETURNING journal_id::text"),
+    ("update", "journals", "UPDATE journals x SET reason = 'gift' WHERE {any} RETURNING journal_id::text"),
+    ("delete", "journals", "DELETE FROM journals x WHERE {any} RETURNING 'position ' || position_to"),
+    ("insert", "journals", "INSERT INTO journals SELECT tenant_id, gen_random_uuid(), 'gift', reference || 'x', partition, position_from, position_to, posted_at
+        FROM journals x WHERE {any} RETURNING journal_id::text"),
+    ("insert", "journals", "INSERT INTO journals SELECT tenant_id, gen_random_uuid(), 'usage', reference || 'x', partition, position_from, position_to, posted_at
+        FROM journals x WHERE {any} RETURNING 'position ' || position_to"),
+    ("update", "audit WHERE counts <> ''", "UPDATE audit x SET counts = regexp_replace(counts, '=([0-9]+),', '=1\\1,') WHERE {any} RETURNING 'position ' || position_to"),
+    ("update", "audit", "UPDATE audit x SET posted_at = posted_at + interval '1 microsecond' WHERE {any} RETURNING 'position ' || position_to"),
+    ("update", "audit", "UPDATE audit x SET hash = sha256(hash) WHERE {any} RETURNING 'position ' || position_to"),
+    ("update", "audit", "UPDATE audit x SET r = r + 1 WHERE {any} RETURNING 'position ' || position_to"),
+    ("unkeyed hash", "audit", "UPDATE audit x SET transfers_hash = sha256(transfers_hash), hash = sha256(previous_hash || transfers_hash) WHERE {any}
+        RETURNING 'position ' || position_to"),
+    ("unkeyed hash", "audit WHERE counts <> ''", "UPDATE audit x SET counts = regexp_replace(counts, '=([0-9]+),', '=1\\1,'), hash = sha256(previous_hash || counts::bytea)
+        WHERE {any} RETURNING 'position ' || position_to"),
+    ("delete", "audit", "DELETE FROM audit x WHERE {any} RETURNING 'the audit chain of partition ' || partition"),
+    ("insert", "audit", "INSERT INTO audit SELECT partition, position_to + 1000000, position_from + 1000000, r, c, catalog_version, counts, transfers, transfers_hash,
+        previous_hash, hash, posted_at FROM audit x WHERE {any} RETURNING 'the audit chain of partition ' || partition"),
+    ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET r = r - 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET c = sha256(c) WHERE {any} RETURNING 'partition ' || partition"),
+    ("insert", "partitions", "INSERT INTO partitions SELECT 99, x, r, c FROM partitions x WHERE {any} RETURNING 'partition 99'"),
+    ("swap", "partition_counts WHERE rated > 0", "UPDATE partition_counts x SET rated = rated - 1, duplicates = duplicates + 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "partition_counts", "UPDATE partition_counts x SET accepted = accepted + 1, rated = rated + 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "partition_counts", "UPDATE partition_counts x SET lost = lost + 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("delete", "partition_counts", "DELETE FROM partition_counts x WHERE {any} RETURNING 'partition ' || partition"),
+    ("insert", "partition_counts", "INSERT INTO partition_counts (tenant_id, partition, accepted, rated) SELECT gen_random_uuid(), partition, 1, 1
+        FROM partition_counts x WHERE {any} RETURNING tenant_id::text"),
+    ("update", "receivable_entries", "UPDATE receivable_entries x SET amount = amount + 1 WHERE {any} RETURNING team"),
+    ("update", "receivable_entries", "UPDATE receivable_entries x SET balance_after = balance_after + 1 WHERE {any} RETURNING team"),
+    ("update", "receivable_entries", "UPDATE receivable_entries x SET sequence = sequence + 1000 WHERE {any} RETURNING team"),
+    ("swap", "receivable_entries WHERE sequence > 1", "UPDATE receivable_entries x SET sequence = sequence - 1 WHERE {any} RETURNING team"),
+    ("delete", "receivable_entries", "DELETE FROM receivable_entries x WHERE {any} RETURNING team"),
+    ("insert", "receivable_entries", "INSERT INTO receivable_entries SELECT tenant_id, gen_random_uuid(), team, currency, 0, balance_after, sequence
+        FROM receivable_entries x WHERE {any} RETURNING team"),
+    ("insert", "receivable_entries", "INSERT INTO receivable_entries SELECT tenant_id, journal_id, 'nobody', currency, amount, amount, 1
+        FROM receivable_entries x WHERE {any} RETURNING team"),
+    ("update", "receivables", "UPDATE receivables x SET balance = balance - 0.000000000001 WHERE {any} RETURNING team"),
+    ("update", "receivables", "UPDATE receivables x SET sequence = sequence + 1 WHERE {any} RETURNING team"),
+    ("update", "receivables", "UPDATE receivables x SET partition = (partition + 1) % 3 WHERE {any} RETURNING team"),
+    ("delete", "receivables", "DELETE FROM receivables x WHERE {any} RETURNING team"),
+    ("insert", "receivables", "INSERT INTO receivables SELECT tenant_id, account_id, 'nobody', currency, partition, balance, sequence
+        FROM receivables x WHERE {any} RETURNING team"),
+    ("swap", "accounts WHERE team <> ''", "UPDATE accounts x SET team = team || 'x' WHERE {any} RETURNING left(team, -1)"),
+    ("swap", "accounts WHERE kind = 'revenue'", "UPDATE accounts x SET kind = 'breakage' WHERE {any} RETURNING 'position '"),
+    ("update", "usage_totals", "UPDATE usage_totals x SET charge = charge + 0.000000000001 WHERE {any} RETURNING team"),
+    ("update", "usage_totals WHERE cost > 0", "UPDATE usage_totals x SET cost = cost - 0.000000000001 WHERE {any} RETURNING meter"),
+    ("delete", "usage_totals WHERE charge > 0", "DELETE FROM usage_totals x WHERE {any} RETURNING meter"),
+];
+
+/// Cases that only the archive shows.
+const CASES_OF_BOTH: &[Case] = &[
+    ("update", "usage_totals", "UPDATE usage_totals x SET quantity = quantity + 1 WHERE {any} RETURNING team"),
+    ("update", "usage_totals", "UPDATE usage_totals x SET events = events + 1 WHERE {any} RETURNING team"),
+    ("swap", "usage_totals", "UPDATE usage_totals x SET bucket = bucket - interval '15 minutes' WHERE {any} RETURNING team"),
+    ("insert", "usage_totals", "INSERT INTO usage_totals SELECT tenant_id, 'nobody', meter, bucket, currency, cost_currency, 1, 0, 0, 1
+        FROM usage_totals x WHERE {any} RETURNING team"),
+];
+
+/// Whole tables.
+const TRUNCATED: [&str; 7] = [
+    "transfers",
+    "journals",
+    "audit",
+    "partition_counts",
+    "receivable_entries",
+    "receivables",
+    "usage_totals",
+];
+
+/// Times that each case is tried, on rows chosen by chance.
+const ROUNDS: u64 = 2;
+
+/// Tampers in every way, and counts.
+pub async fn tamper(
+    system: &System,
+    moments: &mut Moments,
+    faults: &mut BTreeMap<&'static str, u64>,
+) -> Result<()> {
+    let key = audit_key(system)?;
+    let copies = ledger::verify::heads::copies(system.clickhouse()).await?;
+    let mut connection = system.postgres().await?;
+    let clean = look_at_books(&mut connection, &key).await?;
+    ensure!(clean.iter().all(ledger::verify::Check::holds), "{clean:?}");
+    for (kind, table, statement) in CASES {
+        for _ in 0..ROUNDS {
+            let name = change(&mut connection, moments, table, statement).await?;
+            let checks = look_at_books(&mut connection, &key).await;
+            connection.execute("ROLLBACK").await?;
+            found(statement, &name, &checks?)?;
+            *faults.entry(kind).or_default() += 1;
+        }
+    }
+    for (kind, table, statement) in CASES_OF_BOTH {
+        let name = change(&mut connection, moments, table, statement).await?;
+        let checks = look_at_archive(&mut connection, system, &copies).await;
+        connection.execute("ROLLBACK").await?;
+        found(statement, &name, &checks?)?;
+        *faults.entry(kind).or_default() += 1;
+    }
+    for _ in 0..2 * ROUNDS {
+        let position = forge(&mut connection, moments).await?;
+        let checks = look_at_books(&mut connection, &key).await;
+        connection.execute("ROLLBACK").await?;
+        let checks = checks?;
+        let bad: Vec<&str> = checks.iter().filter(|one| !one.holds()).map(|one| one.name).collect();
+        ensure!(bad == ["audit chain"], "the forgery was not perfect: {checks:?}");
+        found("a forged window", &position, &checks)?;
+        *faults.entry("unkeyed hash").or_default() += 1;
+    }
+    for table in TRUNCATED {
+        begin(&mut connection).await?;
+        let statement = format!("TRUNCATE {table}");
+        connection.execute(AssertSqlSafe(statement.clone())).await?;
+        let checks = look_at_books(&mut connection, &key).await;
+        connection.execute("ROLLBACK").await?;
+        found(&statement, "", &checks?)?;
+        *faults.entry("truncate").or_default() += 1;
+    }
+    for partition in tails(&mut connection).await? {
+        begin(&mut connection).await?;
+        let position = cut_tail(&mut connection, partition).await?;
+        // Postgres by itself cannot know: it is as it was before the window.
+        let books = look_at_books(&mut connection, &key).await;
+        let checks = look_at_archive(&mut connection, system, &copies).await;
+        connection.execute("ROLLBACK").await?;
+        let books = books?;
+        ensure!(books.iter().all(ledger::verify::Check::holds), "the cut was not clean: {books:?}");
+        found("the tail was cut", &format!("position {position}"), &checks?)?;
+        *faults.entry("cut the tail").or_default() += 1;
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+async fn begin(connection: &mut PgConnection) -> Result<()> {
+    let statements = "BEGIN; SET CONSTRAINTS ALL DEFERRED; ALTER TABLE transfers DISABLE TRIGGER check_transfers";
+    connection.execute(sqlx::raw_sql(statements)).await?;
+    for (table, name) in foreign_keys(connection).await? {
+        connection
+            .execute(AssertSqlSafe(format!("ALTER TABLE {table} DROP CONSTRAINT {name}")))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Whoever tampers does not let foreign keys or checks stop him.
+async fn foreign_keys(connection: &mut PgConnection) -> Result<Vec<(String, String)>> {
+    let rows = sqlx::query_as(
+        "SELECT conrelid::regclass::text, conname::text FROM pg_constraint WHERE contype IN ('f', 'c') AND connamespace = 'public'::regnamespace
+         AND conrelid::regclass::text IN ('transfers', 'journals', 'audit', 'partition_counts', 'receivable_entries', 'receivables', 'accounts', 'usage_totals')",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Begins a transaction and changes something; answers what the first bad row must name.
+async fn change(
+    connection: &mut PgConnection,
+    moments: &mut Moments,
+    table: &str,
+    statement: &str,
+) -> Result<String> {
+    begin(connection).await?;
+    let (table, condition) = table.split_once(' ').unwrap_or((table, ""));
+    let any = ANY
+        .replace("{table}", table)
+        .replace("{where}", condition)
+        .replace("{seed}", &moments.bits().to_string());
+    let statement =
+        statement.replace("x.{any}", &format!("x.{any}")).replace("{any}", &format!("x.{any}"));
+    let statement = statement.replace("{window}", WINDOW);
+    let names: Vec<Option<String>> = sqlx::query_scalar(AssertSqlSafe(statement.clone()))
+        .fetch_all(connection)
+        .await
+        .context(statement.clone())?;
+    ensure!(names.len() == 1, "{statement} changed {} rows", names.len());
+    Ok(names.into_iter().flatten().next().unwrap_or_default())
+}
+
+/// Partitions with two windows or more.
+async fn tails(connection: &mut PgConnection) -> Result<Vec<i32>> {
+    let sql =
+        "SELECT partition FROM audit GROUP BY partition HAVING count(*) > 1 ORDER BY partition";
+    Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)
+}
+
+/// Takes the newest window of a partition out of all books, without a trace in Postgres.
+async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> {
+    let position: i64 =
+        sqlx::query_scalar("SELECT max(position_to) FROM audit WHERE partition = $1")
+            .bind(partition)
+            .fetch_one(&mut *connection)
+            .await?;
+    let statements = format!(
+        "CREATE TEMPORARY TABLE cut ON COMMIT DROP AS SELECT * FROM journals WHERE partition = {partition} AND position_to = {position};
+         UPDATE receivables r SET balance = r.balance - e.amount, sequence = r.sequence - 1 FROM receivable_entries e JOIN cut USING (tenant_id, journal_id)
+             WHERE (r.tenant_id, r.team, r.currency) = (e.tenant_id, e.team, e.currency);
+         DELETE FROM receivables WHERE sequence = 0;
+         DELETE FROM receivable_entries e USING cut WHERE (e.tenant_id, e.journal_id) = (cut.tenant_id, cut.journal_id);
+         UPDATE usage_totals u SET charge = u.charge - t.amount FROM (
+             SELECT t.tenant_id, t.team, t.meter, t.currency, sum(t.amount) AS amount FROM transfers t JOIN cut USING (tenant_id, journal_id)
+             WHERE t.reason = 'usage' GROUP BY 1, 2, 3, 4) t
+             WHERE u.ctid = (SELECT v.ctid FROM usage_totals v WHERE (v.tenant_id, v.team, v.meter, v.currency) = (t.tenant_id, t.team, t.meter, t.currency)
+                 ORDER BY v.bucket DESC LIMIT 1);
+         UPDATE usage_totals u SET cost = u.cost - t.amount FROM (
+             SELECT t.tenant_id, t.meter, t.currency, sum(t.amount) AS amount FROM transfers t JOIN cut USING (tenant_id, journal_id)
+             WHERE t.reason = 'cost' GROUP BY 1, 2, 3) t
+             WHERE u.ctid = (SELECT v.ctid FROM usage_totals v WHERE (v.tenant_id, v.meter, v.cost_currency) = (t.tenant_id, t.meter, t.currency)
+                 ORDER BY v.bucket DESC, v.team LIMIT 1);
+         UPDATE partition_counts n SET accepted = n.accepted - c[1], copies = n.copies - c[2], rated = n.rated - c[3], unmetered = n.unmetered - c[4],
+             unpriced = n.unpriced - c[5], duplicates = n.duplicates - c[6], conflicts = n.conflicts - c[7], rejected = n.rejected - c[8],
+             forwarded = n.forwarded - c[9]
+             FROM (SELECT split_part(one, '=', 1)::uuid AS tenant_id, string_to_array(split_part(one, '=', 2), ',')::bigint[] AS c
+                 FROM audit, regexp_split_to_table(counts, ';') AS one WHERE partition = {partition} AND position_to = {position} AND one <> '') s
+             WHERE (n.tenant_id, n.partition) = (s.tenant_id, {partition});
+         DELETE FROM partition_counts WHERE accepted + copies = 0;
+         DELETE FROM transfers t USING cut WHERE (t.tenant_id, t.journal_id) = (cut.tenant_id, cut.journal_id);
+         DELETE FROM journals j USING cut WHERE (j.tenant_id, j.journal_id) = (cut.tenant_id, cut.journal_id);
+         DELETE FROM audit WHERE partition = {partition} AND position_to = {position};
+         UPDATE partitions p SET x = a.position_to, r = a.r, c = a.c FROM (SELECT * FROM audit WHERE partition = {partition} ORDER BY position_to DESC LIMIT 1) a
+             WHERE p.partition = {partition}"
+    );
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
+    Ok(position)
+}
+
+/// Makes a team owe one more, in all books, and computes every hash anew that needs no key: the hash of
+/// the window's transfers as the ledger makes it, and the rest of the chain with a key of its own.
+async fn forge(connection: &mut PgConnection, moments: &mut Moments) -> Result<String> {
+    let chosen = "WITH chosen AS (SELECT * FROM transfers WHERE team <> '' ORDER BY md5(ctid::text || '{seed}') LIMIT 1)";
+    let chosen = chosen.replace("{seed}", &moments.bits().to_string());
+    begin(connection).await?;
+    let statement = format!(
+        "{chosen}, more AS (UPDATE transfers x SET amount = x.amount + 1 FROM chosen c WHERE (x.tenant_id, x.journal_id, x.ordinal)
+             = (c.tenant_id, c.journal_id, c.ordinal)),
+         owed AS (UPDATE receivables r SET balance = r.balance + 1 FROM chosen c WHERE (r.tenant_id, r.team, r.currency) = (c.tenant_id, c.team, c.currency)),
+         total AS (UPDATE usage_totals u SET charge = u.charge + 1 FROM chosen c WHERE u.ctid = (SELECT v.ctid FROM usage_totals v
+             WHERE (v.tenant_id, v.team, v.meter, v.currency) = (c.tenant_id, c.team, c.meter, c.currency) LIMIT 1)),
+         entries AS (UPDATE receivable_entries e SET balance_after = e.balance_after + 1,
+                 amount = e.amount + CASE WHEN e.journal_id = c.journal_id THEN 1 ELSE 0 END
+             FROM chosen c, receivable_entries own WHERE (own.tenant_id, own.journal_id, own.team, own.currency) = (c.tenant_id, c.journal_id, c.team, c.currency)
+             AND (e.tenant_id, e.team, e.currency) = (c.tenant_id, c.team, c.currency) AND e.sequence >= own.sequence)
+         SELECT j.partition, j.position_to FROM journals j JOIN chosen c USING (tenant_id, journal_id)"
+    );
+    let (partition, position): (i32, i64) =
+        sqlx::query_as(AssertSqlSafe(statement)).fetch_one(&mut *connection).await?;
+    let (transfers, hash) = transfers_hash(connection, partition, position).await?;
+    sqlx::query("UPDATE audit SET transfers = $3, transfers_hash = $4, hash = sha256(previous_hash || $4) WHERE partition = $1 AND position_to = $2")
+        .bind(partition)
+        .bind(position)
+        .bind(transfers)
+        .bind(hash.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    Ok(format!("position {position}"))
+}
+
+#[derive(sqlx::FromRow)]
+struct Book {
+    tenant_id: Uuid,
+    journal_id: Uuid,
+    reference: String,
+    ordinal: i32,
+    debit_account: i64,
+    debit_kind: String,
+    debit_team: String,
+    credit_account: i64,
+    credit_kind: String,
+    credit_team: String,
+    amount: String,
+    currency: String,
+    reason: String,
+    team: String,
+    meter: String,
+    card: String,
+    card_version: i32,
+    quantity: String,
+    events: i64,
+}
+
+/// The hash of a window's transfers, for which no key is needed.
+async fn transfers_hash(
+    connection: &mut PgConnection,
+    partition: i32,
+    position: i64,
+) -> Result<(i32, [u8; 32])> {
+    let rows: Vec<Book> = sqlx::query_as(
+        "SELECT tenant_id, journal_id, j.reference, t.ordinal, t.debit_account, t.credit_account, t.currency, t.reason, t.team, t.meter, t.card,
+             t.card_version, t.events, d.kind AS debit_kind, d.team AS debit_team, k.kind AS credit_kind, k.team AS credit_team,
+             (t.amount * 1000000000000)::numeric(60, 0)::text AS amount, (t.quantity * 1000000000000)::numeric(60, 0)::text AS quantity
+         FROM journals j JOIN transfers t USING (tenant_id, journal_id)
+         JOIN accounts d ON d.account_id = t.debit_account JOIN accounts k ON k.account_id = t.credit_account
+         WHERE j.partition = $1 AND j.position_to = $2 ORDER BY j.tenant_id, j.journal_id, t.ordinal",
+    )
+    .bind(partition)
+    .bind(position)
+    .fetch_all(connection)
+    .await?;
+    let mut hash = TransfersHash::default();
+    for row in &rows {
+        if row.ordinal == 0 {
+            hash.journal(row.tenant_id, row.journal_id, "usage", &row.reference);
+        }
+        hash.transfer(&Transfer {
+            tenant: row.tenant_id,
+            journal: row.journal_id,
+            ordinal: row.ordinal,
+            debit: Side {
+                account: row.debit_account,
+                kind: &row.debit_kind,
+                team: &row.debit_team,
+            },
+            credit: Side {
+                account: row.credit_account,
+                kind: &row.credit_kind,
+                team: &row.credit_team,
+            },
+            amount: row.amount.parse()?,
+            currency: &row.currency,
+            reason: &row.reason,
+            team: &row.team,
+            meter: &row.meter,
+            card: &row.card,
+            card_version: row.card_version,
+            quantity: row.quantity.parse()?,
+            events: row.events,
+        });
+    }
+    Ok(hash.finish())
+}
