@@ -425,6 +425,9 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
     for sql in [
         "INSERT INTO app_secrets (tenant_id, secret_id, app, scopes, sealed, master_key_id) VALUES ($1, 'secret', 'tool', '{}', '', 'm')",
         "INSERT INTO ingest_limits (tenant_id, credential, events_per_second, burst) VALUES ($1, '', 1000000, 1000000)",
+        "INSERT INTO ingest_quotas (tenant_id, period, events) VALUES ($1, 'day', 1000000)",
+        "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5)
+         ON CONFLICT (tenant_id, period) DO UPDATE SET events = 5",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO catalog_versions (tenant_id, catalog_version, document, document_hash) VALUES ($1, 70, '{}', decode(repeat('aa', 32), 'hex'))",

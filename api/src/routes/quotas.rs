@@ -23,6 +23,7 @@ const EVENTS_MAX: i64 = 1_000_000_000_000_000;
 /// How long a quota counts before it begins anew.
 #[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = QuotaPeriod)]
 pub(crate) enum Period {
     /// A day, UTC.
     Day,

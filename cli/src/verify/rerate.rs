@@ -192,8 +192,8 @@ impl Again {
         if subject != team {
             aliases.insert(subject.into(), Alias { team: team.into(), effective_us: i64::MIN });
         }
-        let tenant =
-            Tenant { id, key, external_key, aliases, apps: std::collections::HashSet::new() };
+        let apps = std::collections::HashSet::new();
+        let tenant = Tenant { id, key, external_key, aliases, apps, disabled: false };
         let snapshot = Snapshot {
             loaded_at: Instant::now(),
             database_us: i64::MAX,
@@ -213,6 +213,7 @@ impl Again {
             app: app.map(Arc::from),
             team: None,
             buckets: Buckets::default(),
+            counter: None,
             snapshot: Arc::new(snapshot),
             database_us: i64::MAX,
         })

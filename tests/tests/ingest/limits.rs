@@ -225,6 +225,7 @@ async fn a_quota_lets_through_so_many_events_of_a_period_by_all_processes() -> R
     set_quota(&world, "month", Some(20)).await?;
     assert_eq!(world.post(&[], events(2)).await?.status, 429);
     assert_eq!(world.post(&[], events(1)).await?.status, 200);
+    set_quota(&world, "month", Some(20)).await?;
     let back = "UPDATE ingest_counts SET period_start = period_start - 31 WHERE tenant_id = $1";
     sqlx::query(back).bind(TENANT).execute(&world.pool).await?;
     set_quota(&world, "day", Some(4)).await?;
