@@ -10,8 +10,11 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// Random numbers (SplitMix64) from the seed in WEIR_SEED, or one of its own.
-#[derive(Debug)]
-pub struct Moments(u64);
+#[derive(Clone, Debug)]
+pub struct Moments {
+    seed: u64,
+    state: u64,
+}
 
 impl Moments {
     /// Takes the seed and prints it with the `scenario`.
@@ -20,13 +23,30 @@ impl Moments {
         let random = || uuid::Uuid::now_v7().as_u64_pair().1;
         let seed = number("WEIR_SEED").unwrap_or_else(random);
         println!("{scenario}: WEIR_SEED={seed}");
-        Self(seed)
+        Self { seed, state: seed }
+    }
+
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The next random bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.0)
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.state)
+    }
+
+    /// A number from 0 on, less than `count`.
+    pub fn below(&mut self, count: usize) -> usize {
+        (self.bits() % count.max(1) as u64) as usize
+    }
+
+    /// Puts things in a random order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for place in (1..things.len()).rev() {
+            things.swap(place, self.below(place + 1));
+        }
     }
 
     /// A time of at least `least_ms` and less than `most_ms` milliseconds.

@@ -38,8 +38,11 @@ pub struct System {
     // Processes end before the servers they use, and those before their folder goes.
     processes: BTreeMap<String, Process>,
     settings: Vec<(String, String)>,
+    /// Settings of single processes or roles, which win over the others.
+    own_settings: Vec<(String, (String, String))>,
     arguments: Vec<String>,
-    wrapper: Vec<String>,
+    /// Commands that start single processes, by name.
+    wrappers: BTreeMap<String, Vec<String>>,
     ports: BTreeMap<String, String>,
     key: String,
     postgres_url: String,
@@ -49,9 +52,12 @@ pub struct System {
 }
 
 /// What the roles on Kafka share.
-struct Servers {
-    _engine: Engine,
-    _postgres: TestPostgres,
+#[derive(Debug)]
+pub struct Servers {
+    /// The archive's engine.
+    pub engine: Engine,
+    /// Postgres.
+    pub postgres: TestPostgres,
 }
 
 impl System {
@@ -75,8 +81,9 @@ impl System {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            own_settings: Vec::new(),
             arguments: owned(arguments),
-            wrapper: owned(wrapper),
+            wrappers: BTreeMap::from([("up".to_owned(), owned(wrapper))]),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url: String::new(),
@@ -96,6 +103,20 @@ impl System {
 
     /// [`System::kafka`] with further settings of every process, as environment variables.
     pub async fn kafka_with(
+        broker: &Broker,
+        partitions: u32,
+        further: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut system = Self::kafka_without_roles(broker, partitions, further).await?;
+        for role in ROLES {
+            system.start(role).await?;
+        }
+        system.publish_catalog().await?;
+        Ok(system)
+    }
+
+    /// [`System::kafka_with`], migrated, with a key, but without any process and without a catalog.
+    pub async fn kafka_without_roles(
         broker: &Broker,
         partitions: u32,
         further: &[(&str, &str)],
@@ -127,22 +148,55 @@ impl System {
                 .chain(further.iter().map(|(name, value)| (*name, (*value).to_owned())))
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            own_settings: Vec::new(),
             arguments: Vec::new(),
-            wrapper: Vec::new(),
+            wrappers: BTreeMap::new(),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url,
             clickhouse: engine::client(&engine.url(), ARCHIVE),
-            servers: Some(Servers { _engine: engine, _postgres: postgres }),
+            servers: Some(Servers { engine, postgres }),
             folder,
         };
         system.run("migrate", &["migrate", "--replication", "1"]).await?;
         system.key = system.run("keys", &["keys", "create"]).await?.trim().to_owned();
-        for role in ROLES {
-            system.start(role).await?;
-        }
-        system.publish_catalog().await?;
         Ok(system)
+    }
+
+    /// Postgres and the archive's engine, where they are not those of `weir up`.
+    pub fn servers(&mut self) -> Result<&mut Servers> {
+        self.servers.as_mut().context("it has its own servers")
+    }
+
+    /// Sets something for one process (`rater.2`) or for all of a role (`rater`), from its next start.
+    pub fn set(&mut self, name: &str, setting: &str, value: &str) {
+        self.own_settings.push((name.to_owned(), (setting.to_owned(), value.to_owned())));
+    }
+
+    /// Starts a process by a command from now on; an empty one is none.
+    pub fn wrap(&mut self, name: &str, wrapper: &[&str]) {
+        let wrapper = wrapper.iter().map(|text| (*text).to_owned()).collect();
+        self.wrappers.insert(name.to_owned(), wrapper);
+    }
+
+    /// Where a process listens, `http://host:port`.
+    pub fn base(&self, name: &str) -> Result<String> {
+        self.ports.get(name).cloned().with_context(|| format!("{name} was never started"))
+    }
+
+    /// The URL of its Postgres, past all proxies.
+    pub fn postgres_url(&self) -> &str {
+        &self.postgres_url
+    }
+
+    /// The key of its first tenant.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Names of the processes that run.
+    pub fn names(&self) -> Vec<String> {
+        self.processes.keys().cloned().collect()
     }
 
     /// Settings of its processes, as environment variables.
@@ -216,16 +270,21 @@ impl System {
             self.ports.get(name).map_or("127.0.0.1:0", |base| base.trim_start_matches("http://"));
         let data = self.data();
         let mut settings = self.settings.clone();
+        let own = self.own_settings.iter().filter(|(of, _)| of == name || of == role);
+        settings.extend(own.map(|(_, setting)| setting.clone()));
+        let wrapper: Vec<&str> = match self.wrappers.get(name) {
+            Some(wrapper) => wrapper.iter().map(String::as_str).collect(),
+            None => Vec::new(),
+        };
         if role == "up" {
             let data = data.to_str().context("a path that is text")?;
             let mut arguments = vec!["up", "--data", data, "--listen", listen];
             arguments.extend(self.arguments.iter().map(String::as_str));
-            let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
             let folder = self.folder.path();
             return Process::start_under(name, folder, &wrapper, &arguments, &settings);
         }
         settings.push(("WEIR_HTTP__LISTEN".to_owned(), listen.to_owned()));
-        Process::start(name, self.folder.path(), &[role], &settings)
+        Process::start_under(name, self.folder.path(), &wrapper, &[role], &settings)
     }
 
     async fn wait_until_ready(&mut self, name: &str, base: &str) -> Result<()> {
