@@ -14,8 +14,6 @@ if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 
 fi
 # A test of the log watches its system calls.
 command -v strace >/dev/null 2>&1 || "$folder/apt.sh" strace
-# Tests of wrong clocks start processes with it.
-command -v faketime >/dev/null 2>&1 || "$folder/apt.sh" faketime
 "$folder/postgres.sh"
 echo "clickhouse: $("$folder/clickhouse.sh")"
 echo "kafka: $("$folder/kafka.sh")"

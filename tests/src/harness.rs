@@ -6,6 +6,7 @@
 //! [`report`] (what is kept of a run). `docs/RELIABILITY.md` says how to run it.
 
 pub mod answers;
+pub mod clocks;
 pub mod contained;
 pub mod expected;
 pub mod links;

@@ -41,8 +41,7 @@ pub struct System {
     /// Settings of single processes or roles, which win over the others.
     own_settings: Vec<(String, (String, String))>,
     arguments: Vec<String>,
-    /// Commands that start single processes, by name.
-    wrappers: BTreeMap<String, Vec<String>>,
+    wrapper: Vec<String>,
     ports: BTreeMap<String, String>,
     key: String,
     postgres_url: String,
@@ -83,7 +82,7 @@ impl System {
                 .collect(),
             own_settings: Vec::new(),
             arguments: owned(arguments),
-            wrappers: BTreeMap::from([("up".to_owned(), owned(wrapper))]),
+            wrapper: owned(wrapper),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url: String::new(),
@@ -150,7 +149,7 @@ impl System {
                 .collect(),
             own_settings: Vec::new(),
             arguments: Vec::new(),
-            wrappers: BTreeMap::new(),
+            wrapper: Vec::new(),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url,
@@ -171,12 +170,6 @@ impl System {
     /// Sets something for one process (`rater.2`) or for all of a role (`rater`), from its next start.
     pub fn set(&mut self, name: &str, setting: &str, value: &str) {
         self.own_settings.push((name.to_owned(), (setting.to_owned(), value.to_owned())));
-    }
-
-    /// Starts a process by a command from now on; an empty one is none.
-    pub fn wrap(&mut self, name: &str, wrapper: &[&str]) {
-        let wrapper = wrapper.iter().map(|text| (*text).to_owned()).collect();
-        self.wrappers.insert(name.to_owned(), wrapper);
     }
 
     /// Where a process listens, `http://host:port`.
@@ -236,9 +229,22 @@ impl System {
     /// Starts `up` or a role, again on the port that it had. A second one of a role has a name of
     /// its own: `rater.2`.
     pub async fn start(&mut self, name: &str) -> Result<()> {
-        let mut process = self.spawn(name)?;
+        self.begin(name)?;
+        self.wait(name).await
+    }
+
+    /// Begins to start it, so that others can be started meanwhile; [`System::wait`] follows.
+    pub fn begin(&mut self, name: &str) -> Result<()> {
+        let process = self.spawn(name)?;
+        self.processes.insert(name.to_owned(), process);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub async fn wait(&mut self, name: &str) -> Result<()> {
+        let endpoints = self.data().join("endpoints.json");
+        let process = self.process(name)?;
         if name == "up" {
-            let endpoints = self.data().join("endpoints.json");
             let id = u64::from(process.id());
             let endpoints: Value = process
                 .until("endpoints.json", || {
@@ -256,7 +262,6 @@ impl System {
             let address = process.address().await?;
             self.ports.insert(name.to_owned(), address);
         }
-        self.processes.insert(name.to_owned(), process);
         if let Some(base) = self.ports.get(name).cloned() {
             self.wait_until_ready(name, &base).await?;
         }
@@ -272,19 +277,16 @@ impl System {
         let mut settings = self.settings.clone();
         let own = self.own_settings.iter().filter(|(of, _)| of == name || of == role);
         settings.extend(own.map(|(_, setting)| setting.clone()));
-        let wrapper: Vec<&str> = match self.wrappers.get(name) {
-            Some(wrapper) => wrapper.iter().map(String::as_str).collect(),
-            None => Vec::new(),
-        };
         if role == "up" {
             let data = data.to_str().context("a path that is text")?;
             let mut arguments = vec!["up", "--data", data, "--listen", listen];
             arguments.extend(self.arguments.iter().map(String::as_str));
+            let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
             let folder = self.folder.path();
             return Process::start_under(name, folder, &wrapper, &arguments, &settings);
         }
         settings.push(("WEIR_HTTP__LISTEN".to_owned(), listen.to_owned()));
-        Process::start_under(name, self.folder.path(), &wrapper, &[role], &settings)
+        Process::start(name, self.folder.path(), &[role], &settings)
     }
 
     async fn wait_until_ready(&mut self, name: &str, base: &str) -> Result<()> {

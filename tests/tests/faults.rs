@@ -67,7 +67,7 @@ fn embedded() -> Result<()> {
         postgres::is_restarted(&mut world).await?;
         clients::hang_up(&mut world).await?;
         archive::is_killed(&mut world).await?;
-        clocks::of_everything_is_wrong(&mut world).await?;
+        clocks::of_everything_are_wrong(&mut world).await?;
         postgres::is_behind_a_proxy(&mut world).await?;
         let mut rest = world.rest().await?;
         let verdict = rest.check(Some(&before)).await?;

@@ -12,8 +12,9 @@ use tokio::{task::JoinHandle, time::sleep};
 
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// What is asked, in turn: Postgres, the ledger, memory.
-const QUESTIONS: [&str; 3] = ["/v1/teams?limit=5", "/v1/journals?limit=5", "/v1/catalog"];
+/// What is asked, in turn.
+const QUESTIONS: [&str; 4] =
+    ["/v1/teams?limit=5", "/v1/usage?group_by=team&limit=5", "/v1/catalog", "/v1/audit?limit=5"];
 
 /// Answers so far: how many of each status, and those that are wrong.
 #[derive(Clone, Debug, Default)]

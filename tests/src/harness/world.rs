@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    clocks::Clocks,
     links::Links,
     oracle::{Oracle, Snapshot, Usage, Verdict},
     plan::Plan,
@@ -59,6 +60,8 @@ pub struct World {
     pub plan: Plan,
     /// Whose it is.
     pub tenants: Vec<Tenant>,
+    /// The wall clock of each process.
+    pub clocks: Clocks,
     /// Random moments.
     pub moments: Moments,
     /// What was done.
@@ -106,11 +109,15 @@ impl World {
         let further = [("WEIR_LOG__KAFKA__PROPERTIES", PROPERTIES)];
         let mut system = System::kafka_without_roles(&broker, partitions, &further).await?;
         links.place(&mut system, &ON_KAFKA)?;
+        let clocks = Clocks::new()?;
         for name in ON_KAFKA {
-            system.start(name).await?;
+            for (setting, value) in clocks.settings(name)? {
+                system.set(name, setting, &value);
+            }
         }
+        start_all(&mut system).await?;
         let shape = Shape::of(&Tier::of_environment());
-        let mut world = World::begin(scenario, system, (moments, story), shape).await?;
+        let mut world = World::begin(scenario, system, (moments, story, clocks), shape).await?;
         (world.links, world.broker) = (links, Some(broker));
         Ok(world)
     }
@@ -129,15 +136,21 @@ impl World {
         shape: Shape,
     ) -> Result<World> {
         let story = Story::default();
-        let partitions = partitions.to_string();
-        let system = System::embedded_with(&[("WEIR_LOG__PARTITIONS", &partitions)], &[], &[]).await?;
-        World::begin(scenario, system, (moments, story), shape).await
+        let (partitions, clocks) = (partitions.to_string(), Clocks::new()?);
+        let [library, offset] = clocks.settings("up")?;
+        let settings = [
+            ("WEIR_LOG__PARTITIONS", partitions.as_str()),
+            (library.0, &library.1),
+            (offset.0, &offset.1),
+        ];
+        let system = System::embedded_with(&settings, &[], &[]).await?;
+        World::begin(scenario, system, (moments, story, clocks), shape).await
     }
 
     async fn begin(
         scenario: &'static str,
         system: System,
-        (moments, story): (Moments, Story),
+        (moments, story, clocks): (Moments, Story, Clocks),
         Shape { tenants, window, sending }: Shape,
     ) -> Result<World> {
         let tier = Tier::of_environment();
@@ -148,7 +161,21 @@ impl World {
         let prober = Prober::start(&system.api()?.base, &tenants[0].key)?;
         story.tell(format!("{} tenants send {} events a second", tenants.len(), sending.rate));
         let (links, broker) = (Links::default(), None);
-        Ok(World { system, traffic, prober, links, broker, plan, tenants, moments, story, tier, scenario, kept: Vec::new() })
+        Ok(World {
+            system,
+            traffic,
+            prober,
+            links,
+            broker,
+            plan,
+            tenants,
+            clocks,
+            moments,
+            story,
+            tier,
+            scenario,
+            kept: Vec::new(),
+        })
     }
 
     /// Runs a server as long as the system.
@@ -246,6 +273,17 @@ impl World {
     }
 }
 
+/// Starts all processes at once, then waits for each.
+async fn start_all(system: &mut System) -> Result<()> {
+    for name in ON_KAFKA {
+        system.begin(name)?;
+    }
+    for name in ON_KAFKA {
+        system.wait(name).await?;
+    }
+    Ok(())
+}
+
 /// Addresses of all that take events.
 pub fn bases(system: &System) -> Result<Vec<String>> {
     let names = system.names();
@@ -273,7 +311,6 @@ impl Rest {
     /// Compares everything with the seed; `before` is what the ledger had in mid-run.
     pub async fn check(&mut self, before: Option<&Snapshot>) -> Result<Verdict> {
         let world = &mut self.world;
-        world.prober.check()?;
         for name in world.system.names() {
             let process = world.system.process(&name)?;
             ensure!(process.is_running()?, "{name} ended:\n{}", process.log_tail());
@@ -289,6 +326,7 @@ impl Rest {
         };
         let verdict = oracle.check(before).await?;
         world.story.tell(format!("{verdict:?}"));
+        world.prober.check()?;
         Ok(verdict)
     }
 

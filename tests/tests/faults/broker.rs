@@ -41,8 +41,6 @@ struct Bites {
     unknown_blocks: u64,
     /// Times that a rater gave up what it had not seen accepted.
     discards: u64,
-    /// Batches that a rater saw not to continue the chain.
-    ignored_by_raters: u64,
     /// Batches that a ledger-writer saw not to continue the chain.
     ignored_by_writers: u64,
 }
@@ -52,7 +50,6 @@ async fn bites(world: &World) -> Result<Bites> {
     Ok(Bites {
         unknown_blocks: of("ingest", "weir_ingest_blocks_answered_total", "\"unknown\"").await?,
         discards: of("rater", "weir_rater_discards_total", "").await?,
-        ignored_by_raters: of("rater", "weir_rater_ignored_total", "").await?,
         ignored_by_writers: of("ledger-writer", "weir_ledger_writer_batches_ignored_total", "").await?,
     })
 }

@@ -1,121 +1,90 @@
 //! F17: clocks are wrong. No amount differs; only what ingest takes for the future moves, by as much.
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
-use tests::{harness::world::{World, bases}, process::Http};
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::{harness::world::World, process::Http};
 
-/// Whose clock is wrong, by how much: seconds, and as faketime says it.
-const SKEWS: [(&[&str], i64, &str); 6] = [
-    (&["ingest", "ingest.2"], -600, "-10m"),
-    (&["rater", "ledger-writer"], 86_400, "+1d"),
-    (&["ingest", "archiver"], 600, "+10m"),
-    (&["rater", "archiver"], -86_400, "-1d"),
-    (&["api", "ledger-writer"], -86_400, "-1d"),
-    (&["rater", "ingest"], 0, "+0 x2"),
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+/// Whose clock jumps while it works, and by how much, one after the other.
+const SKEWS: [(&[&str], [i64; 2]); 6] = [
+    (&["ingest", "ingest.2"], [-10 * MINUTE, 10 * MINUTE]),
+    (&["rater", "ledger-writer", "archiver"], [DAY, -HOUR]),
+    (&["rater", "rater.2"], [10 * MINUTE, -10 * MINUTE]),
+    (&["archiver", "archiver.2", "api"], [-DAY, DAY]),
+    (&["ledger-writer", "ledger-writer.2"], [HOUR, 0]),
+    (&["ingest", "api"], [DAY, -HOUR]),
 ];
-/// How far a clock may be from where it was put, and the margin around the limit for the future.
-const MARGIN_S: i64 = 60;
+/// How near to the limit for the future it is tried.
+const MARGIN: i64 = MINUTE;
 /// More than this in the future is rejected.
-const FUTURE_S: i64 = 300;
-
-/// A command that starts another one with a wrong clock. The monotonic one stays right: timers of
-/// real machines do not jump either.
-fn wrapper(skew: &str) -> [&str; 7] {
-    ["env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-m", "--exclude-monotonic", "-f", skew]
-}
+const FUTURE: i64 = 5 * MINUTE;
 
 fn now_s() -> i64 {
     runtime::task::now_us() / 1_000_000
 }
 
-/// How far a process' clock is from ours, by the date of its answers.
-async fn skew_of(world: &World, name: &str) -> Result<i64> {
-    let answer = reqwest::get(format!("{}/health", world.system.base(name)?)).await?;
-    let date = answer.headers().get("date").context("no date")?.to_str()?;
-    let seen = jiff_seconds(date)?;
-    Ok(seen - now_s())
-}
-
-/// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn jiff_seconds(date: &str) -> Result<i64> {
-    let words: Vec<&str> = date.split([' ', ':']).collect();
-    let [_, day, month, year, hour, minute, second, _] = words[..] else {
-        anyhow::bail!("{date:?} is no date");
-    };
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = 1 + months.iter().position(|name| *name == month).context("no month")?;
-    let text = format!("{year}-{month:02}-{day}T{hour}:{minute}:{second}Z");
-    Ok(domain::time::parse(&text).context("no time")? / 1_000_000)
-}
-
-/// Each of the tier's skews in turn, on the processes of a few roles.
+/// Each of the tier's skews in turn.
 pub async fn are_wrong(world: &mut World) -> Result<()> {
-    for (names, seconds, skew) in SKEWS.into_iter().take(world.tier.skews) {
+    for (names, skews) in SKEWS.into_iter().take(world.tier.skews) {
         world.moment().await?;
-        restart_with(world, names, &wrapper(skew)).await?;
-        world.story.tell(format!("F17: clocks of {names:?} at {skew}"));
-        if seconds != 0 {
-            for name in names {
-                let found = skew_of(world, name).await?;
-                ensure!((found - seconds).abs() <= MARGIN_S, "{name}'s clock is at {found} s");
-            }
-            if names[0].starts_with("ingest") {
-                the_future_has_moved(world, names[0], seconds).await?;
-            }
+        for skew in skews {
+            jump(world, names, skew).await?;
         }
-        world.traffic.flow(4 * world.plan.window).await?;
-        restart_with(world, names, &[]).await?;
-        world.story.count("F17", names.len() as u64);
-        world.story.tell(format!("F17: clocks of {names:?} right again"));
+        put_right(world, names).await?;
     }
     Ok(())
 }
 
-async fn restart_with(world: &mut World, names: &[&str], wrapper: &[&str]) -> Result<()> {
+async fn put_right(world: &World, names: &[&str]) -> Result<()> {
     for name in names {
-        let (code, _) = world.system.take(name)?.terminate().await?;
-        ensure!(code == Some(0), "SIGTERM ended {name} with {code:?}");
-        world.system.wrap(name, wrapper);
-        world.system.start(name).await?;
+        world.clocks.set(name, 0)?;
     }
-    world.traffic.send_to(bases(&world.system)?);
+    world.story.tell(format!("F17: clocks of {names:?} are right again"));
+    world.traffic.flow(world.plan.window).await
+}
+
+async fn jump(world: &World, names: &[&str], skew: i64) -> Result<()> {
+    for name in names {
+        world.clocks.set(name, skew)?;
+    }
+    world.story.tell(format!("F17: clocks of {names:?} at {skew} s"));
+    for name in names.iter().filter(|name| name.starts_with("ingest") || **name == "up") {
+        the_future_has_moved(world, name, skew).await?;
+    }
+    world.traffic.flow(4 * world.plan.window).await?;
+    for name in names {
+        ensure!(world.clocks.reads(name)? > 0 || skew == 0, "{name} did not look at its clock");
+    }
+    world.story.count("F17", names.len() as u64);
     Ok(())
 }
 
 /// What ingest takes for the future is later or earlier by the skew, and nothing else.
-async fn the_future_has_moved(world: &World, name: &str, seconds: i64) -> Result<()> {
+async fn the_future_has_moved(world: &World, name: &str, skew: i64) -> Result<()> {
     let ingest = Http::new(&world.system.base(name)?, world.system.key())?;
-    for (at, accepted) in [
-        (seconds + FUTURE_S - MARGIN_S, true),
-        (seconds + FUTURE_S + MARGIN_S, false),
-    ] {
+    for (at, accepted) in [(skew + FUTURE - MARGIN, true), (skew + FUTURE + MARGIN, false)] {
         let event = json!({
-            "id": format!("clock-{seconds}-{at}"), "type": "clock", "source": "clock", "subject": "clock",
+            "id": format!("clock-{name}-{at}"), "type": "clock", "source": "clock", "subject": "clock",
             "time": domain::time::format((now_s() + at) * 1_000_000), "data": {},
         });
-        let (status, answer) = ingest.exchange("POST", "/v1/events", event.to_string().into_bytes()).await?;
-        let future = answer["code"] == Value::from("time_in_future");
+        let (status, answer) =
+            ingest.exchange("POST", "/v1/events", event.to_string().into_bytes()).await?;
+        let future = answer.to_string().contains("time_in_future");
         ensure!(
             (status == 200) == accepted && future != accepted,
-            "an event at {at} s by a clock at {seconds} s: {status}: {answer}"
+            "an event at {at} s by a clock at {skew} s: {status}: {answer}"
         );
     }
     Ok(())
 }
 
 /// The same of `weir up`, with all that it brings along.
-pub async fn of_everything_is_wrong(world: &mut World) -> Result<()> {
-    for (seconds, skew) in [(600, "+10m"), (-600, "-10m")] {
+pub async fn of_everything_are_wrong(world: &mut World) -> Result<()> {
+    for skew in [10 * MINUTE, -10 * MINUTE, DAY, -HOUR] {
         world.moment().await?;
-        restart_with(world, &["up"], &wrapper(skew)).await?;
-        let found = skew_of(world, "up").await?;
-        ensure!((found - seconds).abs() <= MARGIN_S, "the clock is at {found} s");
-        world.story.tell(format!("F17: all clocks at {skew}"));
-        world.traffic.flow(4 * world.plan.window).await?;
-        world.story.count("F17", 1);
+        jump(world, &["up"], skew).await?;
     }
-    world.moment().await?;
-    restart_with(world, &["up"], &[]).await?;
-    world.story.tell("F17: all clocks right again");
-    Ok(())
+    put_right(world, &["up"]).await
 }
