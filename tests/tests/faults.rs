@@ -50,7 +50,7 @@ fn roles_on_kafka() -> Result<()> {
         let verdict = rest.check(Some(&before)).await?;
         replay::over_http_and_a_door(&mut rest).await?;
         let again = rest.check(Some(&before)).await?;
-        rest.report(again)?;
+        rest.report(&again)?;
         anyhow::ensure!(verdict.events == again.events, "{verdict:?}, then {again:?}");
         door::unknown_formats_stop_a_partition(&mut rest).await
     })
@@ -71,6 +71,6 @@ fn embedded() -> Result<()> {
         postgres::is_behind_a_proxy(&mut world).await?;
         let mut rest = world.rest().await?;
         let verdict = rest.check(Some(&before)).await?;
-        rest.report(verdict)
+        rest.report(&verdict)
     })
 }

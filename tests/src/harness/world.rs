@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use runtime::postgres::server::Server;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -325,14 +325,19 @@ impl Rest {
             audit_key: world.system.audit_key()?,
         };
         let verdict = oracle.check(before).await?;
-        world.story.tell(format!("{verdict:?}"));
         world.prober.check()?;
+        let Verdict { events, lost, doubled, others, told } = &verdict;
+        world.story.tell(format!("{events} events: {lost} lost, {doubled} doubled, {others} others"));
+        if lost + doubled + others > 0 {
+            self.report(&verdict)?;
+            bail!("the first differences:\n{}", told.join("\n"));
+        }
         Ok(verdict)
     }
 
     /// Keeps the run's line.
-    pub fn report(&self, verdict: Verdict) -> Result<()> {
-        let Verdict { events, lost, doubled, .. } = verdict;
+    pub fn report(&self, verdict: &Verdict) -> Result<()> {
+        let Verdict { events, lost, doubled, .. } = *verdict;
         let world = &self.world;
         Line {
             scenario: world.scenario.to_owned(),

@@ -27,7 +27,7 @@ fn other_counts_of_partitions() -> Result<()> {
             let mut rest = world.sent().await?;
             rest.world.story.count("F16", 1);
             let verdict = rest.check(None).await?;
-            rest.report(verdict)?;
+            rest.report(&verdict)?;
             another_count_is_refused(&mut rest.world).await?;
         }
         Ok(())
