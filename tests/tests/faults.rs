@@ -35,7 +35,8 @@ fn roles_on_kafka() -> Result<()> {
         let mut world = World::on_kafka("roles_on_kafka", 8).await?;
         processes::are_killed(&mut world, &tests::system::ROLES).await?;
         let before = world.snapshot().await?;
-        processes::are_told_to_stop(&mut world, &["ingest", "rater", "ledger-writer", "archiver"]).await?;
+        processes::are_told_to_stop(&mut world, &["ingest", "rater", "ledger-writer", "archiver"])
+            .await?;
         postgres::is_killed(&mut world).await?;
         postgres::is_restarted(&mut world).await?;
         clients::hang_up(&mut world).await?;

@@ -29,7 +29,10 @@ fn possible() -> bool {
 
 /// Runs the test `name` (its whole path) in namespaces of its own. Where there are none it says so,
 /// and runs it here: processes then end with their parent.
-pub fn contained<F: Future<Output = Result<()>>>(name: &str, scenario: impl FnOnce() -> F) -> Result<()> {
+pub fn contained<F: Future<Output = Result<()>>>(
+    name: &str,
+    scenario: impl FnOnce() -> F,
+) -> Result<()> {
     if env::var_os(INSIDE).is_none() && possible() {
         let status = unshare()
             .arg(env::current_exe()?)
@@ -42,6 +45,7 @@ pub fn contained<F: Future<Output = Result<()>>>(name: &str, scenario: impl FnOn
     if env::var_os(INSIDE).is_none() {
         println!("{name}: this machine gives no namespaces; running without");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(scenario())
 }

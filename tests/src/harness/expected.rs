@@ -89,7 +89,8 @@ mod tests {
     fn every_event_has_one_fate() {
         let plan = Plan::new(3, 10, 100, 0);
         let expected = Expected::of(&plan, 20_000);
-        let all = expected.rated.len() as u64 + expected.rejected.len() as u64 + expected.duplicates;
+        let all =
+            expected.rated.len() as u64 + expected.rejected.len() as u64 + expected.duplicates;
         assert_eq!(all, 20_000);
         let share = |part: u64| part as f64 / 20_000.0;
         assert!((0.015..0.025).contains(&share(expected.duplicates)), "{}", expected.duplicates);

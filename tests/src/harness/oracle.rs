@@ -128,7 +128,10 @@ impl Oracle<'_> {
         for (number, record) in self.sent.records.iter().enumerate() {
             if record.outcome != super::answers::Outcome::Accepted {
                 differences.other("INV-01", || {
-                    format!("event {number} was not accepted: {}", self.history(number as u64, record))
+                    format!(
+                        "event {number} was not accepted: {}",
+                        self.history(number as u64, record)
+                    )
                 });
             }
         }

@@ -39,14 +39,8 @@ pub enum Form {
 impl Plan {
     /// A plan for so many tenants, in windows of so many events, whose events happened from `start_us` on.
     pub fn new(seed: u64, tenants: usize, window: u64, start_us: i64) -> Plan {
-        let load = Load {
-            seed,
-            teams: TEAMS,
-            skew: 1.0,
-            duplicates: 0.02,
-            rejected: 0.001,
-            start_us,
-        };
+        let load =
+            Load { seed, teams: TEAMS, skew: 1.0, duplicates: 0.02, rejected: 0.001, start_us };
         Plan { seed, tenants, window, generator: Generator::new(&load) }
     }
 
@@ -117,7 +111,8 @@ impl Plan {
 
     /// The body of a request, a JSON array.
     pub fn body(&self, numbers: &[u64], form: Form) -> Vec<u8> {
-        let (mut body, mut clock) = (Vec::with_capacity(numbers.len() * EVENT_BYTES), TimeText::default());
+        let (mut body, mut clock) =
+            (Vec::with_capacity(numbers.len() * EVENT_BYTES), TimeText::default());
         body.push(b'[');
         for (place, number) in numbers.iter().enumerate() {
             if place > 0 {
@@ -153,7 +148,8 @@ mod tests {
     #[test]
     fn every_number_is_sent_once() {
         let plan = Plan::new(7, 10, 50, 0);
-        let sent: Vec<u64> = (0..20 + LATE_WINDOWS_MAX).flat_map(|at| plan.numbers(at, 20)).collect();
+        let sent: Vec<u64> =
+            (0..20 + LATE_WINDOWS_MAX).flat_map(|at| plan.numbers(at, 20)).collect();
         assert_eq!(sent.len(), 1_000);
         assert_eq!(sent.iter().copied().collect::<BTreeSet<u64>>(), (0..1_000).collect());
         assert!(!sent.is_sorted(), "some are out of order");
@@ -171,6 +167,9 @@ mod tests {
         }
         let changed = plan.body(&[1], Form::Changed);
         let changed: serde_json::Value = serde_json::from_slice(&changed).unwrap();
-        assert_eq!((&changed[0]["id"], &changed[0]["data"]["changed"]), (&plan.id(1).into(), &true.into()));
+        assert_eq!(
+            (&changed[0]["id"], &changed[0]["data"]["changed"]),
+            (&plan.id(1).into(), &true.into())
+        );
     }
 }

@@ -30,7 +30,9 @@ pub fn body(roll: u64) -> Vec<u8> {
             wrong
         }
         3 => event(&format!("{}1{}", "[".repeat(DEEP), "]".repeat(DEEP))),
-        4 => event(r#"{"provider":"openai","model":"gpt-4-turbo","inputTokens":NaN,"outputTokens":1}"#),
+        4 => event(
+            r#"{"provider":"openai","model":"gpt-4-turbo","inputTokens":NaN,"outputTokens":1}"#,
+        ),
         5 => event(&format!(r#"{{"padding":"{}"}}"#, "x".repeat(OVERSIZED))),
         6 => b"[]x".to_vec(),
         7 => b"{\"id\":\"poison\",\"type\":\"llm.tokens.v1\",\"data\":{}}".to_vec(),

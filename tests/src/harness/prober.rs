@@ -50,7 +50,9 @@ impl Prober {
             for question in QUESTIONS.iter().cycle() {
                 let request = client.get(format!("{base}{question}")).bearer_auth(&key);
                 let (status, retry) = match request.send().await {
-                    Ok(answer) => (answer.status().as_u16(), answer.headers().contains_key("retry-after")),
+                    Ok(answer) => {
+                        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+                    }
                     Err(_) => (0, false),
                 };
                 shared.lock().unwrap_or_else(PoisonError::into_inner).add(question, status, retry);
@@ -68,7 +70,12 @@ impl Prober {
     /// Fails where an answer was wrong, or none was good.
     pub fn check(&self) -> Result<()> {
         let seen = self.seen();
-        ensure!(seen.wrong.is_empty(), "{} wrong answers: {:?}", seen.wrong.len(), seen.wrong.first());
+        ensure!(
+            seen.wrong.is_empty(),
+            "{} wrong answers: {:?}",
+            seen.wrong.len(),
+            seen.wrong.first()
+        );
         ensure!(seen.statuses.get(&200).is_some_and(|good| *good > 0), "{:?}", seen.statuses);
         Ok(())
     }

@@ -63,7 +63,8 @@ pub fn table(lines: &[Line]) -> String {
     }
     let of = |kinds: &[&str]| kinds.iter().filter_map(|kind| faults.get(kind)).sum::<u64>();
     let sum = |of: fn(&Line) -> u64| lines.iter().map(of).sum::<u64>();
-    let (events, lost, doubled) = (sum(|line| line.events), sum(|line| line.lost), sum(|line| line.doubled));
+    let (events, lost, doubled) =
+        (sum(|line| line.events), sum(|line| line.lost), sum(|line| line.doubled));
     let bound = |times: u64| match (times, lost + doubled) {
         (1.., 0) => format!("{:.1e}", 3.0 / times as f64),
         _ => "-".to_owned(),
@@ -98,7 +99,8 @@ pub fn table(lines: &[Line]) -> String {
 
 /// The document with this table in it.
 pub fn put(document: &str, table: &str) -> Result<String> {
-    let (before, rest) = document.split_once(MARKS.0).context("the document has no place for it")?;
+    let (before, rest) =
+        document.split_once(MARKS.0).context("the document has no place for it")?;
     let (_, after) = rest.split_once(MARKS.1).context("the document's place for it has no end")?;
     Ok(format!("{before}{}\n{table}{}{after}", MARKS.0, MARKS.1))
 }
@@ -140,7 +142,10 @@ mod tests {
             lines.iter().map(|line| serde_json::to_string(line).unwrap()).collect();
         assert_eq!(table(&read(&written.join("\n")).unwrap()), text);
         let lost = table(&[Line { lost: 1, ..line(3, 1) }]);
-        assert!(lost.contains("| **lost** | **1** |") && lost.contains("| processes killed | 1 | - |"), "{lost}");
+        assert!(
+            lost.contains("| **lost** | **1** |") && lost.contains("| processes killed | 1 | - |"),
+            "{lost}"
+        );
         let document = put("a<!-- totals: begin -->old<!-- totals: end -->b", "new\n").unwrap();
         assert_eq!(document, "a<!-- totals: begin -->\nnew\n<!-- totals: end -->b");
     }

@@ -34,8 +34,7 @@ pub async fn make(system: &System, count: usize) -> Result<Vec<Tenant>> {
     let mut tenants = Vec::new();
     for number in 0..count {
         let key = runtime::keys::generate()?;
-        let tenant =
-            Tenant { id: Uuid::now_v7(), name: format!("tenant-{number}"), key: key.text };
+        let tenant = Tenant { id: Uuid::now_v7(), name: format!("tenant-{number}"), key: key.text };
         sqlx::query("INSERT INTO tenants (tenant_id, key) VALUES ($1, $2)")
             .bind(tenant.id)
             .bind(&tenant.name)

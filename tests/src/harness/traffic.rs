@@ -285,7 +285,9 @@ impl Shared {
     async fn request(&self, request: &Request) {
         let body = self.plan.body(&request.numbers, request.form);
         let first = request.numbers.first().copied().unwrap_or_default();
-        let waits = self.hang_ups.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let waits = self
+            .hang_ups
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if waits.is_ok() {
             self.hang_up_on(request.tenant, &body, mix(first ^ self.plan.seed)).await;
         }
@@ -296,14 +298,20 @@ impl Shared {
             let base = self.base(mix(first) as usize + attempts as usize);
             match self.attempt(&base, request.tenant, &body, request.numbers.len()).await {
                 Reading::Definite(outcomes) => {
-                    let record = Record { first_ms, done_ms: self.story.now_ms(), attempts, ..Record::default() };
+                    let record = Record {
+                        first_ms,
+                        done_ms: self.story.now_ms(),
+                        attempts,
+                        ..Record::default()
+                    };
                     return self.record(request, record, &outcomes);
                 }
                 Reading::Again => {}
                 Reading::Wrong(what) => self.wrong(what),
             }
             if began.elapsed() > DEFINITE_TIME_MAX {
-                return self.wrong(format!("no definite answer in {DEFINITE_TIME_MAX:?} to {first}"));
+                return self
+                    .wrong(format!("no definite answer in {DEFINITE_TIME_MAX:?} to {first}"));
             }
             self.known().1.repeated += 1;
             sleep(pause).await;
@@ -322,7 +330,8 @@ impl Shared {
         let request = request.header("Content-Type", "application/json").body(body.to_vec());
         let answer = async {
             let answer = request.send().await?;
-            let (status, retry) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
+            let (status, retry) =
+                (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
             Ok::<_, reqwest::Error>((status, retry, answer.bytes().await?))
         };
         match answer.await {

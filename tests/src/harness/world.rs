@@ -262,7 +262,11 @@ impl World {
             if let Ok(Some(found)) = answer {
                 return Ok(found);
             }
-            ensure!(Instant::now() < deadline, "not in time: {what}; the last answer: {:?}", answer.err());
+            ensure!(
+                Instant::now() < deadline,
+                "not in time: {what}; the last answer: {:?}",
+                answer.err()
+            );
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -301,7 +305,10 @@ impl Rest {
                 Err(error) => Some(format!("{error:#}")),
             };
             let Some(waits) = waits else { break };
-            ensure!(Instant::now() < deadline, "INV-19: not settled after {SETTLE_TIME_MAX:?}: {waits}");
+            ensure!(
+                Instant::now() < deadline,
+                "INV-19: not settled after {SETTLE_TIME_MAX:?}: {waits}"
+            );
             sleep(Duration::from_millis(100)).await;
         }
         self.world.story.tell(format!("settled after {:?}", began.elapsed()));
@@ -327,7 +334,9 @@ impl Rest {
         let verdict = oracle.check(before).await?;
         world.prober.check()?;
         let Verdict { events, lost, doubled, others, told } = &verdict;
-        world.story.tell(format!("{events} events: {lost} lost, {doubled} doubled, {others} others"));
+        world
+            .story
+            .tell(format!("{events} events: {lost} lost, {doubled} doubled, {others} others"));
         if lost + doubled + others > 0 {
             self.report(&verdict)?;
             bail!("the first differences:\n{}", told.join("\n"));

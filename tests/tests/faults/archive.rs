@@ -52,7 +52,9 @@ pub async fn is_away(world: &mut World) -> Result<()> {
     sleep(Duration::from_secs(3)).await;
     archives(world).for_each(|proxy| proxy.set(Fault::None));
     world.story.count("F13", 2);
-    world.story.tell(format!("F13: archive away for {:?}, {refused} refused, then slow", began.elapsed()));
+    world
+        .story
+        .tell(format!("F13: archive away for {:?}, {refused} refused, then slow", began.elapsed()));
     killed_in_an_insert(world).await
 }
 
@@ -81,7 +83,9 @@ async fn archives_again(world: &World) -> Result<()> {
         .await;
     before?;
     let archived = places(world, "archived_position").await?;
-    let more = async |world: &World| Ok((places(world, "archived_position").await? > archived).then_some(()));
+    let more = async |world: &World| {
+        Ok((places(world, "archived_position").await? > archived).then_some(()))
+    };
     world.until("something is archived", more).await
 }
 
@@ -91,7 +95,10 @@ pub async fn is_killed(world: &mut World) -> Result<()> {
     let up = world.system.process("up")?.id();
     let engine = |up: u32| {
         let family = measure::tree(up, &measure::processes());
-        family.into_iter().find(|process| process.command().contains("clickhouse-engine")).map(|process| process.pid)
+        family
+            .into_iter()
+            .find(|process| process.command().contains("clickhouse-engine"))
+            .map(|process| process.pid)
     };
     let before = engine(up).context("weir up has no engine")?;
     kill(Pid::from_raw(i32::try_from(before)?), Signal::SIGKILL)?;

@@ -50,7 +50,8 @@ async fn bites(world: &World) -> Result<Bites> {
     Ok(Bites {
         unknown_blocks: of("ingest", "weir_ingest_blocks_answered_total", "\"unknown\"").await?,
         discards: of("rater", "weir_rater_discards_total", "").await?,
-        ignored_by_writers: of("ledger-writer", "weir_ledger_writer_batches_ignored_total", "").await?,
+        ignored_by_writers: of("ledger-writer", "weir_ledger_writer_batches_ignored_total", "")
+            .await?,
     })
 }
 
@@ -73,7 +74,9 @@ pub async fn is_mute_or_late(world: &mut World) -> Result<()> {
         let did = deliver_late(world, held).await?;
         world.story.count("F11", 2);
         let now = bites(world).await?;
-        world.story.tell(format!("F11: requests held for {held:?}: {did}; {now:?} after {before:?}"));
+        world
+            .story
+            .tell(format!("F11: requests held for {held:?}: {did}; {now:?} after {before:?}"));
         let unknown = now.unknown_blocks > before.unknown_blocks && now.discards > before.discards;
         if unknown && now.ignored_by_writers > before.ignored_by_writers {
             return Ok(());

@@ -31,7 +31,9 @@ pub async fn hang_up(world: &mut World) -> Result<()> {
     let all = made_whole(world).await?;
     ensure!(all == i64::try_from(changes)?, "{all} of {changes} teams were made");
     world.story.count("F25", times + changes);
-    world.story.tell(format!("F25: {times} clients hung up at ingest, {changes} at the api, {made} too late"));
+    world.story.tell(format!(
+        "F25: {times} clients hung up at ingest, {changes} at the api, {made} too late"
+    ));
     Ok(())
 }
 
@@ -47,7 +49,10 @@ async fn made_whole(world: &World) -> Result<i64> {
     .fetch_one(&mut connection)
     .await?;
     let (teams, changes, answers): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-    ensure!((teams, teams) == (changes, answers), "by half: {teams} teams, {changes} changes, {answers} answers");
+    ensure!(
+        (teams, teams) == (changes, answers),
+        "by half: {teams} teams, {changes} changes, {answers} answers"
+    );
     Ok(teams)
 }
 
@@ -71,7 +76,12 @@ pub async fn links_are_cut(world: &mut World) -> Result<()> {
         let (told, bitten) = world.links.swizzle(&mut world.moments).await;
         ensure!(bitten > 0, "no cut was noticed: {told:?}");
         world.story.count("F20", 1);
-        world.story.tell(format!("F20 {}: {bitten} of {} noticed: {}", round + 1, told.len(), told.join(", ")));
+        world.story.tell(format!(
+            "F20 {}: {bitten} of {} noticed: {}",
+            round + 1,
+            told.len(),
+            told.join(", ")
+        ));
         world.traffic.flow(world.plan.window).await?;
     }
     Ok(())

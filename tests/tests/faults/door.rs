@@ -59,14 +59,17 @@ impl Doors {
         let refused = async |world: &World| {
             let rows = world.system.clickhouse().query_json_rows(sql, &[]).await?;
             ensure!(integer(&rows[0]["without_reason"])? == 0, "poison without a reason");
-            Ok((integer(&rows[0]["places"])? >= i128::from(POISON)).then_some(integer(&rows[0]["places"])?))
+            Ok((integer(&rows[0]["places"])? >= i128::from(POISON))
+                .then_some(integer(&rows[0]["places"])?))
         };
         let places = rest.world.until("all poison is in the archive", refused).await?;
         ensure!(places == i128::from(POISON), "{places} places of {POISON} messages");
         let over_http = rest.sent.tally.poison;
         ensure!(over_http > 0, "no poison came over HTTP");
         rest.world.story.count("F18", POISON + over_http);
-        rest.world.story.tell(format!("F18: {POISON} through doors, {over_http} over HTTP, all refused"));
+        rest.world
+            .story
+            .tell(format!("F18: {POISON} through doors, {over_http} over HTTP, all refused"));
         Ok(())
     }
 }
@@ -118,11 +121,20 @@ pub async fn unknown_formats_stop_a_partition(rest: &mut Rest) -> Result<()> {
     let said = world.until("a rater is not ready", red).await?;
     let before = world.statement().await?;
     let sending = Sending { rate: world.tier.rate, end: Some(4), split: false };
-    let more = tests::harness::plan::Plan::new(world.plan.seed ^ 1, world.tenants.len(), world.plan.window, 0);
-    Traffic::start(&more, &world.tenants, &bases(&world.system)?, &world.story, sending)?.finish().await?;
+    let more = tests::harness::plan::Plan::new(
+        world.plan.seed ^ 1,
+        world.tenants.len(),
+        world.plan.window,
+        0,
+    );
+    Traffic::start(&more, &world.tenants, &bases(&world.system)?, &world.story, sending)?
+        .finish()
+        .await?;
     let others = async |world: &World| {
         let now = world.statement().await?;
-        let place = |statement: &serde_json::Value, at: usize| statement["partitions"][at]["posted_position"].as_i64();
+        let place = |statement: &serde_json::Value, at: usize| {
+            statement["partitions"][at]["posted_position"].as_i64()
+        };
         let count = now["partitions"].as_array().context("no partitions")?.len();
         ensure!(place(&now, STOPPED as usize) == place(&before, STOPPED as usize), "it went on");
         let moved = (0..count).filter(|at| place(&now, *at) > place(&before, *at)).count();

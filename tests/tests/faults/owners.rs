@@ -16,7 +16,8 @@ const STAY: Duration = Duration::from_secs(4);
 
 /// Rated batches that did not count, as the ledger-writers saw them.
 async fn ignored(world: &World) -> Result<i64> {
-    let look = async |world: &World| Ok(world.statement().await?["total"]["ignored_batches"].as_i64());
+    let look =
+        async |world: &World| Ok(world.statement().await?["total"]["ignored_batches"].as_i64());
     world.until("a statement", look).await
 }
 
@@ -35,7 +36,9 @@ pub async fn are_paused(world: &mut World) -> Result<()> {
         let posted = posted(world).await?;
         sleep(PAUSE).await;
         world
-            .until("the others post", async |world| Ok((self::posted(world).await? > posted).then_some(())))
+            .until("the others post", async |world| {
+                Ok((self::posted(world).await? > posted).then_some(()))
+            })
             .await?;
         for name in frozen {
             world.system.process(name)?.signal(Signal::SIGCONT)?;

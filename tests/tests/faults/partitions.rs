@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{
-    harness::{contained::contained, traffic::Sending, world::{Shape, World}},
+    harness::{
+        contained::contained,
+        traffic::Sending,
+        world::{Shape, World},
+    },
     seed::Moments,
 };
 
@@ -23,7 +27,8 @@ fn other_counts_of_partitions() -> Result<()> {
     contained("partitions::other_counts_of_partitions", || async {
         let moments = Moments::new("partitions");
         for partitions in [1, 12] {
-            let world = World::embedded_with("partitions", partitions, moments.clone(), SHAPE).await?;
+            let world =
+                World::embedded_with("partitions", partitions, moments.clone(), SHAPE).await?;
             let mut rest = world.sent().await?;
             rest.world.story.count("F16", 1);
             let verdict = rest.check(None).await?;

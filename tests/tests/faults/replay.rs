@@ -27,10 +27,12 @@ pub async fn over_http_and_a_door(rest: &mut Rest) -> Result<()> {
     let world = &rest.world;
     let hash = ledger_hash(&mut world.system.postgres().await?).await?;
     let before = repeats(rest).await?;
-    let sending = Sending { rate: RATE, end: Some(rest.sent.numbers / world.plan.window), split: true };
+    let sending =
+        Sending { rate: RATE, end: Some(rest.sent.numbers / world.plan.window), split: true };
     let bases = bases(&world.system)?;
-    let again =
-        Traffic::start(&world.plan, &world.tenants, &bases, &world.story, sending)?.finish().await?;
+    let again = Traffic::start(&world.plan, &world.tenants, &bases, &world.story, sending)?
+        .finish()
+        .await?;
     ensure!(again.numbers == rest.sent.numbers, "{} events were sent again", again.numbers);
     world.story.tell(format!("F15: {} events sent again over HTTP", again.numbers));
 

@@ -70,7 +70,9 @@ impl Oracle<'_> {
         }
         let owner = (self.tenants[event.tenant].id.to_string(), team_name(event.team));
         if (row["tenant"].as_str(), row["team"].as_str()) != (Some(&owner.0), Some(&owner.1)) {
-            differences.other("INV-03", || format!("{row} is not of {owner:?}: {}", self.history_of(event)));
+            differences.other("INV-03", || {
+                format!("{row} is not of {owner:?}: {}", self.history_of(event))
+            });
         }
         if lines != event.lines {
             differences.other("INV-08", || {
@@ -81,7 +83,11 @@ impl Oracle<'_> {
     }
 
     /// Events that must be rejected are, and other content under the same id is a conflict.
-    async fn other_outcomes(&self, expected: &Expected, differences: &mut Differences) -> Result<()> {
+    async fn other_outcomes(
+        &self,
+        expected: &Expected,
+        differences: &mut Differences,
+    ) -> Result<()> {
         let mut outcomes = BTreeMap::<String, BTreeSet<String>>::new();
         for row in self.system.clickhouse().query_json_rows(OTHERS, &[]).await? {
             let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();

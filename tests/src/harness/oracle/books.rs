@@ -86,7 +86,8 @@ impl Oracle<'_> {
             ("costs in transfers", format!("{transferred}'cost_of_sales' GROUP BY 1, 2"), &costs),
             (
                 "receivables",
-                "SELECT tenant_id::text, team, sum(balance)::text FROM receivables GROUP BY 1, 2".to_owned(),
+                "SELECT tenant_id::text, team, sum(balance)::text FROM receivables GROUP BY 1, 2"
+                    .to_owned(),
                 &charges,
             ),
         ] {
@@ -134,11 +135,14 @@ impl Oracle<'_> {
         .fetch_one(&mut *connection)
         .await?;
         if unsteady > 0 {
-            differences.other("INV-06", || format!("{unsteady} entries are no fold of those before"));
+            differences
+                .other("INV-06", || format!("{unsteady} entries are no fold of those before"));
         }
         let key = AuditKey::parse(&Secret::new(self.audit_key.clone())).context("the audit key")?;
         let partitions: Vec<i32> =
-            sqlx::query_scalar("SELECT partition FROM partitions ORDER BY 1").fetch_all(&mut *connection).await?;
+            sqlx::query_scalar("SELECT partition FROM partitions ORDER BY 1")
+                .fetch_all(&mut *connection)
+                .await?;
         for partition in partitions {
             if let Err(error) = verify_chain(connection, &key, u32::try_from(partition)?).await {
                 differences.other("INV-05", || format!("{error}"));
@@ -160,28 +164,33 @@ impl Oracle<'_> {
         .fetch_one(&mut *connection)
         .await?;
         if gaps > 0 {
-            differences.other("INV-15", || format!("{gaps} windows do not continue the one before"));
+            differences
+                .other("INV-15", || format!("{gaps} windows do not continue the one before"));
         }
         let posted: Vec<(i32, i64, i64)> = sqlx::query_as(
             "SELECT partition, x, (SELECT coalesce(max(position_to), -1) FROM audit a WHERE a.partition = p.partition) FROM partitions p",
         )
         .fetch_all(connection)
         .await?;
-        let sql = "SELECT DISTINCT partition, from_x, to_x FROM archived ORDER BY partition, from_x";
+        let sql =
+            "SELECT DISTINCT partition, from_x, to_x FROM archived ORDER BY partition, from_x";
         let mut archived = BTreeMap::<i32, i64>::new();
         for row in self.system.clickhouse().query_json_rows(sql, &[]).await? {
             let partition = i32::try_from(integer(&row["partition"])?)?;
             let (from, to) = (integer(&row["from_x"])?, i64::try_from(integer(&row["to_x"])?)?);
             let before = archived.insert(partition, to).unwrap_or(-1);
             if from != i128::from(before) + 1 {
-                differences.other("INV-13", || format!("the archive's group {row} follows {before}"));
+                differences
+                    .other("INV-13", || format!("the archive's group {row} follows {before}"));
             }
         }
         for (partition, x, audited) in posted {
             let archived = archived.get(&partition).copied().unwrap_or(-1);
             if (x, x) != (audited, archived) {
                 differences.other("INV-13", || {
-                    format!("partition {partition}: posted {x}, audited {audited}, archived {archived}")
+                    format!(
+                        "partition {partition}: posted {x}, audited {audited}, archived {archived}"
+                    )
                 });
             }
         }
@@ -207,13 +216,16 @@ impl Oracle<'_> {
             }
             let outcomes: i64 = row.get("outcomes");
             if sum != outcomes {
-                differences.other("INV-09", || format!("{tenant}, partition {partition}: {sum} of {outcomes}"));
+                differences.other("INV-09", || {
+                    format!("{tenant}, partition {partition}: {sum} of {outcomes}")
+                });
             }
         }
         let mut archived = BTreeMap::new();
         for row in self.system.clickhouse().query_json_rows(ARCHIVED, &[]).await? {
             let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
-            let key = (text("tenant"), i32::try_from(integer(&row["partition"])?)?, text("outcome"));
+            let key =
+                (text("tenant"), i32::try_from(integer(&row["partition"])?)?, text("outcome"));
             archived.insert(key, i64::try_from(integer(&row["events"])?)?);
         }
         differences.compare("INV-09", "events in the archive", &archived, &posted);
@@ -235,7 +247,8 @@ impl Oracle<'_> {
             while let Some(asked) = path {
                 let page = api.get(&asked).await?;
                 for row in page["items"].as_array().context("usage has no items")? {
-                    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+                    let text =
+                        |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
                     let sums = Sums {
                         events: i64::try_from(integer(&row["events"])?)?,
                         quantity: amount(&row["quantity"])?,
@@ -266,8 +279,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// What it has now.
     pub async fn take(connection: &mut PgConnection) -> Result<Snapshot> {
-        let journals: Vec<Uuid> =
-            sqlx::query_scalar("SELECT journal_id FROM journals").fetch_all(&mut *connection).await?;
+        let journals: Vec<Uuid> = sqlx::query_scalar("SELECT journal_id FROM journals")
+            .fetch_all(&mut *connection)
+            .await?;
         let hash = hash_of(connection, &journals).await?;
         Ok(Snapshot { journals, hash })
     }
