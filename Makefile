@@ -3,17 +3,19 @@
 DATA ?= .weir
 # The development build: it is the one that `make test` has built, and is fast enough to try.
 PROFILE ?= dev
-KILLS ?= 30
+# How long `make soak` goes on, in minutes.
+MINUTES ?= 60
 WEIR = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/weir
 
-.PHONY: help up down status test test-kills
+.PHONY: help up down status test test-deep soak
 
 help:
 	@echo "make up          start Weir with a demo on this machine, and print what to try"
 	@echo "make status      what was accepted and what became of it"
 	@echo "make down        stop it; data stay in $(DATA)"
 	@echo "make test        format, lints, all tests"
-	@echo "make test-kills  the kill tests, $(KILLS) kills each"
+	@echo "make test-deep   the fault tests with larger counts (docs/RELIABILITY.md)"
+	@echo "make soak        the fault tests with new seeds for MINUTES=$(MINUTES), added to the totals"
 
 up:
 	@PROFILE=$(PROFILE) deploy/up.sh "$(DATA)"
@@ -27,5 +29,8 @@ status:
 test:
 	@deploy/test.sh
 
-test-kills:
-	@WEIR_KILLS=$(KILLS) deploy/test.sh kills
+test-deep:
+	@WEIR_TIER=deep deploy/test.sh faults
+
+soak:
+	@deploy/soak.sh "$(MINUTES)"

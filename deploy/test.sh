@@ -2,7 +2,7 @@
 # All checks, with the seconds that each phase took. `make test` calls it; continuous integration too.
 #
 #   deploy/test.sh          # everything
-#   deploy/test.sh kills    # the kill tests alone, WEIR_KILLS kills each
+#   deploy/test.sh faults   # the fault tests alone; WEIR_TIER=deep does each fault more often
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -29,14 +29,16 @@ if [ "$only" = all ]; then
 fi
 phase "build" cargo test --locked --workspace --no-run
 phase "build weir" cargo build --locked --bin weir
-if [ "$only" = kills ]; then
-    phase "kills" cargo test --locked -p tests --test chaos -- --nocapture --test-threads 1
+if [ "$only" = faults ]; then
+    phase "faults" cargo test --locked -p tests --test faults -- --nocapture --test-threads 1
 else
     phase "unit tests" cargo test --locked --workspace --exclude tests
     for file in tests/tests/*.rs; do
         test=$(basename "$file" .rs)
-        # Each scenario starts processes of its own: one at a time measures them, not each other.
-        phase "tests: $test" cargo test --locked -p tests --test "$test" -- --test-threads "${TEST_THREADS:-2}"
+        threads=${TEST_THREADS:-2}
+        # Each scenario starts a dozen processes: one at a time tests them, not each other.
+        [ "$test" != faults ] || threads=1
+        phase "tests: $test" cargo test --locked -p tests --test "$test" -- --test-threads "$threads"
     done
 fi
 echo

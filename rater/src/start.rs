@@ -38,8 +38,18 @@ pub(crate) fn beginning(
     let begin = audited.ok_or_else(|| PartitionError::Stopped(format!(
         "[rated] begins at {first} and no audited place stands before it: batches were lost before they were posted"
     )))?;
-    // Append times of what [rated] no longer has are not known; none of them is later than now.
-    Ok((begin, Coverage { table_from: begin.x + 1, horizon_us: now_us() }))
+    let horizon_us = latest_below(shared, partition, begin.r.max(first))?;
+    Ok((begin, Coverage { table_from: begin.x + 1, horizon_us }))
+}
+
+/// A time that no block below the table was appended after, where [rated] no longer has the batches
+/// that say it. By our clock that is now; but a clock that was behind when we started would make
+/// old events provably new. By the log's own clock, no such block is later than the batch at `from`,
+/// which was written after all of them.
+fn latest_below(shared: &Shared, partition: u32, from: i64) -> Result<i64, PartitionError> {
+    let message = shared.log.reader(RATED, partition, from)?.next(BOUNDS_WAIT)?;
+    let appended_us = message.map_or(i64::MIN, |message| message.append_time_us);
+    Ok(appended_us.max(now_us()))
 }
 
 /// `S` and `H` in the header of the newest posted batch; `None` where `[rated]` has lost it.

@@ -53,6 +53,15 @@ pub enum Fault {
     After(&'static str),
     /// A request with these bytes waits until this ends.
     Hold(&'static str),
+    /// New connections are accepted and nothing is ever said on them; those that exist work.
+    HalfOpen,
+    /// One way is dead: requests vanish, answers pass. A connection that lost some of a request is
+    /// reset when this ends.
+    DropRequests,
+    /// One byte a second, either way.
+    Trickle,
+    /// So many more bytes of answers pass on each connection, then it is reset.
+    Truncate(usize),
 }
 
 /// What was done so far.
@@ -74,6 +83,34 @@ pub struct Counts {
     pub refused: u64,
     /// Times that [`Fault::Before`] or [`Fault::After`] struck.
     pub struck: u64,
+    /// Connections accepted and left alone.
+    pub half_open: u64,
+    /// Bytes of requests that reached nobody.
+    pub vanished_bytes: u64,
+    /// Bytes that passed by themselves, a second apart.
+    pub trickled: u64,
+    /// Answers cut off.
+    pub truncated: u64,
+}
+
+impl Counts {
+    /// What was done after `before`.
+    pub fn since(self, before: Counts) -> Counts {
+        Counts {
+            connections: self.connections - before.connections,
+            dropped_bytes: self.dropped_bytes - before.dropped_bytes,
+            unanswered_bytes: self.unanswered_bytes - before.unanswered_bytes,
+            late_bytes: self.late_bytes - before.late_bytes,
+            delayed: self.delayed - before.delayed,
+            cut: self.cut - before.cut,
+            refused: self.refused - before.refused,
+            struck: self.struck - before.struck,
+            half_open: self.half_open - before.half_open,
+            vanished_bytes: self.vanished_bytes - before.vanished_bytes,
+            trickled: self.trickled - before.trickled,
+            truncated: self.truncated - before.truncated,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +123,10 @@ struct Counters {
     cut: AtomicU64,
     refused: AtomicU64,
     struck: AtomicU64,
+    half_open: AtomicU64,
+    vanished_bytes: AtomicU64,
+    trickled: AtomicU64,
+    truncated: AtomicU64,
 }
 
 /// How all connections are cut.
@@ -211,6 +252,10 @@ impl Proxy {
             cut: read(&counters.cut),
             refused: read(&counters.refused),
             struck: read(&counters.struck),
+            half_open: read(&counters.half_open),
+            vanished_bytes: read(&counters.vanished_bytes),
+            trickled: read(&counters.trickled),
+            truncated: read(&counters.truncated),
         }
     }
 }
@@ -235,12 +280,23 @@ async fn accept(listener: &TcpListener, shared: &Shared) {
             let _ = client.set_zero_linger();
             continue;
         }
+        if *shared.fault.borrow() == Fault::HalfOpen {
+            count(&shared.counters.half_open, 1);
+            tokio::spawn(keep_silent(client, shared.fault.subscribe()));
+            continue;
+        }
         count(&shared.counters.connections, 1);
         let shared = shared.clone();
         // Before anything is awaited, so that no cut is missed.
         let cut = shared.cut.subscribe();
         tokio::spawn(async move { carry(client, target, &shared, cut).await });
     }
+}
+
+/// Holds a connection until the fault is another one, then resets it.
+async fn keep_silent(client: TcpStream, mut changes: watch::Receiver<Fault>) {
+    let _ = changes.wait_for(|fault| *fault != Fault::HalfOpen).await;
+    let _ = client.set_zero_linger();
 }
 
 /// Carries a connection until both sides have closed it, or it is cut or damaged.
@@ -301,7 +357,7 @@ async fn requests(
 ) -> Result<()> {
     let mut changes = shared.fault.subscribe();
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut open = true;
+    let (mut open, mut damaged) = (true, false);
     while open || !held.is_empty() {
         tokio::select! {
             length = from.read(&mut chunk), if open && held.len() < HELD_BYTES_MAX => {
@@ -312,8 +368,17 @@ async fn requests(
             changed = changes.changed() => changed?,
         }
         let fault = *changes.borrow_and_update();
+        if damaged && fault != Fault::DropRequests {
+            bail!("the rest of a torn request means nothing");
+        }
         match fault {
             Fault::HoldRequests => continue,
+            Fault::DropRequests => {
+                damaged |= !held.is_empty();
+                count(&shared.counters.vanished_bytes, held.len());
+                held.clear();
+                continue;
+            }
             Fault::Hold(bytes) if has(held, bytes) => continue,
             Fault::Before(bytes) if has(held, bytes) => return Err(shared.strike()),
             Fault::After(bytes) if has(held, bytes) => last_request.store(true, Ordering::SeqCst),
@@ -326,11 +391,21 @@ async fn requests(
         }
         // Not `write_all`: a cut in the midst of it must know what has arrived.
         while !held.is_empty() {
-            let length = to.write(held).await?;
+            let slow = *changes.borrow() == Fault::Trickle;
+            let length = to.write(&held[..if slow { 1 } else { held.len() }]).await?;
             held.drain(..length);
+            if slow {
+                trickle(&mut changes, shared).await;
+            }
         }
     }
     Ok(to.shutdown().await?)
+}
+
+/// Waits a second, or until the fault is another one.
+async fn trickle(changes: &mut watch::Receiver<Fault>, shared: &Shared) {
+    count(&shared.counters.trickled, 1);
+    let _ = timeout(Duration::from_secs(1), changes.wait_for(|now| *now != Fault::Trickle)).await;
 }
 
 /// Passes answers on; fails when the connection is to be reset.
@@ -342,11 +417,11 @@ async fn answers(
 ) -> Result<()> {
     let mut changes = shared.fault.subscribe();
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut damaged = false;
+    let (mut damaged, mut passed) = (false, 0);
     loop {
         let length = tokio::select! {
             length = from.read(&mut chunk) => Some(length?),
-            changed = changes.changed() => { changed?; None }
+            changed = changes.changed() => { changed?; passed = 0; None }
         };
         let fault = *changes.borrow_and_update();
         if damaged && fault != Fault::DropAnswers {
@@ -367,9 +442,22 @@ async fn answers(
                 count(&shared.counters.delayed, 1);
                 sleep(delay).await;
             }
+            Fault::Truncate(bytes) if passed + length > bytes => {
+                to.write_all(&chunk[..bytes - passed]).await?;
+                count(&shared.counters.truncated, 1);
+                bail!("cut off");
+            }
             _ => {}
         }
-        to.write_all(&chunk[..length]).await?;
+        passed += length;
+        for piece in 0..length {
+            if *changes.borrow() != Fault::Trickle {
+                to.write_all(&chunk[piece..length]).await?;
+                break;
+            }
+            to.write_all(&chunk[piece..=piece]).await?;
+            trickle(&mut changes, shared).await;
+        }
     }
 }
 
@@ -486,6 +574,10 @@ mod tests {
         assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"last");
         let counts = proxy.counts();
         let expected = Counts {
+            half_open: 0,
+            vanished_bytes: 0,
+            trickled: 0,
+            truncated: 0,
             connections: 5,
             dropped_bytes: 4,
             unanswered_bytes: 4,
@@ -496,5 +588,49 @@ mod tests {
             struck: 2,
         };
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn half_a_connection_is_none() {
+        let (port, seen) = echo();
+        let proxy = Proxy::before(port).unwrap();
+        let short = Duration::from_millis(200);
+        let mut first = connect(&proxy);
+        assert_eq!(ask(&mut first, b"hello").unwrap(), b"hello");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"hello");
+
+        proxy.set(Fault::HalfOpen);
+        let mut silent = connect(&proxy);
+        silent.set_read_timeout(Some(short)).unwrap();
+        assert!(ask(&mut silent, b"anybody?").is_err(), "nobody answers");
+        assert_eq!(ask(&mut first, b"works").unwrap(), b"works");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"works");
+
+        proxy.set(Fault::DropRequests);
+        first.write_all(b"vanishes").unwrap();
+        assert!(seen.recv_timeout(short).is_err(), "it does not arrive");
+        while proxy.counts().vanished_bytes < 8 {
+            thread::yield_now();
+        }
+        proxy.set(Fault::None);
+        assert!(first.read(&mut [0; 10]).is_err(), "a torn connection is reset");
+        assert!(ask(&mut silent, b"x").is_err(), "and so is one that was left alone");
+
+        let mut second = connect(&proxy);
+        proxy.set(Fault::Truncate(3));
+        second.write_all(b"abcdef").unwrap();
+        let mut cut_off = Vec::new();
+        let _ = second.read_to_end(&mut cut_off);
+        assert!(cut_off.len() <= 3, "{cut_off:?}");
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"abcdef");
+
+        proxy.set(Fault::Trickle);
+        let mut third = connect(&proxy);
+        let began = Instant::now();
+        assert_eq!(ask(&mut third, b"ab").unwrap(), b"ab");
+        assert!(began.elapsed() > Duration::from_secs(1), "a second lies between two bytes");
+        let counts = proxy.counts();
+        assert_eq!((counts.half_open, counts.vanished_bytes, counts.truncated), (1, 8, 1));
+        assert!(counts.trickled >= 3, "{counts:?}");
     }
 }

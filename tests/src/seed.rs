@@ -10,10 +10,10 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// Random numbers (SplitMix64) from the seed in WEIR_SEED, or one of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Moments {
-    state: u64,
     seed: u64,
+    state: u64,
 }
 
 impl Moments {
@@ -23,10 +23,10 @@ impl Moments {
         let random = || uuid::Uuid::now_v7().as_u64_pair().1;
         let seed = number("WEIR_SEED").unwrap_or_else(random);
         println!("{scenario}: WEIR_SEED={seed}");
-        Self { state: seed, seed }
+        Self { seed, state: seed }
     }
 
-    /// The seed that repeats the scenario.
+    /// The seed.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -35,6 +35,18 @@ impl Moments {
     pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         mix(self.state)
+    }
+
+    /// A number from 0 on, less than `count`.
+    pub fn below(&mut self, count: usize) -> usize {
+        (self.bits() % count.max(1) as u64) as usize
+    }
+
+    /// Puts things in a random order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for place in (1..things.len()).rev() {
+            things.swap(place, self.below(place + 1));
+        }
     }
 
     /// A time of at least `least_ms` and less than `most_ms` milliseconds.

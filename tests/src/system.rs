@@ -38,6 +38,8 @@ pub struct System {
     // Processes end before the servers they use, and those before their folder goes.
     processes: BTreeMap<String, Process>,
     settings: Vec<(String, String)>,
+    /// Settings of single processes or roles, which win over the others.
+    own_settings: Vec<(String, (String, String))>,
     arguments: Vec<String>,
     wrapper: Vec<String>,
     ports: BTreeMap<String, String>,
@@ -49,9 +51,12 @@ pub struct System {
 }
 
 /// What the roles on Kafka share.
-struct Servers {
-    _engine: Engine,
-    _postgres: TestPostgres,
+#[derive(Debug)]
+pub struct Servers {
+    /// The archive's engine.
+    pub engine: Engine,
+    /// Postgres.
+    pub postgres: TestPostgres,
 }
 
 impl System {
@@ -75,6 +80,7 @@ impl System {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            own_settings: Vec::new(),
             arguments: owned(arguments),
             wrapper: owned(wrapper),
             ports: BTreeMap::new(),
@@ -96,6 +102,20 @@ impl System {
 
     /// [`System::kafka`] with further settings of every process, as environment variables.
     pub async fn kafka_with(
+        broker: &Broker,
+        partitions: u32,
+        further: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut system = Self::kafka_without_roles(broker, partitions, further).await?;
+        for role in ROLES {
+            system.start(role).await?;
+        }
+        system.publish_catalog().await?;
+        Ok(system)
+    }
+
+    /// [`System::kafka_with`], migrated, with a key, but without any process and without a catalog.
+    pub async fn kafka_without_roles(
         broker: &Broker,
         partitions: u32,
         further: &[(&str, &str)],
@@ -127,33 +147,55 @@ impl System {
                 .chain(further.iter().map(|(name, value)| (*name, (*value).to_owned())))
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            own_settings: Vec::new(),
             arguments: Vec::new(),
             wrapper: Vec::new(),
             ports: BTreeMap::new(),
             key: String::new(),
             postgres_url,
             clickhouse: engine::client(&engine.url(), ARCHIVE),
-            servers: Some(Servers { _engine: engine, _postgres: postgres }),
+            servers: Some(Servers { engine, postgres }),
             folder,
         };
         system.run("migrate", &["migrate", "--replication", "1"]).await?;
         system.key = system.run("keys", &["keys", "create"]).await?.trim().to_owned();
-        for role in ROLES {
-            system.start(role).await?;
-        }
-        system.publish_catalog().await?;
         Ok(system)
     }
 
-    /// Changes a setting of the processes that are started from now on.
-    pub fn set(&mut self, name: &str, value: &str) {
+    /// Sets something for all processes, from their next start.
+    pub fn set_for_all(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    /// The address of a process that was started.
-    pub fn address(&self, name: &str) -> Result<String> {
+    /// Postgres and the archive's engine, where they are not those of `weir up`.
+    pub fn servers(&mut self) -> Result<&mut Servers> {
+        self.servers.as_mut().context("it has its own servers")
+    }
+
+    /// Sets something for one process (`rater.2`) or for all of a role (`rater`), from its next start.
+    pub fn set(&mut self, name: &str, setting: &str, value: &str) {
+        self.own_settings.push((name.to_owned(), (setting.to_owned(), value.to_owned())));
+    }
+
+    /// Where a process listens, `http://host:port`.
+    pub fn base(&self, name: &str) -> Result<String> {
         self.ports.get(name).cloned().with_context(|| format!("{name} was never started"))
+    }
+
+    /// The URL of its Postgres, past all proxies.
+    pub fn postgres_url(&self) -> &str {
+        &self.postgres_url
+    }
+
+    /// The key of its first tenant.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Names of the processes that run.
+    pub fn names(&self) -> Vec<String> {
+        self.processes.keys().cloned().collect()
     }
 
     /// Settings of its processes, as environment variables.
@@ -193,9 +235,22 @@ impl System {
     /// Starts `up` or a role, again on the port that it had. A second one of a role has a name of
     /// its own: `rater.2`.
     pub async fn start(&mut self, name: &str) -> Result<()> {
-        let mut process = self.spawn(name)?;
+        self.begin(name)?;
+        self.wait(name).await
+    }
+
+    /// Begins to start it, so that others can be started meanwhile; [`System::wait`] follows.
+    pub fn begin(&mut self, name: &str) -> Result<()> {
+        let process = self.spawn(name)?;
+        self.processes.insert(name.to_owned(), process);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub async fn wait(&mut self, name: &str) -> Result<()> {
+        let endpoints = self.data().join("endpoints.json");
+        let process = self.process(name)?;
         if name == "up" {
-            let endpoints = self.data().join("endpoints.json");
             let id = u64::from(process.id());
             let endpoints: Value = process
                 .until("endpoints.json", || {
@@ -213,7 +268,6 @@ impl System {
             let address = process.address().await?;
             self.ports.insert(name.to_owned(), address);
         }
-        self.processes.insert(name.to_owned(), process);
         if let Some(base) = self.ports.get(name).cloned() {
             self.wait_until_ready(name, &base).await?;
         }
@@ -227,6 +281,8 @@ impl System {
             self.ports.get(name).map_or("127.0.0.1:0", |base| base.trim_start_matches("http://"));
         let data = self.data();
         let mut settings = self.settings.clone();
+        let own = self.own_settings.iter().filter(|(of, _)| of == name || of == role);
+        settings.extend(own.map(|(_, setting)| setting.clone()));
         if role == "up" {
             let data = data.to_str().context("a path that is text")?;
             let mut arguments = vec!["up", "--data", data, "--listen", listen];

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::{
     broker::Broker,
     engine::{self, Folder},
+    harness::clocks::Clocks,
     oracle::{self, CHARGE},
     process::program,
     proxy::{Fault, Proxy},
@@ -145,6 +146,20 @@ async fn on_a_trimmed_log() -> Result<()> {
     let mut system = System::embedded_with(&settings, &["--trim-after", "1"], &[]).await?;
     system.replay_all("first", &[]).await?;
     check(&system, 0, 0).await?;
+    until_trimmed(&system).await?;
+    system.kill("up")?;
+    std::fs::remove_dir_all(system.folder().join("data/rater"))?;
+    system.start("up").await?;
+    until_filters_are_there(&system).await?;
+    ensure!(std::fs::read_dir(system.folder().join("data/rater"))?.count() > 3, "few filters");
+    system.replay_all("again", &[]).await?;
+    check(&system, EVENTS, 0).await?;
+    system.replay_all("changed", &["--set", "data.note=changed"]).await?;
+    check(&system, EVENTS, EVENTS).await
+}
+
+/// Waits until the log holds next to nothing.
+async fn until_trimmed(system: &System) -> Result<()> {
     let log = system.folder().join("data/log");
     let segments = || -> Result<usize> {
         let names = std::fs::read_dir(&log)?.map(|entry| Ok(entry?.file_name()));
@@ -156,15 +171,42 @@ async fn on_a_trimmed_log() -> Result<()> {
         ensure!(Instant::now() < deadline, "the log was not trimmed");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    Ok(())
+}
+
+/// A machine whose clock is a day behind until it has asked for the time: what it then takes for the
+/// past must not make an event new that has a twin in what the log has lost.
+#[tokio::test]
+async fn on_a_trimmed_log_with_a_clock_that_was_behind() -> Result<()> {
+    const TWINS: i64 = 20;
+    let clocks = Clocks::new()?;
+    let [library, offset] = clocks.settings("up")?;
+    let settings = [
+        ("WEIR_LOG__PARTITIONS", "1"),
+        ("WEIR_LOG__LOCAL__SEGMENT_BYTES", "65536"),
+        (library.0, &library.1),
+        (offset.0, &offset.1),
+    ];
+    let mut system = System::embedded_with(&settings, &["--trim-after", "1"], &[]).await?;
+    let time = domain::time::format(runtime::task::now_us());
+    let twins = async |system: &System| {
+        for number in 0..TWINS {
+            send(system, &format!("twin-{number}"), Some(&time), 1_000).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    twins(&system).await?;
+    system.replay_all("first", &[]).await?;
+    system.settled(Some(EVENTS + TWINS)).await?;
+    until_trimmed(&system).await?;
     system.kill("up")?;
-    std::fs::remove_dir_all(system.folder().join("data/rater"))?;
+    clocks.set("up", -86_400)?;
     system.start("up").await?;
-    until_filters_are_there(&system).await?;
-    ensure!(std::fs::read_dir(system.folder().join("data/rater"))?.count() > 3, "few filters");
-    system.replay_all("again", &[]).await?;
-    check(&system, EVENTS, 0).await?;
-    system.replay_all("changed", &["--set", "data.note=changed"]).await?;
-    check(&system, EVENTS, EVENTS).await
+    clocks.set("up", 0)?;
+    twins(&system).await?;
+    let counts = system.settled(Some(EVENTS + 2 * TWINS)).await?;
+    ensure!((counts["rated"], counts["duplicates"]) == (EVENTS + TWINS, TWINS), "{counts:?}");
+    Ok(())
 }
 
 #[tokio::test]

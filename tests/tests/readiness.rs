@@ -143,7 +143,7 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     producer.send(record).map_err(|(error, _)| error)?;
     producer.flush(Duration::from_secs(30))?;
 
-    let rater = system.address("rater")?;
+    let rater = system.base("rater")?;
     red(&rater, "rater.1", "").await?;
     let reasons = not_ready(&rater).await?;
     ensure!(reasons.iter().all(|(check, _)| check == "rater.1"), "{reasons:?}");
@@ -166,7 +166,7 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     }
 
     // A broker that stands still: nobody can say that there is nothing to do.
-    let ledger = system.address("ledger-writer")?;
+    let ledger = system.base("ledger-writer")?;
     green(&ledger).await?;
     broker.pause()?;
     red(&ledger, "ledger-writer.", "").await?;

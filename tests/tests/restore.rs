@@ -273,7 +273,7 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
     ensure!(chain(&mut postgres).await? == at_point, "the chain is not that of the point");
     ensure!(books(&mut postgres).await? != lost, "nothing was lost, so nothing is tried here");
     restore_archive(&system, dumps.path()).await?;
-    system.set("DATABASE_URL", restored.superuser_url().expose());
+    system.set_for_all("DATABASE_URL", restored.superuser_url().expose());
     system.start("up").await?;
 
     // The log has the rest.

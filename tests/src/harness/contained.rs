@@ -1,0 +1,51 @@
+//! A scenario in a process and network namespace of its own, so that nothing of it outlives it and
+//! no port of it meets another's.
+
+use std::{
+    env,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Result, ensure};
+
+/// Says to the inner process that it is inside.
+const INSIDE: &str = "WEIR_CONTAINED";
+const ARGUMENTS: [&str; 5] = ["--pid", "--net", "--fork", "--mount-proc", "--kill-child=KILL"];
+/// A shell is the first process inside, because it waits for orphans; the loopback is down at first.
+const INIT: &str = r#"ip link set lo up && "$@"; exit $?"#;
+
+fn unshare() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]).args(ARGUMENTS);
+    command.args(["sh", "-c", INIT, "inside"]).stdin(Stdio::null());
+    command
+}
+
+/// Whether this machine allows it.
+fn possible() -> bool {
+    let tried = unshare().arg("true").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+/// Runs the test `name` (its whole path) in namespaces of its own. Where there are none it says so,
+/// and runs it here: processes then end with their parent.
+pub fn contained<F: Future<Output = Result<()>>>(
+    name: &str,
+    scenario: impl FnOnce() -> F,
+) -> Result<()> {
+    if env::var_os(INSIDE).is_none() && possible() {
+        let status = unshare()
+            .arg(env::current_exe()?)
+            .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+            .env(INSIDE, "1")
+            .status()?;
+        ensure!(status.success(), "{name} failed, see above");
+        return Ok(());
+    }
+    if env::var_os(INSIDE).is_none() {
+        println!("{name}: this machine gives no namespaces; running without");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(scenario())
+}

@@ -1,0 +1,183 @@
+//! Compares everything that a system kept with what the seed says, invariant by invariant, and tells
+//! the first differences with their history.
+
+mod archive;
+mod books;
+mod bounds;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use sqlx::PgConnection;
+
+use super::{
+    expected::{Event, Expected},
+    plan::Plan,
+    story::Story,
+    tenants::Tenant,
+    traffic::{Record, Sent},
+};
+use crate::system::System;
+
+pub use self::{
+    books::{Snapshot, ledger_hash},
+    bounds::Usage,
+};
+
+/// Differences that are told.
+const TOLD_MAX: usize = 10;
+/// What may have to do with an event: faults so long before it was sent and after it was answered.
+const HISTORY_MS: u64 = 5_000;
+
+/// What the oracle looks at.
+pub struct Oracle<'a> {
+    /// The system, at rest.
+    pub system: &'a System,
+    /// What was sent.
+    pub plan: &'a Plan,
+    /// What clients know of it.
+    pub sent: &'a Sent,
+    /// Whose it is.
+    pub tenants: &'a [Tenant],
+    /// What was done meanwhile.
+    pub story: &'a Story,
+    /// The key of the audit chain, 64 hexadecimal digits.
+    pub audit_key: String,
+}
+
+/// What it found.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Events sent, each with one outcome.
+    pub events: u64,
+    /// Acknowledged events without effect (INV-01).
+    pub lost: u64,
+    /// Events with more than one effect (INV-02).
+    pub doubled: u64,
+    /// Other differences.
+    pub others: u64,
+    /// The first differences.
+    pub told: Vec<String>,
+}
+
+/// Differences between what is and what must be.
+#[derive(Debug, Default)]
+pub(crate) struct Differences {
+    lost: u64,
+    doubled: u64,
+    others: u64,
+    told: Vec<String>,
+}
+
+impl Differences {
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        if self.told.len() < TOLD_MAX {
+            self.told.push(what());
+        }
+    }
+
+    /// Something that is wrong under an invariant.
+    fn other(&mut self, invariant: &str, what: impl FnOnce() -> String) {
+        self.others += 1;
+        self.tell(|| format!("{invariant}: {}", what()));
+    }
+
+    /// Compares maps under an invariant.
+    fn compare<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+        &mut self,
+        invariant: &str,
+        what: &str,
+        found: &BTreeMap<K, V>,
+        expected: &BTreeMap<K, V>,
+    ) {
+        let more = found.keys().filter(|key| !expected.contains_key(*key));
+        for key in expected.keys().chain(more) {
+            let (found, expected) = (found.get(key), expected.get(key));
+            if found != expected {
+                self.other(invariant, || {
+                    format!("{what} of {key:?}: {found:?}, expected {expected:?}")
+                });
+            }
+        }
+    }
+}
+
+impl Oracle<'_> {
+    /// Checks everything. `before` is what the ledger had at an earlier moment of the run.
+    pub async fn check(&self, before: Option<&Snapshot>) -> Result<Verdict> {
+        let expected = Expected::of(self.plan, self.sent.numbers);
+        let mut differences = Differences::default();
+        self.answers(&expected, &mut differences);
+        self.archived_events(&expected, &mut differences).await?;
+        let mut connection = self.system.postgres().await?;
+        self.totals(&expected, &mut connection, &mut differences).await?;
+        self.ledger(&mut connection, &mut differences).await?;
+        self.positions(&mut connection, &mut differences).await?;
+        self.conservation(&mut connection, &mut differences).await?;
+        self.answered_usage(&expected, &mut differences).await?;
+        if let Some(before) = before {
+            before.still_there(&mut connection, &mut differences).await?;
+        }
+        no_transaction_is_left(&mut connection).await?;
+        let Differences { lost, doubled, others, told } = differences;
+        Ok(Verdict { events: self.sent.numbers, lost, doubled, others, told })
+    }
+
+    /// INV-01, the client's side: everything that must be accepted was, and was answered.
+    fn answers(&self, expected: &Expected, differences: &mut Differences) {
+        for (number, record) in self.sent.records.iter().enumerate() {
+            if record.outcome != super::answers::Outcome::Accepted {
+                differences.other("INV-01", || {
+                    format!(
+                        "event {number} was not accepted: {}",
+                        self.history(number as u64, record)
+                    )
+                });
+            }
+        }
+        if expected.rated.is_empty() {
+            differences.other("INV-01", || "nothing was sent".to_owned());
+        }
+    }
+
+    /// What is known of an event: when it was sent and answered, and the faults around.
+    fn history(&self, number: u64, record: &Record) -> String {
+        let around = self.story.between(
+            record.first_ms.saturating_sub(HISTORY_MS),
+            record.done_ms.max(record.first_ms) + HISTORY_MS,
+        );
+        format!(
+            "{} of tenant {} was sent at {} ms, {:?} at {} ms after {} attempts; meanwhile: {}",
+            self.plan.id(number),
+            self.plan.tenant(number),
+            record.first_ms,
+            record.outcome,
+            record.done_ms,
+            record.attempts,
+            around.join("; ")
+        )
+    }
+
+    fn history_of(&self, event: &Event) -> String {
+        let record = self.sent.records.get(event.number as usize).copied().unwrap_or_default();
+        self.history(event.number, &record)
+    }
+}
+
+/// Sessions that stay idle in a transaction hold locks that others wait for.
+async fn no_transaction_is_left(connection: &mut PgConnection) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let idle: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE state LIKE 'idle in transaction%' AND state_change < clock_timestamp() - interval '1 second'",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if idle == 0 {
+            return Ok(());
+        }
+        ensure!(tokio::time::Instant::now() < deadline, "{idle} sessions are idle in transaction");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,104 @@
+//! The tenants of a load: each with a key of its own, and the catalog whose prices the oracle knows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use benches::{
+    account::{CURRENCY, INPUT_METER, MODELS, Model, OUTPUT_METER, Price},
+    generator::EVENT_TYPE,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{process::Http, system::System};
+
+/// Catalogs that are published at once.
+const PUBLISH_AT_ONCE: usize = 8;
+/// How long publishing may take on a machine that is busy starting everything.
+const PUBLISH_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// A tenant.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Its id.
+    pub id: Uuid,
+    /// Its key, as doors and commands name it.
+    pub name: String,
+    /// An API key with all scopes.
+    pub key: String,
+}
+
+/// Makes so many tenants behind the api's back, and publishes the catalog of each.
+pub async fn make(system: &System, count: usize) -> Result<Vec<Tenant>> {
+    let mut connection = system.postgres().await?;
+    let mut tenants = Vec::new();
+    for number in 0..count {
+        let key = runtime::keys::generate()?;
+        let tenant = Tenant { id: Uuid::now_v7(), name: format!("tenant-{number}"), key: key.text };
+        sqlx::query("INSERT INTO tenants (tenant_id, key) VALUES ($1, $2)")
+            .bind(tenant.id)
+            .bind(&tenant.name)
+            .execute(&mut connection)
+            .await?;
+        sqlx::query(
+            "INSERT INTO api_keys (tenant_id, key_id, secret_hash, name, scopes) VALUES ($1, $2, $3, 'load', '{*}')",
+        )
+        .bind(tenant.id)
+        .bind(&key.id)
+        .bind(key.secret_hash.as_slice())
+        .execute(&mut connection)
+        .await?;
+        tenants.push(tenant);
+    }
+    let base = system.api()?.base;
+    for some in tenants.chunks(PUBLISH_AT_ONCE) {
+        let mut publishing = tokio::task::JoinSet::new();
+        for tenant in some {
+            let api = Http::new(&base, &tenant.key)?;
+            publishing.spawn(publish(api));
+        }
+        while let Some(published) = publishing.join_next().await {
+            published??;
+        }
+    }
+    Ok(tenants)
+}
+
+/// Publishes the catalog, again where its markers were not in the log in time.
+async fn publish(api: Http) -> Result<()> {
+    let deadline = Instant::now() + PUBLISH_TIME_MAX;
+    loop {
+        match api.send("PUT", "/v1/catalog", &catalog()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// Two meters, a rate card and a cost card with every model of the load.
+fn catalog() -> Value {
+    let meter = |key: &str, path: &str| {
+        json!({"key": key, "event_types": [EVENT_TYPE], "aggregation": "sum", "value": path, "unit": "token",
+            "dimensions": {"provider": "$.provider", "model": "$.model"}})
+    };
+    let card = |key: &str, kind: &str, prices: fn(&Model) -> [Price; 2]| {
+        let of_model = |model: &Model| {
+            [INPUT_METER, OUTPUT_METER].into_iter().zip(prices(model)).map(|(meter, price)| {
+                json!({"meter": meter, "dimensions": {"provider": model.provider, "model": model.name},
+                    "price": price.amount(), "per": price.per as u64})
+            }).collect::<Vec<Value>>()
+        };
+        let rates: Vec<Value> = MODELS.iter().flat_map(of_model).collect();
+        json!({"key": key, "kind": kind, "currency": CURRENCY, "versions": [{"rates": rates}]})
+    };
+    json!({
+        "meters": [meter(INPUT_METER, "$.inputTokens"), meter(OUTPUT_METER, "$.outputTokens")],
+        "cards": [
+            card("standard", "rate", |model| model.charge),
+            card("providers", "cost", |model| model.cost),
+        ],
+        "default_rate_card": "standard",
+        "default_cost_card": "providers",
+    })
+}

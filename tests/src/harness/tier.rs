@@ -1,0 +1,94 @@
+//! How often each fault is done: WEIR_TIER is `test` (`make test`, `make soak`) or `deep`.
+
+use std::env;
+
+/// Counts of faults.
+#[derive(Clone, Copy, Debug)]
+pub struct Tier {
+    /// F01: kills of each role.
+    pub kills: u64,
+    /// F02: owners paused until others have their partitions.
+    pub zombies: u64,
+    /// F03: SIGTERM under load.
+    pub terminations: u64,
+    /// F04: Postgres killed.
+    pub postgres_kills: u64,
+    /// F05: Postgres restarted.
+    pub postgres_restarts: u64,
+    /// F05: all sessions ended.
+    pub session_ends: u64,
+    /// F06: answers of COMMIT lost.
+    pub commits_lost: u64,
+    /// F10: the broker killed.
+    pub broker_kills: u64,
+    /// F11: times that the broker cannot be reached.
+    pub broker_outages: u64,
+    /// F11: how long, in seconds.
+    pub broker_outage_s: u64,
+    /// F13: how long the archive is away, in seconds.
+    pub archive_outage_s: u64,
+    /// F14: consumers added or removed.
+    pub rebalances: u64,
+    /// F17: clocks that are wrong.
+    pub skews: usize,
+    /// F20: rounds of cutting links one by one.
+    pub swizzles: u64,
+    /// F25: clients that hang up.
+    pub hang_ups: u64,
+    /// Events per second that clients send.
+    pub rate: u64,
+    /// Tenants.
+    pub tenants: usize,
+}
+
+/// The counts of `make test`.
+const TEST: Tier = Tier {
+    kills: 3,
+    zombies: 1,
+    terminations: 2,
+    postgres_kills: 2,
+    postgres_restarts: 3,
+    session_ends: 10,
+    commits_lost: 20,
+    broker_kills: 2,
+    broker_outages: 2,
+    broker_outage_s: 10,
+    archive_outage_s: 60,
+    rebalances: 4,
+    skews: 2,
+    swizzles: 1,
+    hang_ups: 500,
+    rate: 2_000,
+    tenants: 50,
+};
+
+/// The counts of `make test-deep`.
+const DEEP: Tier = Tier {
+    kills: 20,
+    zombies: 6,
+    terminations: 20,
+    postgres_kills: 5,
+    postgres_restarts: 10,
+    session_ends: 50,
+    commits_lost: 50,
+    broker_kills: 10,
+    broker_outages: 20,
+    broker_outage_s: 30,
+    archive_outage_s: 300,
+    rebalances: 24,
+    skews: 6,
+    swizzles: 5,
+    hang_ups: 2_000,
+    rate: 2_000,
+    tenants: 50,
+};
+
+impl Tier {
+    /// The tier that the environment names.
+    pub fn of_environment() -> Tier {
+        match env::var("WEIR_TIER").as_deref() {
+            Ok("deep") => DEEP,
+            _ => TEST,
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! A system under load: what a scenario does its faults to, and how it ends.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use runtime::postgres::server::Server;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    clocks::Clocks,
+    links::Links,
+    oracle::{Oracle, Snapshot, Usage, Verdict},
+    plan::Plan,
+    prober::Prober,
+    report::{Line, commit},
+    story::Story,
+    tenants::{self, Tenant},
+    tier::Tier,
+    traffic::{Sending, Sent, Traffic},
+};
+use crate::{broker::Broker, proxy::Proxy, seed::Moments, system::System};
+
+/// Events of a window.
+const WINDOW: u64 = 250;
+/// How old the events are: older than the hour that a table of duplicates covers, and than any clock
+/// that is set wrong.
+const AGE_US: i64 = 3 * 86_400 * 1_000_000;
+/// Lag must be back to normal in 30 s, 60 s after a crash of Postgres; a busy machine has five times as long.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(300);
+/// A member without a word is out after 2 s; an append without an answer is unknown after 2.5 s,
+/// which is shorter than most silences.
+const PROPERTIES: &str = r#"{"session.timeout.ms" = "2000", "message.timeout.ms" = "2500"}"#;
+/// Two of each but the api.
+const ON_KAFKA: [&str; 9] = [
+    "ingest",
+    "ingest.2",
+    "rater",
+    "rater.2",
+    "ledger-writer",
+    "ledger-writer.2",
+    "archiver",
+    "archiver.2",
+    "api",
+];
+
+/// A system under load.
+pub struct World {
+    /// The system. First, so that its processes end before what they need.
+    pub system: System,
+    /// Clients.
+    pub traffic: Traffic,
+    /// Somebody who asks the api.
+    pub prober: Prober,
+    /// Proxies between all of it.
+    pub links: Links,
+    /// Kafka, unless the log is local.
+    pub broker: Option<Broker>,
+    /// What is sent.
+    pub plan: Plan,
+    /// Whose it is.
+    pub tenants: Vec<Tenant>,
+    /// The wall clock of each process.
+    pub clocks: Clocks,
+    /// Random moments.
+    pub moments: Moments,
+    /// What was done.
+    pub story: Story,
+    /// How often it is done.
+    pub tier: Tier,
+    scenario: &'static str,
+    /// Servers that are run for the system.
+    kept: Vec<Server>,
+}
+
+/// The load of a system.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How many tenants.
+    pub tenants: usize,
+    /// Events of a window.
+    pub window: u64,
+    /// How they are sent.
+    pub sending: Sending,
+}
+
+impl Shape {
+    fn of(tier: &Tier) -> Shape {
+        let sending = Sending { rate: tier.rate, end: None, split: false };
+        Shape { tenants: tier.tenants, window: WINDOW, sending }
+    }
+}
+
+/// A system at rest, with what was sent to it.
+pub struct Rest {
+    /// The system.
+    pub world: World,
+    /// What was sent.
+    pub sent: Sent,
+}
+
+impl World {
+    /// A process per role, two of most, on Kafka, with a proxy on every link.
+    pub async fn on_kafka(scenario: &'static str, partitions: u32) -> Result<World> {
+        let (moments, story) = (Moments::new(scenario), Story::default());
+        let proxy = Proxy::listen()?;
+        let broker = Broker::start_behind(&proxy)?;
+        let mut links = Links { kafka: Some(proxy), ..Links::default() };
+        let further = [("WEIR_LOG__KAFKA__PROPERTIES", PROPERTIES)];
+        let mut system = System::kafka_without_roles(&broker, partitions, &further).await?;
+        links.place(&mut system, &ON_KAFKA)?;
+        let clocks = Clocks::new()?;
+        for name in ON_KAFKA {
+            for (setting, value) in clocks.settings(name)? {
+                system.set(name, setting, &value);
+            }
+        }
+        start_all(&mut system).await?;
+        let shape = Shape::of(&Tier::of_environment());
+        let mut world = World::begin(scenario, system, (moments, story, clocks), shape).await?;
+        (world.links, world.broker) = (links, Some(broker));
+        Ok(world)
+    }
+
+    /// `weir up`, as it comes.
+    pub async fn embedded(scenario: &'static str, partitions: u32) -> Result<World> {
+        let shape = Shape::of(&Tier::of_environment());
+        World::embedded_with(scenario, partitions, Moments::new(scenario), shape).await
+    }
+
+    /// `weir up`, under another load.
+    pub async fn embedded_with(
+        scenario: &'static str,
+        partitions: u32,
+        moments: Moments,
+        shape: Shape,
+    ) -> Result<World> {
+        let story = Story::default();
+        let (partitions, clocks) = (partitions.to_string(), Clocks::new()?);
+        let [library, offset] = clocks.settings("up")?;
+        let settings = [
+            ("WEIR_LOG__PARTITIONS", partitions.as_str()),
+            (library.0, &library.1),
+            (offset.0, &offset.1),
+        ];
+        let system = System::embedded_with(&settings, &[], &[]).await?;
+        World::begin(scenario, system, (moments, story, clocks), shape).await
+    }
+
+    async fn begin(
+        scenario: &'static str,
+        system: System,
+        (moments, story, clocks): (Moments, Story, Clocks),
+        Shape { tenants, window, sending }: Shape,
+    ) -> Result<World> {
+        let tier = Tier::of_environment();
+        let tenants = tenants::make(&system, tenants).await?;
+        let start_us = runtime::task::now_us() - AGE_US;
+        let plan = Plan::new(moments.seed(), tenants.len(), window, start_us);
+        let traffic = Traffic::start(&plan, &tenants, &bases(&system)?, &story, sending)?;
+        let prober = Prober::start(&system.api()?.base, &tenants[0].key)?;
+        story.tell(format!("{} tenants send {} events a second", tenants.len(), sending.rate));
+        let (links, broker) = (Links::default(), None);
+        Ok(World {
+            system,
+            traffic,
+            prober,
+            links,
+            broker,
+            plan,
+            tenants,
+            clocks,
+            moments,
+            story,
+            tier,
+            scenario,
+            kept: Vec::new(),
+        })
+    }
+
+    /// Runs a server as long as the system.
+    pub fn keep(&mut self, server: Server) {
+        self.kept.push(server);
+    }
+
+    /// Lets events flow again, then waits for a random moment.
+    pub async fn moment(&mut self) -> Result<()> {
+        self.traffic.flow(self.plan.window).await?;
+        self.moments.pause(1, 500).await;
+        Ok(())
+    }
+
+    /// What the ledger has now.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(&mut self.system.postgres().await?).await
+    }
+
+    /// Heals everything, lets the clients finish, and waits until all of it is posted and archived.
+    pub async fn rest(mut self) -> Result<Rest> {
+        self.heal().await?;
+        let sent = self.traffic.stop().await?;
+        self.settled(sent).await
+    }
+
+    /// Waits until the clients have sent all that they had, and it is posted and archived.
+    pub async fn sent(mut self) -> Result<Rest> {
+        let sent = self.traffic.finish().await?;
+        self.settled(sent).await
+    }
+
+    async fn settled(self, sent: Sent) -> Result<Rest> {
+        self.story.tell(format!("{} events sent: {:?}", sent.numbers, sent.tally));
+        let rest = Rest { world: self, sent };
+        rest.settle().await?;
+        Ok(rest)
+    }
+
+    /// Lets everything through, and starts what does not run.
+    pub async fn heal(&mut self) -> Result<()> {
+        self.links.heal();
+        if self.broker.is_some() {
+            let running = self.system.names();
+            for name in ON_KAFKA.iter().filter(|name| !running.contains(&(**name).to_owned())) {
+                self.system.start(name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of a role's processes that run.
+    pub fn of_role(&self, role: &str) -> Vec<String> {
+        let is = |name: &String| name.split('.').next() == Some(role);
+        self.system.names().into_iter().filter(is).collect()
+    }
+
+    /// A counter of a process, over all labels that contain `label`.
+    pub async fn metric(&self, process: &str, name: &str, label: &str) -> Result<u64> {
+        let answer = reqwest::get(format!("{}/metrics", self.system.base(process)?)).await?;
+        let text = answer.error_for_status()?.text().await?;
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        Ok(lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
+    }
+
+    /// A counter over all processes of a role that run.
+    pub async fn metric_of_role(&self, role: &str, name: &str, label: &str) -> Result<u64> {
+        let mut sum = 0;
+        for process in self.of_role(role) {
+            sum += self.metric(&process, name, label).await?;
+        }
+        Ok(sum)
+    }
+
+    /// Asks until `found` finds something, after a fault that must have bitten by then.
+    pub async fn until<T>(
+        &self,
+        what: &str,
+        mut found: impl AsyncFnMut(&World) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + SETTLE_TIME_MAX;
+        loop {
+            let answer = found(self).await;
+            if let Ok(Some(found)) = answer {
+                return Ok(found);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "not in time: {what}; the last answer: {:?}",
+                answer.err()
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The conservation statement's places and counts.
+    pub async fn statement(&self) -> Result<Value> {
+        self.system.api()?.get("/v1/conservation").await
+    }
+}
+
+/// Starts all processes at once, then waits for each.
+async fn start_all(system: &mut System) -> Result<()> {
+    for name in ON_KAFKA {
+        system.begin(name)?;
+    }
+    for name in ON_KAFKA {
+        system.wait(name).await?;
+    }
+    Ok(())
+}
+
+/// Addresses of all that take events.
+pub fn bases(system: &System) -> Result<Vec<String>> {
+    let names = system.names();
+    let takes = |name: &&String| name.starts_with("ingest") || *name == "up";
+    names.iter().filter(takes).map(|name| system.base(name)).collect()
+}
+
+impl Rest {
+    /// Waits until every block is posted and archived, and every late event answered.
+    pub async fn settle(&self) -> Result<()> {
+        let (began, deadline) = (Instant::now(), Instant::now() + SETTLE_TIME_MAX);
+        loop {
+            let waits = match self.world.statement().await {
+                Ok(statement) => waits_for(&statement),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            let Some(waits) = waits else { break };
+            ensure!(
+                Instant::now() < deadline,
+                "INV-19: not settled after {SETTLE_TIME_MAX:?}: {waits}"
+            );
+            sleep(Duration::from_millis(100)).await;
+        }
+        self.world.story.tell(format!("settled after {:?}", began.elapsed()));
+        Ok(())
+    }
+
+    /// Compares everything with the seed; `before` is what the ledger had in mid-run.
+    pub async fn check(&mut self, before: Option<&Snapshot>) -> Result<Verdict> {
+        let world = &mut self.world;
+        for name in world.system.names() {
+            let process = world.system.process(&name)?;
+            ensure!(process.is_running()?, "{name} ended:\n{}", process.log_tail());
+            Usage::of(process.id())?.check(&name)?;
+        }
+        let oracle = Oracle {
+            system: &world.system,
+            plan: &world.plan,
+            sent: &self.sent,
+            tenants: &world.tenants,
+            story: &world.story,
+            audit_key: world.system.audit_key()?,
+        };
+        let verdict = oracle.check(before).await?;
+        world.prober.check()?;
+        let Verdict { events, lost, doubled, others, told } = &verdict;
+        world
+            .story
+            .tell(format!("{events} events: {lost} lost, {doubled} doubled, {others} others"));
+        if lost + doubled + others > 0 {
+            self.report(&verdict)?;
+            bail!("the first differences:\n{}", told.join("\n"));
+        }
+        Ok(verdict)
+    }
+
+    /// Keeps the run's line.
+    pub fn report(&self, verdict: &Verdict) -> Result<()> {
+        let Verdict { events, lost, doubled, .. } = *verdict;
+        let world = &self.world;
+        Line {
+            scenario: world.scenario.to_owned(),
+            seed: world.moments.seed(),
+            commit: commit(),
+            faults: world.story.counts(),
+            events,
+            lost,
+            doubled,
+            seconds: world.story.seconds(),
+        }
+        .write()
+    }
+}
+
+/// What a statement is still waiting for.
+fn waits_for(statement: &Value) -> Option<String> {
+    let partitions = statement["partitions"].as_array()?;
+    let behind = |partition: &&Value| {
+        let place = |name: &str| partition[name].as_i64();
+        let Some(end) = place("end_position") else { return true };
+        place("posted_position") != Some(end - 1)
+            || place("archived_position") != Some(end - 1)
+            || partition["pending_forwards"] != 0
+    };
+    partitions.iter().find(behind).map(ToString::to_string)
+}
+
+impl System {
+    /// The key of its audit chain.
+    pub fn audit_key(&self) -> Result<String> {
+        let set = self.settings().iter().rfind(|(name, _)| name == "WEIR_LEDGER_WRITER__AUDIT_KEY");
+        match set {
+            Some((_, key)) => Ok(key.clone()),
+            None => {
+                let path = self.data().join("keys/audit");
+                let text = std::fs::read_to_string(&path);
+                Ok(text.with_context(|| format!("read {}", path.display()))?.trim().to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Faults under load: what was acknowledged has one effect, the right one, whatever dies, hangs,
+//! stutters or lies meanwhile. `docs/RELIABILITY.md` says what each does and how to run them.
+//!
+//! A system is put together once and has one fault after the other; the oracle looks at everything
+//! it kept at the end. WEIR_SEED repeats the random moments, WEIR_TIER=deep does each more often,
+//! WEIR_FAULTS_OUT names a file for the run's line.
+
+use anyhow::Result;
+use tests::harness::{contained::contained, world::World};
+
+#[path = "faults/archive.rs"]
+mod archive;
+#[path = "faults/broker.rs"]
+mod broker;
+#[path = "faults/clients.rs"]
+mod clients;
+#[path = "faults/clocks.rs"]
+mod clocks;
+#[path = "faults/door.rs"]
+mod door;
+#[path = "faults/owners.rs"]
+mod owners;
+#[path = "faults/partitions.rs"]
+mod partitions;
+#[path = "faults/postgres.rs"]
+mod postgres;
+#[path = "faults/processes.rs"]
+mod processes;
+#[path = "faults/replay.rs"]
+mod replay;
+
+#[test]
+fn roles_on_kafka() -> Result<()> {
+    contained("roles_on_kafka", || async {
+        let mut world = World::on_kafka("roles_on_kafka", 8).await?;
+        processes::are_killed(&mut world, &tests::system::ROLES).await?;
+        let before = world.snapshot().await?;
+        processes::are_told_to_stop(&mut world, &["ingest", "rater", "ledger-writer", "archiver"])
+            .await?;
+        postgres::is_killed(&mut world).await?;
+        postgres::is_restarted(&mut world).await?;
+        clients::hang_up(&mut world).await?;
+        owners::come_and_go(&mut world).await?;
+        owners::are_paused(&mut world).await?;
+        clocks::are_wrong(&mut world).await?;
+        broker::is_killed(&mut world).await?;
+        broker::is_mute_or_late(&mut world).await?;
+        archive::is_away(&mut world).await?;
+        clients::links_are_cut(&mut world).await?;
+        let mut rest = world.rest().await?;
+        let verdict = rest.check(Some(&before)).await?;
+        replay::over_http_and_a_door(&mut rest).await?;
+        let again = rest.check(Some(&before)).await?;
+        rest.report(&again)?;
+        anyhow::ensure!(verdict.events == again.events, "{verdict:?}, then {again:?}");
+        door::unknown_formats_stop_a_partition(&mut rest).await
+    })
+}
+
+#[test]
+fn embedded() -> Result<()> {
+    contained("embedded", || async {
+        let mut world = World::embedded("embedded", 4).await?;
+        processes::are_killed(&mut world, &["up"]).await?;
+        let before = world.snapshot().await?;
+        processes::are_told_to_stop(&mut world, &["up"]).await?;
+        postgres::is_killed(&mut world).await?;
+        postgres::is_restarted(&mut world).await?;
+        clients::hang_up(&mut world).await?;
+        archive::is_killed(&mut world).await?;
+        clocks::of_everything_are_wrong(&mut world).await?;
+        postgres::is_behind_a_proxy(&mut world).await?;
+        let mut rest = world.rest().await?;
+        let verdict = rest.check(Some(&before)).await?;
+        rest.report(&verdict)
+    })
+}

@@ -1,0 +1,110 @@
+//! F13: the archive is away for a long time, slow, and killed in the midst of an insert.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use benches::measure;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tests::{
+    harness::world::World,
+    proxy::{Fault, Proxy},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::postgres;
+
+/// What an archiver sends with rows.
+const INSERT: &str = "INSERT INTO usage_events";
+
+/// Positions of a statement, added up.
+async fn places(world: &World, name: &str) -> Result<i64> {
+    let statement = world.statement().await?;
+    let partitions = statement["partitions"].as_array().context("no partitions")?;
+    Ok(partitions.iter().filter_map(|one| one[name].as_i64()).sum())
+}
+
+fn archives(world: &World) -> impl Iterator<Item = &Proxy> {
+    world.links.clickhouse.values()
+}
+
+/// Away: the ledger goes on, and answers of COMMIT are lost meanwhile (F06). Then slow, and killed while
+/// an insert is on its way.
+pub async fn is_away(world: &mut World) -> Result<()> {
+    world.moment().await?;
+    let before: u64 = archives(world).map(|proxy| proxy.counts().refused).sum();
+    archives(world).for_each(|proxy| {
+        proxy.set(Fault::Refuse);
+        proxy.cut();
+    });
+    let (began, away) = (Instant::now(), Duration::from_secs(world.tier.archive_outage_s));
+    let posted = places(world, "posted_position").await?;
+    postgres::loses_answers(world, &["ledger-writer", "ledger-writer.2"]).await?;
+    sleep(away.saturating_sub(began.elapsed())).await;
+    let more = places(world, "posted_position").await?;
+    ensure!(more > posted, "nothing was posted while the archive was away");
+    ensure!(world.statement().await?["archive_available"] == false, "the archive was not away");
+    let refused = archives(world).map(|proxy| proxy.counts().refused).sum::<u64>() - before;
+    ensure!(refused > 0, "nobody looked for the archive");
+    archives(world).for_each(|proxy| proxy.set(Fault::Delay(Duration::from_millis(200))));
+    sleep(Duration::from_secs(3)).await;
+    archives(world).for_each(|proxy| proxy.set(Fault::None));
+    world.story.count("F13", 2);
+    world
+        .story
+        .tell(format!("F13: archive away for {:?}, {refused} refused, then slow", began.elapsed()));
+    killed_in_an_insert(world).await
+}
+
+async fn killed_in_an_insert(world: &mut World) -> Result<()> {
+    let engine = world.system.servers()?.engine.process_id();
+    let struck = |world: &World| archives(world).map(|proxy| proxy.counts().struck).sum::<u64>();
+    let before = struck(world);
+    for name in ["archiver", "archiver.2"] {
+        world.links.clickhouse[name].set(Fault::Before(INSERT));
+    }
+    let inserting = async |world: &World| Ok((struck(world) > before).then_some(()));
+    world.until("an insert", inserting).await?;
+    kill(Pid::from_raw(i32::try_from(engine)?), Signal::SIGKILL)?;
+    archives(world).for_each(|proxy| proxy.set(Fault::None));
+    world.story.count("F13", 1);
+    world.story.tell("F13: the archive was killed at an insert");
+    archives_again(world).await
+}
+
+/// The archive goes on by itself.
+async fn archives_again(world: &World) -> Result<()> {
+    let before = world
+        .until("the archive answers", async |world| {
+            Ok((world.statement().await?["archive_available"] == true).then_some(()))
+        })
+        .await;
+    before?;
+    let archived = places(world, "archived_position").await?;
+    let more = async |world: &World| {
+        Ok((places(world, "archived_position").await? > archived).then_some(()))
+    };
+    world.until("something is archived", more).await
+}
+
+/// The engine of `weir up` is killed, and started again by it.
+pub async fn is_killed(world: &mut World) -> Result<()> {
+    world.moment().await?;
+    let up = world.system.process("up")?.id();
+    let engine = |up: u32| {
+        let family = measure::tree(up, &measure::processes());
+        family
+            .into_iter()
+            .find(|process| process.command().contains("clickhouse-engine"))
+            .map(|process| process.pid)
+    };
+    let before = engine(up).context("weir up has no engine")?;
+    kill(Pid::from_raw(i32::try_from(before)?), Signal::SIGKILL)?;
+    let other = async |_: &World| Ok(engine(up).filter(|now| *now != before));
+    world.until("another engine", other).await?;
+    world.story.count("F13", 1);
+    world.story.tell("F13: the engine was killed");
+    archives_again(world).await
+}

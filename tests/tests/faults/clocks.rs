@@ -1,0 +1,90 @@
+//! F17: clocks are wrong. No amount differs; only what ingest takes for the future moves, by as much.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::{harness::world::World, process::Http};
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+/// Whose clock jumps while it works, and by how much, one after the other.
+const SKEWS: [(&[&str], [i64; 2]); 6] = [
+    (&["ingest", "ingest.2"], [-10 * MINUTE, 10 * MINUTE]),
+    (&["rater", "ledger-writer", "archiver"], [DAY, -HOUR]),
+    (&["rater", "rater.2"], [10 * MINUTE, -10 * MINUTE]),
+    (&["archiver", "archiver.2", "api"], [-DAY, DAY]),
+    (&["ledger-writer", "ledger-writer.2"], [HOUR, 0]),
+    (&["ingest", "api"], [DAY, -HOUR]),
+];
+/// How near to the limit for the future it is tried.
+const MARGIN: i64 = MINUTE;
+/// More than this in the future is rejected.
+const FUTURE: i64 = 5 * MINUTE;
+
+fn now_s() -> i64 {
+    runtime::task::now_us() / 1_000_000
+}
+
+/// Each of the tier's skews in turn.
+pub async fn are_wrong(world: &mut World) -> Result<()> {
+    for (names, skews) in SKEWS.into_iter().take(world.tier.skews) {
+        world.moment().await?;
+        for skew in skews {
+            jump(world, names, skew).await?;
+        }
+        put_right(world, names).await?;
+    }
+    Ok(())
+}
+
+async fn put_right(world: &World, names: &[&str]) -> Result<()> {
+    for name in names {
+        world.clocks.set(name, 0)?;
+    }
+    world.story.tell(format!("F17: clocks of {names:?} are right again"));
+    world.traffic.flow(world.plan.window).await
+}
+
+async fn jump(world: &World, names: &[&str], skew: i64) -> Result<()> {
+    for name in names {
+        world.clocks.set(name, skew)?;
+    }
+    world.story.tell(format!("F17: clocks of {names:?} at {skew} s"));
+    for name in names.iter().filter(|name| name.starts_with("ingest") || **name == "up") {
+        the_future_has_moved(world, name, skew).await?;
+    }
+    world.traffic.flow(4 * world.plan.window).await?;
+    for name in names {
+        ensure!(world.clocks.reads(name)? > 0 || skew == 0, "{name} did not look at its clock");
+    }
+    world.story.count("F17", names.len() as u64);
+    Ok(())
+}
+
+/// What ingest takes for the future is later or earlier by the skew, and nothing else.
+async fn the_future_has_moved(world: &World, name: &str, skew: i64) -> Result<()> {
+    let ingest = Http::new(&world.system.base(name)?, world.system.key())?;
+    for (at, accepted) in [(skew + FUTURE - MARGIN, true), (skew + FUTURE + MARGIN, false)] {
+        let event = json!({
+            "id": format!("clock-{name}-{at}"), "type": "clock", "source": "clock", "subject": "clock",
+            "time": domain::time::format((now_s() + at) * 1_000_000), "data": {},
+        });
+        let (status, answer) =
+            ingest.exchange("POST", "/v1/events", event.to_string().into_bytes()).await?;
+        let future = answer.to_string().contains("time_in_future");
+        ensure!(
+            (status == 200) == accepted && future != accepted,
+            "an event at {at} s by a clock at {skew} s: {status}: {answer}"
+        );
+    }
+    Ok(())
+}
+
+/// The same of `weir up`, with all that it brings along.
+pub async fn of_everything_are_wrong(world: &mut World) -> Result<()> {
+    for skew in [10 * MINUTE, -10 * MINUTE, DAY, -HOUR] {
+        world.moment().await?;
+        jump(world, &["up"], skew).await?;
+    }
+    put_right(world, &["up"]).await
+}
