@@ -4,9 +4,11 @@ DATA ?= .weir
 # The development build: it is the one that `make test` has built, and is fast enough to try.
 PROFILE ?= dev
 KILLS ?= 30
+# Of each fuzz target.
+SECONDS ?= 600
 WEIR = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/weir
 
-.PHONY: help up down status test test-kills
+.PHONY: help up down status test test-kills fuzz supply-chain reproduce
 
 help:
 	@echo "make up          start Weir with a demo on this machine, and print what to try"
@@ -14,6 +16,9 @@ help:
 	@echo "make down        stop it; data stay in $(DATA)"
 	@echo "make test        format, lints, all tests"
 	@echo "make test-kills  the kill tests, $(KILLS) kills each"
+	@echo "make fuzz        every fuzz target for $(SECONDS) s (TARGETS names some)"
+	@echo "make supply-chain  licences and sources of dependencies, unused ones, and a list of all"
+	@echo "make reproduce   two builds from nothing are the same, byte by byte"
 
 up:
 	@PROFILE=$(PROFILE) deploy/up.sh "$(DATA)"
@@ -29,3 +34,12 @@ test:
 
 test-kills:
 	@WEIR_KILLS=$(KILLS) deploy/test.sh kills
+
+fuzz:
+	@deploy/fuzz.sh $(SECONDS) $(TARGETS)
+
+supply-chain:
+	@deploy/supply-chain.sh
+
+reproduce:
+	@deploy/reproduce.sh
