@@ -5,9 +5,11 @@ DATA ?= .weir
 PROFILE ?= dev
 # How long `make soak` goes on, in minutes.
 MINUTES ?= 60
+# Of each fuzz target.
+SECONDS ?= 600
 WEIR = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/weir
 
-.PHONY: help up down status test test-deep soak
+.PHONY: help up down status test test-deep soak fuzz supply-chain reproduce
 
 help:
 	@echo "make up          start Weir with a demo on this machine, and print what to try"
@@ -16,6 +18,9 @@ help:
 	@echo "make test        format, lints, all tests"
 	@echo "make test-deep   the fault tests with larger counts (docs/RELIABILITY.md)"
 	@echo "make soak        the fault tests with new seeds for MINUTES=$(MINUTES), added to the totals"
+	@echo "make fuzz        every fuzz target for $(SECONDS) s (TARGETS names some)"
+	@echo "make supply-chain  licences and sources of dependencies, unused ones, and a list of all"
+	@echo "make reproduce   two builds from nothing are the same, byte by byte"
 
 up:
 	@PROFILE=$(PROFILE) deploy/up.sh "$(DATA)"
@@ -34,3 +39,12 @@ test-deep:
 
 soak:
 	@deploy/soak.sh "$(MINUTES)"
+
+fuzz:
+	@deploy/fuzz.sh $(SECONDS) $(TARGETS)
+
+supply-chain:
+	@deploy/supply-chain.sh
+
+reproduce:
+	@deploy/reproduce.sh

@@ -29,6 +29,7 @@ mod jobs;
 mod live;
 mod metrics;
 mod openapi;
+pub mod outside;
 mod page;
 mod provider_prices;
 mod router;

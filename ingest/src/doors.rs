@@ -26,7 +26,7 @@ use tokio::{runtime::Handle, time::timeout_at};
 use self::message::Read;
 use crate::{Ingest, block::Answer, budget::Full};
 
-mod message;
+pub mod message;
 
 /// A tenant's door is the topic `{prefix}.in.{tenant}`.
 pub const DOORS: &str = "in";

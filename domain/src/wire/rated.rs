@@ -188,16 +188,19 @@ impl Counts {
         *self = Counts::from_fields(fields);
     }
 
-    /// How many entries have an outcome.
+    /// How many entries have an outcome; as many as a `u64` holds where they are more.
     #[must_use]
     pub fn outcomes(&self) -> u64 {
-        self.fields().iter().skip(2).sum()
+        self.fields().iter().skip(2).fold(0, |sum, field| sum.saturating_add(*field))
     }
 
     /// Everything that came in has exactly one outcome. A loss is a range without events.
     #[must_use]
     pub fn balanced(&self) -> bool {
-        self.accepted.saturating_add(self.copies) == self.outcomes().saturating_sub(self.lost)
+        // Fields that were read may be anything: their sum is taken where it cannot overflow.
+        let came = u128::from(self.accepted) + u128::from(self.copies);
+        let outcomes: u128 = self.fields().iter().skip(2).map(|field| u128::from(*field)).sum();
+        came + u128::from(self.lost) == outcomes
     }
 }
 

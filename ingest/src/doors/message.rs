@@ -21,7 +21,8 @@ use crate::{
 const RAW_BYTES_MAX: usize = 1 << 20;
 
 /// A message that was read.
-pub(super) struct Read {
+#[derive(Debug)]
+pub struct Read {
     /// Its events, and what was refused.
     pub batch: Arc<Batch>,
     /// How many of both there are.
@@ -72,7 +73,7 @@ fn whole(code: &'static str, detail: impl Into<String>) -> Whole {
 
 /// Reads a message of `door`. Fails only where memory is short; reading it again gives the same
 /// items.
-pub(super) fn read(
+pub fn read(
     letter: &Letter,
     door: &str,
     caller: Caller,

@@ -14,7 +14,7 @@ use std::{fs, io};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    frame::Fields,
+    frame::{Fields, POSITION_END},
     layout::{Layout, replace},
     segment::Scan,
 };
@@ -124,6 +124,9 @@ fn decode(bytes: &[u8], layout: &Layout, number: u64) -> Option<Sealed> {
     let mut runs = Vec::with_capacity(layout.tracks());
     for _ in 0..layout.tracks() {
         let first = i64::from_le_bytes(fields.take()?);
+        if !(0..POSITION_END).contains(&first) {
+            return None;
+        }
         let count = u64::from_le_bytes(fields.take()?);
         runs.push(Run { first, count: i64::try_from(count).ok()?, at });
         at = at.checked_add(count.checked_mul(4)?)?;

@@ -12,7 +12,7 @@ use std::{
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    frame::{Fields, HEADER_BYTES, Header, MAGIC, Place, decode},
+    frame::{Fields, HEADER_BYTES, Header, MAGIC, POSITION_END, Place, decode},
     layout::{Layout, broken},
 };
 use crate::log::LogError;
@@ -58,9 +58,11 @@ impl Opening {
         }
         let number = u64::from_le_bytes(fields.take()?);
         let append_time_us = i64::from_le_bytes(fields.take()?);
-        let next: Option<Vec<i64>> =
-            (0..layout.tracks()).map(|_| Some(i64::from_le_bytes(fields.take()?))).collect();
-        Some(Self { number, append_time_us, next: next? })
+        let next = (0..layout.tracks()).map(|_| {
+            let position = i64::from_le_bytes(fields.take()?);
+            (0..POSITION_END).contains(&position).then_some(position)
+        });
+        Some(Self { number, append_time_us, next: next.collect::<Option<_>>()? })
     }
 }
 
