@@ -531,6 +531,24 @@ async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
     Ok(())
 }
 
+/// Prometheus' own tool reads the rules, and they fire for what they are about.
+#[test]
+fn prometheus_takes_the_alert_rules_and_they_fire() -> Result<()> {
+    let output = Command::new(repository("deploy/setup/promtool.sh")).output()?;
+    ensure!(output.status.success(), "promtool.sh: {}", output.status);
+    let promtool = String::from_utf8(output.stdout)?.trim().to_owned();
+    let folder = TestFolder::new("alerts")?;
+    fs::copy(repository("deploy/alerts.yml"), folder.path().join("alerts.yml"))?;
+    fs::copy(repository("tests/data/alert_cases.yml"), folder.path().join("cases.yml"))?;
+    for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "cases.yml"]] {
+        let output = Command::new(&promtool).args(arguments).current_dir(folder.path()).output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "promtool {arguments:?}: {said}{wrong}");
+    }
+    Ok(())
+}
+
 /// Fails unless a running system has the measures of the whole installation.
 fn check_metrics(text: &str) -> Result<()> {
     let shown: BTreeSet<&str> =
