@@ -19,6 +19,7 @@ use ingest::{
     admit::{Caller, Door},
     budget::Budget,
     metrics::Metrics,
+    quotas::Quotas,
     store::{Alias, Snapshot, Tenant},
 };
 use runtime::{http::Attempts, telemetry};
@@ -42,6 +43,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         external_key: Some("seller".into()),
         aliases: HashMap::from([("other-name".into(), alias)]),
         apps: HashSet::from(["app".into()]),
+        disabled: false,
     };
     let known = Snapshot {
         loaded_at: Instant::now(),
@@ -56,7 +58,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         limits: HashMap::new(),
     };
     let attempts = Attempts::new(10, Duration::from_secs(1));
-    let door = Door::new(known, Duration::MAX, attempts, &metrics);
+    let door = Door::new(known, Duration::MAX, attempts, Quotas::default(), &metrics);
     let caller = door.writer_of("default").expect("the lease holds").expect("the tenant is known");
     World { caller, budget: Budget::new(256 << 20, &metrics) }
 });
