@@ -382,8 +382,12 @@ async fn pipeline(
         audit_key: audit_key(),
     };
     tasks.push(spawn(async move { Ok(ledger_writer::run(writer, two).await?) }));
-    let archiver =
-        archiver::Config { group_rows: 50_000, group_bytes: 32 << 20, group_wait_ms: 100 };
+    let archiver = archiver::Config {
+        group_rows: 50_000,
+        group_bytes: 32 << 20,
+        group_wait_ms: 100,
+        heads_every_ms: 60_000,
+    };
     tasks.push(spawn(async move { Ok(archiver::run(archiver, three).await?) }));
     Ok(router)
 }
