@@ -6,7 +6,12 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::{process::Process, seed::Moments, system::System, wait::eventually};
+use tests::{
+    process::{Process, command},
+    seed::Moments,
+    system::System,
+    wait::eventually,
+};
 
 #[path = "verify/archive.rs"]
 mod archive;
@@ -132,6 +137,20 @@ async fn heads_copied(system: &System) -> Result<()> {
         Ok(copied == newest)
     })
     .await
+}
+
+#[test]
+fn the_unit_of_the_night_starts_it() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
+    let unit = std::fs::read_to_string(folder.join("weir-verify.service"))?;
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/weir "));
+    let arguments: Vec<&str> = start.context("no ExecStart")?.split(' ').collect();
+    ensure!(arguments[0] == "verify", "{arguments:?}");
+    let parsed = command()?.args(&arguments).arg("--help").output()?;
+    ensure!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
+    let timer = std::fs::read_to_string(folder.join("weir-verify.timer"))?;
+    ensure!(timer.contains("OnCalendar=") && timer.contains("WantedBy=timers.target"), "{timer}");
+    Ok(())
 }
 
 #[tokio::test]
