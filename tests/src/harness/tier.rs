@@ -1,6 +1,9 @@
-//! How often each fault is done: WEIR_TIER is `test` (`make test`, `make soak`) or `deep`.
+//! How often each fault is done: WEIR_TIER is `test` (`make test`, `make soak`) or `deep`. WEIR_RATE is
+//! for machines that do not bear the tier's events per second.
 
 use std::env;
+
+use crate::seed::number;
 
 /// Counts of faults.
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +87,12 @@ const DEEP: Tier = Tier {
 };
 
 impl Tier {
-    /// The tier that the environment names.
+    /// The tier that the environment names, at the rate that it names.
     pub fn of_environment() -> Tier {
-        match env::var("WEIR_TIER").as_deref() {
+        let tier = match env::var("WEIR_TIER").as_deref() {
             Ok("deep") => DEEP,
             _ => TEST,
-        }
+        };
+        Tier { rate: number("WEIR_RATE").unwrap_or(tier.rate), ..tier }
     }
 }
