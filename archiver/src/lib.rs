@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
-mod borders;
+pub mod borders;
 pub mod config;
 mod error;
-mod flush;
-mod group;
-mod insert;
+pub mod flush;
+pub mod group;
+pub mod insert;
 pub mod metrics;
 mod partition;
 

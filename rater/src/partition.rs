@@ -27,7 +27,7 @@ use crate::{
     late::{self, Link},
     metrics::RaterMetrics,
     ranges::Folder,
-    start::{beginning, read_rated},
+    start::{begin, read_rated},
     state::{State, StateError},
     store::{
         catalog::CatalogStore,
@@ -227,8 +227,6 @@ struct Owner<'a> {
     state: State,
     usage: Box<dyn Reader>,
     pending: VecDeque<Pending>,
-    /// Where in `[rated]` the next report must say that its batch stands.
-    next_rated: i64,
     /// When the batch in the making took its first block.
     batch_since: Instant,
     /// A block that was read and not yet rated, because the batch had to be cut before it.
@@ -248,7 +246,7 @@ impl<'a> Owner<'a> {
         let Posted { place: posted, catalog_version } =
             shared.handle.block_on(posted(&shared.pool, partition))?;
         let (first, end) = shared.log.bounds(RATED, partition, BOUNDS_WAIT)?;
-        let (begin, coverage) = beginning(shared, partition, posted, first)?;
+        let (begin, coverage) = begin(shared, partition, posted, first)?;
         let mut state = State::new(partition, begin, coverage, shared.config.limits());
         let version =
             read_rated(shared, partition, &mut state, end, catalog_version, Some((posted, stop)))?;
@@ -270,7 +268,6 @@ impl<'a> Owner<'a> {
             state,
             usage,
             pending: VecDeque::new(),
-            next_rated: end,
             batch_since: Instant::now(),
             held: None,
             broken: false,
@@ -310,20 +307,14 @@ impl<'a> Owner<'a> {
         while let Some(oldest) = self.pending.front_mut() {
             let Some(outcome) = oldest.try_outcome() else { break };
             let reason = match outcome {
-                Ok(appended) if appended.position == self.next_rated => {
-                    self.pending.pop_front();
-                    self.state.accepted(appended.position);
-                    self.next_rated += 1;
-                    self.shared.metrics.batches.inc();
-                    let label = self.partition.to_string();
-                    self.shared
-                        .metrics
-                        .position
-                        .with_label_values(&[&label])
-                        .set(self.state.place().x);
-                    continue;
+                Ok(appended) => {
+                    if self.state.landed(appended.position) {
+                        self.pending.pop_front();
+                        self.batch_accepted();
+                        continue;
+                    }
+                    "not_adjacent"
                 }
-                Ok(_) => "not_adjacent",
                 Err(error) => {
                     tracing::warn!(partition = self.partition, %error, "a rated batch has no report of its place");
                     "no_report"
@@ -333,6 +324,12 @@ impl<'a> Owner<'a> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn batch_accepted(&self) {
+        let (metrics, label) = (&self.shared.metrics, self.partition.to_string());
+        metrics.batches.inc();
+        metrics.position.with_label_values(&[&label]).set(self.state.place().x);
     }
 
     /// Discards what is not accepted, reads `[rated]` to its end and goes on from there.
@@ -348,7 +345,6 @@ impl<'a> Owner<'a> {
                 self.shared.handle.block_on(self.shared.catalogs.at(version))?,
             ));
         }
-        self.next_rated = end;
         self.usage = self.shared.log.reader(USAGE, self.partition, self.state.next_position())?;
         tracing::info!(
             partition = self.partition,

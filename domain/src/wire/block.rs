@@ -31,7 +31,7 @@ pub struct TenantCount {
 }
 
 /// Fills a block entry by entry.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BlockWriter {
     tenants: Vec<TenantCount>,
     /// Strings shared by the entries; intern them before encoding an entry.
