@@ -88,8 +88,11 @@ pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Vec<Insert> {
     let others = joined(groups.iter_mut().map(|group| mem::take(&mut group.others)));
     let rows = joined(groups.iter_mut().map(|group| mem::take(&mut group.rows)));
     drop(groups);
-    let insert = |table, columns, name: &str, rows| {
-        Insert { table, columns, token: format!("{name}:{token}"), rows }
+    let insert = |table, columns, name: &str, rows| Insert {
+        table,
+        columns,
+        token: format!("{name}:{token}"),
+        rows,
     };
     let mut inserts = vec![
         insert("rejected_events", REJECTED_EVENTS_COLUMNS, "rejected", others),

@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use domain::wire::{
-    block::BlockWriter, codec::DecodeError, rated::OuterError, record::Verdict,
-};
+use domain::wire::{block::BlockWriter, codec::DecodeError, rated::OuterError, record::Verdict};
 use uuid::Uuid;
 
 use crate::verdict::{Cursor, Hit, Late, Waiting, Wanted, read};

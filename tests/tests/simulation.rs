@@ -144,11 +144,12 @@ fn smallest(name: &'static str) -> Scope {
     Scope {
         name,
         blocks: blocks(),
+        sent: 3,
         usage_max: 3,
         rated_max: 3,
         flying_max: 2,
         batch_max: 2,
-        starts: 1,
+        starts: [1, 1],
         departures: 0,
         lanes: 0,
         writers: 0,
@@ -188,7 +189,7 @@ fn every_order_of_two_owners() {
     let more = further();
     let scope = Scope {
         rated_max: 3 + usize::from(more),
-        starts: 2,
+        starts: [2, 1],
         departures: 1 + more,
         ..smallest("two owners")
     };

@@ -101,9 +101,7 @@ impl Sent<'_> {
     /// The event of an entry, where it first stood, and when that was appended.
     fn event(&self, at: At) -> Option<(Event, At, i64)> {
         match self.entry(at) {
-            Entry::Event(event) => {
-                Some((*event, at, self.log.block(at.0).unwrap().append_time_us))
-            }
+            Entry::Event(event) => Some((*event, at, self.log.block(at.0).unwrap().append_time_us)),
             Entry::Copy { event, origin, append_time_us } => {
                 Some((*event, *origin, *append_time_us))
             }
@@ -151,8 +149,7 @@ fn hash(message: &[u8], at: usize) -> [u8; 32] {
 /// position after the one before, each naming the hash of the one before.
 fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
     let mut place = Place { x: -1, r: -1, c: GENESIS };
-    let mut chain =
-        Chain { places: vec![place], outcomes: BTreeMap::new(), forwards: Vec::new() };
+    let mut chain = Chain { places: vec![place], outcomes: BTreeMap::new(), forwards: Vec::new() };
     for (r, message) in (0..).zip(&sent.log.rated) {
         let (from, to) = (number(message, 12), number(message, 20));
         if from != place.x + 1 || hash(message, 28) != place.c {
@@ -254,7 +251,10 @@ fn outcomes(sent: &Sent<'_>, chain: &Chain, partition: u32, findings: &mut Findi
                 findings.effects += 1;
                 let place = (*at, event.content());
                 let first = effects.insert(event.identity(), place);
-                assert!(first.is_none(), "{partition}: {event:?} took effect at {first:?} and {at:?}");
+                assert!(
+                    first.is_none(),
+                    "{partition}: {event:?} took effect at {first:?} and {at:?}"
+                );
                 check_effect(sent, *at, row, &event, append_time_us, partition);
                 let marker = |index| matches!(sent.entry((at.0, index)), Entry::Marker(_));
                 findings.switches += u64::from((0..at.1).any(marker));
@@ -273,7 +273,10 @@ fn outcomes(sent: &Sent<'_>, chain: &Chain, partition: u32, findings: &mut Findi
                 findings.rejected += 1;
                 let refused = matches!(sent.entry(*at), Entry::Refused { .. });
                 let rejected = event.is_some() && sent.worth(*at).is_none();
-                assert!(refused || rejected, "{partition}: {at:?} is rejected as {row:?}: {event:?}");
+                assert!(
+                    refused || rejected,
+                    "{partition}: {at:?} is rejected as {row:?}: {event:?}"
+                );
                 assert!(
                     row.catalog_version == sent.versions[at],
                     "{partition}: {at:?} is rejected by catalog {}",
@@ -351,12 +354,8 @@ impl Books {
             sum.cost += cost;
             sum.events += 1;
             let mut book = |kind, team: &str, currency: &str, amount: i128| {
-                let name = AccountName {
-                    tenant,
-                    kind,
-                    team: team.into(),
-                    currency: currency.into(),
-                };
+                let name =
+                    AccountName { tenant, kind, team: team.into(), currency: currency.into() };
                 *self.balances.entry(name).or_default() += amount;
             };
             if charge != 0 {
@@ -447,7 +446,9 @@ fn archive(world: &World, chain: &Chain, partition: u32) {
     assert!(archive.repeated == 0, "{} rows came under two tokens", archive.repeated);
     let mut last = -1;
     for row in archive.archived.iter().filter(|row| row.partition == partition) {
-        let of = |rows: &BTreeMap<i64, u64>| rows.range(row.from_x..=row.to_x).map(|(_, n)| n).sum::<u64>();
+        let of = |rows: &BTreeMap<i64, u64>| {
+            rows.range(row.from_x..=row.to_x).map(|(_, n)| n).sum::<u64>()
+        };
         assert!(
             row.from_x == last + 1 && (row.rows, row.others) == (of(&rows), of(&others)),
             "{partition}: after {last} the archive has {row:?}"

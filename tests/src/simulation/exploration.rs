@@ -29,6 +29,8 @@ pub struct Scope {
     pub name: &'static str,
     /// Blocks of clients, in the order of the log; each is sent at any moment.
     pub blocks: Vec<Vec<Entry>>,
+    /// How many of them are there from the beginning.
+    pub sent: usize,
     /// Blocks in `[usage]`, copies of lanes included, at most.
     pub usage_max: usize,
     /// Messages in `[rated]`, at most.
@@ -37,8 +39,8 @@ pub struct Scope {
     pub flying_max: usize,
     /// Blocks in a batch, at most.
     pub batch_max: usize,
-    /// Times that each owner starts, or starts over from the accepted place.
-    pub starts: u8,
+    /// Times that each of the two owners starts, or starts over from the accepted place.
+    pub starts: [u8; 2],
     /// Ranges that leave the table of each owner, at most.
     pub departures: u8,
     /// Times that each lane answers; without any there are no lanes.
@@ -91,6 +93,8 @@ enum Step {
     Report(usize),
     /// What is too much leaves an owner's table, with a filter or without.
     Leave(usize, bool),
+    /// Everything accepted is posted and archived.
+    ReadAll,
     /// Everything accepted is posted.
     PostAll,
     /// A ledger-writer reads to the end and sends its transaction.
@@ -111,6 +115,22 @@ enum Step {
     Answered(usize),
     /// A lane ends; its copies are still under way.
     EndLane(usize),
+}
+
+impl Step {
+    /// Whether what is checked may be another after it: log, stores, or what an owner believes.
+    fn changes_something(self) -> bool {
+        !matches!(
+            self,
+            Step::Rate(..)
+                | Step::Leave(..)
+                | Step::Post(_)
+                | Step::Lead(_)
+                | Step::Judge(_)
+                | Step::EndArchiver(_)
+                | Step::EndLane(_)
+        )
+    }
 }
 
 /// How often what is limited was done.
@@ -155,7 +175,11 @@ pub fn explore(scope: &Scope) -> Explored {
         most: Findings::default(),
         wrong: None,
     };
-    let first = Node { world, spent: Spent::default() };
+    let mut first = Node { world, spent: Spent::default() };
+    for _ in 0..scope.sent {
+        first.take_in(scope, Step::Send);
+    }
+    let nothing = Findings::default();
     let mut seen = HashSet::from([first.digest()]);
     let steps = first.steps(scope);
     let mut path: Vec<(Node, Vec<Step>, usize)> = vec![(first, steps, 0)];
@@ -173,7 +197,8 @@ pub fn explore(scope: &Scope) -> Explored {
             if !seen.insert(digest) {
                 return None;
             }
-            let findings = check(&after.world, false);
+            let findings =
+                if step.changes_something() { check(&after.world, false) } else { nothing };
             if digest.0 % scope.heal_one_in == 0 {
                 after.heal();
                 explored.healed += 1;
@@ -262,7 +287,7 @@ impl Node {
 
     fn owner_steps(&self, scope: &Scope, which: usize, room: bool, steps: &mut Vec<Step>) {
         let (world, spent) = (&self.world, &self.spent);
-        let may_start = spent.starts[which] < scope.starts;
+        let may_start = spent.starts[which] < scope.starts[which];
         // The two are alike: the second one starts after the first.
         if may_start && (which == 0 || spent.starts[0] > 0) {
             steps.push(Step::Start(which));
@@ -319,7 +344,8 @@ impl Node {
         let behind = world.log[0].rated_end() > world.database.standings[0].place.r + 1;
         if scope.writers == 0 {
             if which == 0 && behind {
-                steps.push(Step::PostAll);
+                let alone = scope.archivers > 0;
+                steps.push(if alone { Step::PostAll } else { Step::ReadAll });
             }
             return;
         }
@@ -341,7 +367,7 @@ impl Node {
         let world = &self.world;
         let behind = world.log[0].rated_end() > world.archive.position(0).r + 1;
         if scope.archivers == 0 {
-            if which == 0 && behind {
+            if which == 0 && behind && scope.writers > 0 {
                 steps.push(Step::ArchiveAll);
             }
             return;
@@ -363,6 +389,7 @@ impl Node {
 
     fn take_in(&mut self, scope: &Scope, step: Step) {
         if step == Step::Send {
+            self.world.now_us = BEGIN_US + STEP_US * self.world.log[0].usage_end();
             let block = scope.blocks[self.spent.sent].clone();
             self.spent.sent += 1;
             self.world.send(0, block);
@@ -401,6 +428,10 @@ impl Node {
                 let bits = Bits(if filter { u64::MAX } else { 0 });
                 world.leave(0, which, bits);
                 world.leave(0, which, bits);
+            }
+            Step::ReadAll => {
+                post_all(world);
+                archive_all(world);
             }
             Step::PostAll => post_all(world),
             Step::Post(which) => {
@@ -591,9 +622,7 @@ fn archive_all(world: &mut World) {
     world.gather(0, 0, usize::MAX);
     world.end_group(0, 0);
     world.lead(0);
-    while perform_newest(world, |effect| {
-        matches!(effect, Effect::Fix(..) | Effect::Insert(_))
-    }) {
+    while perform_newest(world, |effect| matches!(effect, Effect::Fix(..) | Effect::Insert(_))) {
         world.hear_flush(0, false);
     }
     world.archivers[0] = None;

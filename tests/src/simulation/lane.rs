@@ -80,17 +80,13 @@ impl World {
             lane.held = None;
             return;
         }
-        let believed = if self.settings.planted == Planted::NewWithoutLimit {
-            i64::MAX / 2
-        } else {
-            archived
-        };
+        let believed =
+            if self.settings.planted == Planted::NewWithoutLimit { i64::MAX / 2 } else { archived };
         let search = lane.queue.search(believed).unwrap();
         let hits = self.archive.find(number, &search.ranges, &search.identities);
         let answers = search.answers(&hits).unwrap();
         let verdicts = answers.verdicts.clone();
-        let call =
-            self.calls.begin(CALLER + which, Effect::Copies(number, answers.block.clone()));
+        let call = self.calls.begin(CALLER + which, Effect::Copies(number, answers.block.clone()));
         lane.appending = Some((call, answers));
         self.tell(|| format!("lane {partition}.{which} sends {verdicts:?} as call {call}"));
     }

@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use domain::{
-    chain::Place,
-    wire::rated::Sections,
-};
+use domain::{chain::Place, wire::rated::Sections};
 use rater::{
     batch::Coverage,
     beginning::{EVERYTHING, Refill, beginning},
@@ -277,9 +274,10 @@ impl World {
                 parts.finish().expect("a range ends where an accepted batch ends")
             }
             None if self.archive.position(number).x >= missing.to => {
-                let rows = self.archive.usage.range(
-                    (number, missing.from, 0)..=(number, missing.to, u32::MAX),
-                );
+                let rows = self
+                    .archive
+                    .usage
+                    .range((number, missing.from, 0)..=(number, missing.to, u32::MAX));
                 let identities = rows.map(|(_, row)| row.head.identity).collect();
                 let filter = seal(folder, planted, &mut bits, &missing, identities);
                 vec![Range { name: missing, filter }]

@@ -107,10 +107,7 @@ fn nullable<T>(
     }
 }
 
-fn column<T>(
-    input: &mut Input<'_>,
-    read: impl Fn(&mut Input<'_>) -> Result<T>,
-) -> Result<Vec<T>> {
+fn column<T>(input: &mut Input<'_>, read: impl Fn(&mut Input<'_>) -> Result<T>) -> Result<Vec<T>> {
     (0..input.varint()?).map(|_| read(input)).collect()
 }
 
@@ -136,9 +133,7 @@ fn skip_copy(input: &mut Input<'_>) -> Result<()> {
     Ok(())
 }
 
-fn money(
-    input: &mut Input<'_>,
-) -> Result<(Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>)> {
+fn money(input: &mut Input<'_>) -> Result<(Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>)> {
     Ok((
         column(input, text)?,
         column(input, |input| input.u32())?,
@@ -213,16 +208,7 @@ pub fn other_row(input: &mut Input<'_>) -> Result<OtherRow> {
     let catalog_version = input.u64()?;
     skip_copy(input)?;
     input.bytes()?;
-    Ok(OtherRow {
-        head,
-        partition,
-        tenant,
-        append_time_us,
-        outcome,
-        reason,
-        twin,
-        catalog_version,
-    })
+    Ok(OtherRow { head, partition, tenant, append_time_us, outcome, reason, twin, catalog_version })
 }
 
 /// Reads the next row of `archived`.

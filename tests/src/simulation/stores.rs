@@ -110,8 +110,7 @@ pub struct Database {
 impl Database {
     /// An installation with this many partitions.
     pub fn new(partitions: usize) -> Database {
-        let standing =
-            Standing { place: Place::EMPTY, catalog_version: 0, head: seal::GENESIS };
+        let standing = Standing { place: Place::EMPTY, catalog_version: 0, head: seal::GENESIS };
         Database {
             standings: vec![standing; partitions],
             audit: vec![Vec::new(); partitions],
@@ -184,7 +183,10 @@ impl Database {
 
     /// The oldest audited place whose next batch stands at or after `first`.
     pub fn audited_from(&self, partition: u32, first: i64) -> Option<Place> {
-        self.audit[partition as usize].iter().map(|(entry, _)| entry.to).find(|to| to.r + 1 >= first)
+        self.audit[partition as usize]
+            .iter()
+            .map(|(entry, _)| entry.to)
+            .find(|to| to.r + 1 >= first)
     }
 
     /// Moves a lane's place; false if another lane has moved it.
@@ -217,9 +219,10 @@ impl Database {
         let (_, flush) = self.groups.get(&(partition, from_x))?;
         let own = self.groups.iter().filter(|(_, (_, of))| of == flush);
         let group = |((partition, from_x), (borders, _)): (&(u32, i64), &(Borders, Uuid))| {
-            let before = self.groups.iter().find(|((other, _), (before, _))| {
-                other == partition && before.to_x == *from_x - 1
-            });
+            let before = self
+                .groups
+                .iter()
+                .find(|((other, _), (before, _))| other == partition && before.to_x == *from_x - 1);
             let place = before.map_or(Place::EMPTY, |(_, (before, _))| Place {
                 x: before.to_x,
                 r: before.to_r,
@@ -285,14 +288,18 @@ impl Archive {
 
     /// Which of the three inserts of a flush were taken.
     pub fn has_token(&self, flush: &Uuid) -> [bool; 3] {
-        ["rejected", "usage", "archived"].map(|name| self.tokens.contains(&format!("{name}:{flush}")))
+        ["rejected", "usage", "archived"]
+            .map(|name| self.tokens.contains(&format!("{name}:{flush}")))
     }
 
     /// `A` with its `R` and `C`.
     pub fn position(&self, partition: u32) -> Place {
         let own = self.archived.iter().filter(|row| row.partition == partition);
-        own.max_by_key(|row| row.to_x)
-            .map_or(Place::EMPTY, |row| Place { x: row.to_x, r: row.r, c: row.c })
+        own.max_by_key(|row| row.to_x).map_or(Place::EMPTY, |row| Place {
+            x: row.to_x,
+            r: row.r,
+            c: row.c,
+        })
     }
 
     /// What a lane's search finds.

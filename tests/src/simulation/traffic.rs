@@ -319,18 +319,22 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         per: u64::try_from(price.per).unwrap(),
         unlimited: false,
     };
-    let card = |key: &str, kind: CardKind, currency: &str, rates: Vec<RateRow>| Card {
+    // Each version holds from the beginning: the newest one prices everything.
+    let card = |key: &str, kind, currency: &str, rates: &dyn Fn(u64) -> Vec<RateRow>| Card {
         key: key.into(),
         kind,
         currency: currency.into(),
-        versions: vec![CardVersion {
-            version: u32::try_from(version).unwrap(),
-            effective_from_us: 0,
-            rates,
-        }],
+        versions: (1..=version)
+            .map(|number| CardVersion {
+                version: u32::try_from(number).unwrap(),
+                effective_from_us: i64::try_from(number).unwrap(),
+                rates: rates(number),
+            })
+            .collect(),
     };
-    let rates = vec![rate("tokens", token_price(tenant, version)), rate("calls", call_price(version))];
-    let costs = vec![rate("tokens", token_cost(tenant))];
+    let rates =
+        |own| vec![rate("tokens", token_price(tenant, own)), rate("calls", call_price(own))];
+    let costs = |_| vec![rate("tokens", token_cost(tenant))];
     let document = CatalogDocument {
         meters: vec![
             meter("tokens", METERED, Some("$.tokens")),
@@ -339,8 +343,8 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         ],
         credit_units: Vec::new(),
         cards: vec![
-            card("standard", CardKind::Rate, "EUR", rates),
-            card("provider", CardKind::Cost, "USD", costs),
+            card("standard", CardKind::Rate, "EUR", &rates),
+            card("provider", CardKind::Cost, "USD", &costs),
         ],
         default_rate_card: Some("standard".into()),
         default_cost_card: Some("provider".into()),

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Steps before healing.
-const STEPS: usize = 320;
+const STEPS: usize = 800;
 /// Ids of clients.
 const IDS: u8 = 16;
 /// Rounds of healing: late events that go round as often are stuck.
@@ -71,7 +71,7 @@ fn walk_telling(seed: u64, planted: Planted, trace: Option<Trace>) -> Walked {
     let settings = settings(&mut random, planted);
     let mut world = World::new(settings, BEGIN_US + MINUTE_US * random.below(200) as i64);
     world.trace = trace;
-    let (blocks, ordered) = (6 + random.below(10), random.one_in(3));
+    let (blocks, ordered) = (8 + random.below(12), random.one_in(3));
     let mut walk = Walk { random, world, blocks, times: vec![None; usize::from(IDS)], ordered };
     for _ in 0..STEPS {
         walk.step();
@@ -104,10 +104,10 @@ impl Walk {
         // The second of two is a zombie or an early successor: there now and then.
         let which = usize::from(random.one_in(3));
         match random.below(100) {
-            0..9 => self.send(partition),
-            9..11 => self.publish(partition),
-            11..13 => self.pass_time(),
-            13..38 => self.rater(partition, which),
+            0..4 => self.send(partition),
+            4 => self.publish(partition),
+            5..7 => self.pass_time(),
+            7..38 => self.rater(partition, which),
             38..52 => self.lane(partition, which),
             52..62 => self.writer(partition, which),
             62..76 => self.archiver(partition, which),
@@ -141,7 +141,13 @@ impl Walk {
         let id = self.ids(partition);
         let now = self.world.now_us;
         let random = &mut self.random;
-        let times = [None, Some(BEGIN_US - 600 * MINUTE_US), Some(now), Some(now), Some(now + 9 * MINUTE_US)];
+        let times = [
+            None,
+            Some(BEGIN_US - 600 * MINUTE_US),
+            Some(now),
+            Some(now),
+            Some(now + 9 * MINUTE_US),
+        ];
         let time_us = *self.times[usize::from(id)].get_or_insert(times[random.below(5)]);
         let usual = 11 + 13 * i64::from(id);
         let quantity = match random.below(8) {
@@ -220,23 +226,22 @@ impl Walk {
             return;
         };
         if owner.broken && !self.random.one_in(4) {
-            let away_after =
-                self.random.one_in(4).then(|| self.random.below(3));
+            let away_after = self.random.one_in(4).then(|| self.random.below(3));
             return self.world.recover(partition, which, away_after);
         }
         match self.random.below(40) {
             0 => self.world.crash_owner(partition, which),
-            1..15 => {
+            1..13 => {
                 if self.world.may_rate(partition, which) {
                     self.world.rate(partition, which);
                 }
             }
-            15..23 => self.world.cut(partition, which),
-            23..33 => {
+            13..21 => self.world.cut(partition, which),
+            21..30 => {
                 let doubt = self.doubt();
                 self.world.hear_report(partition, which, doubt);
             }
-            33..38 => self.world.leave(partition, which, bits),
+            30..38 => self.world.leave(partition, which, bits),
             _ => self.world.mend(partition, which, bits),
         }
     }
@@ -349,9 +354,10 @@ fn perform_all(world: &mut World) {
 }
 
 fn heal_round(world: &mut World, partition: usize) {
-    while world.owners[partition][0].as_ref().is_some_and(|owner| {
-        owner.state.batch().is_some() || !owner.reports.is_empty()
-    }) || world.may_rate(partition, 0)
+    while world.owners[partition][0]
+        .as_ref()
+        .is_some_and(|owner| owner.state.batch().is_some() || !owner.reports.is_empty())
+        || world.may_rate(partition, 0)
     {
         world.rate(partition, 0);
         world.cut(partition, 0);

@@ -194,7 +194,13 @@ impl World {
                 Answer::Done
             }
         };
-        self.tell(|| format!("call {id} is done: {} -> {answer:?}", name(&effect)));
+        self.tell(|| match answer {
+            // The head of the audit chain covers ids of journals, which are never the same.
+            Answer::Posted(standing) => {
+                format!("call {id} is done: {} -> {}", name(&effect), standing.place.x)
+            }
+            _ => format!("call {id} is done: {} -> {answer:?}", name(&effect)),
+        });
         self.calls.answer(id, answer);
     }
 
@@ -259,7 +265,8 @@ fn name(effect: &Effect) -> String {
             format!("post {} from {} to {}", posting.partition, posting.from.x, posting.to.x)
         }
         Effect::Move(partition, moved) => {
-            let place = |place: &rater::verdict::Cursor| (place.place.x, place.place.r, place.index);
+            let place =
+                |place: &rater::verdict::Cursor| (place.place.x, place.place.r, place.index);
             let (before, after) = (place(&moved.before), place(&moved.after));
             format!("lane {partition} from {before:?} to {after:?}")
         }
@@ -272,5 +279,8 @@ fn name(effect: &Effect) -> String {
 }
 
 fn hashes(outer: &Outer) -> String {
-    format!("{:02x}{:02x} after {:02x}{:02x}", outer.hash[0], outer.hash[1], outer.prev[0], outer.prev[1])
+    format!(
+        "{:02x}{:02x} after {:02x}{:02x}",
+        outer.hash[0], outer.hash[1], outer.prev[0], outer.prev[1]
+    )
 }
