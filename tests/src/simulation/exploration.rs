@@ -46,10 +46,10 @@ pub struct Scope {
     /// Times that each lane answers; without any there are no lanes.
     pub lanes: u8,
     /// Transactions that each of two ledger-writers begins, which may be carried out at any later
-    /// time; without any, one posts everything in one step.
+    /// time.
     pub writers: u8,
-    /// Flushes that each of two archivers begins, step by step; without any, one archives everything
-    /// in one step.
+    /// Flushes that each of two archivers begins, step by step. Without any of these two everything is
+    /// posted and archived in one step, now and then.
     pub archivers: u8,
     /// Identities that a table holds, at most.
     pub identities_max: usize,
@@ -95,14 +95,10 @@ enum Step {
     Leave(usize, bool),
     /// Everything accepted is posted and archived.
     ReadAll,
-    /// Everything accepted is posted.
-    PostAll,
     /// A ledger-writer reads to the end and sends its transaction.
     Post(usize),
     /// A ledger-writer hears of its transaction.
     HearPost(usize),
-    /// Everything accepted is archived.
-    ArchiveAll,
     /// An archiver reads to the end and sends the borders of its group.
     Lead(usize),
     /// An archiver hears of its call and makes the next.
@@ -343,9 +339,8 @@ impl Node {
         let world = &self.world;
         let behind = world.log[0].rated_end() > world.database.standings[0].place.r + 1;
         if scope.writers == 0 {
-            if which == 0 && behind {
-                let alone = scope.archivers > 0;
-                steps.push(if alone { Step::PostAll } else { Step::ReadAll });
+            if which == 0 && behind && scope.archivers == 0 {
+                steps.push(Step::ReadAll);
             }
             return;
         }
@@ -367,9 +362,6 @@ impl Node {
         let world = &self.world;
         let behind = world.log[0].rated_end() > world.archive.position(0).r + 1;
         if scope.archivers == 0 {
-            if which == 0 && behind && scope.writers > 0 {
-                steps.push(Step::ArchiveAll);
-            }
             return;
         }
         match &world.archivers[which] {
@@ -433,7 +425,6 @@ impl Node {
                 post_all(world);
                 archive_all(world);
             }
-            Step::PostAll => post_all(world),
             Step::Post(which) => {
                 spent.writers[which] += 1;
                 world.open_writer(0, which);
@@ -447,7 +438,6 @@ impl Node {
                 world.hear_post(0, which, false);
                 world.writers[0][which] = None;
             }
-            Step::ArchiveAll => archive_all(world),
             Step::Lead(which) => {
                 spent.archivers[which] += 1;
                 world.start_archiver(which);
