@@ -9,7 +9,7 @@ use crate::insert::Token;
 
 /// What is fixed of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Borders {
+pub struct Borders {
     /// First position of `[usage]`.
     pub from_x: i64,
     /// Last position of `[usage]`.
@@ -24,7 +24,7 @@ pub(crate) struct Borders {
 
 /// Groups whose borders were fixed together.
 #[derive(Clone, Debug)]
-pub(crate) struct Flush {
+pub struct Flush {
     /// The token of their inserts.
     pub token: Token,
     /// Partition, the place before its group, and the group's borders; by partition.

@@ -107,7 +107,7 @@ impl Flusher {
                 answered = &mut outcome => return answered.unwrap_or(Err(ArchiveError::Interrupted)),
                 mut flushes = self.turn.lock() => {
                     tokio::time::sleep(GATHER).await;
-                    let together = take(&self.waiting);
+                    let together = self.next();
                     if !together.is_empty() {
                         *flushes = flushes.wrapping_add(1);
                         self.lead(together, flushes.is_multiple_of(PRUNE_EVERY)).await;
@@ -115,6 +115,11 @@ impl Flusher {
                 }
             }
         }
+    }
+
+    fn next(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        together(&mut waiting, |one| &one.group)
     }
 
     /// Nobody flushes while the answer is held.
@@ -168,19 +173,19 @@ impl Flusher {
     }
 }
 
-/// Groups of one month, as many as one insert may hold; the first one whatever its size.
-fn take(waiting: &Mutex<Vec<Waiting>>) -> Vec<Waiting> {
-    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(month) = waiting.first().map(|first| month_of(first.group.append_time_us)) else {
-        return Vec::new();
-    };
+/// Takes the groups of the next flush out of those that wait: of one month, as many as one insert
+/// may hold; the first one whatever its size.
+pub fn together<T>(waiting: &mut Vec<T>, group: impl Fn(&T) -> &Group) -> Vec<T> {
+    let Some(first) = waiting.first() else { return Vec::new() };
+    let month = month_of(group(first).append_time_us);
     let (mut rows, mut bytes) = (0_usize, 0_usize);
     let (mut together, mut later) = (Vec::new(), Vec::new());
-    for one in mem::take(&mut *waiting) {
-        rows = rows.saturating_add(one.group.row_count);
-        bytes = bytes.saturating_add(one.group.bytes());
+    for one in mem::take(waiting) {
+        let group = group(&one);
+        rows = rows.saturating_add(group.row_count);
+        bytes = bytes.saturating_add(group.bytes());
         let fits = together.is_empty() || (rows <= FLUSH_ROWS_MAX && bytes <= FLUSH_BYTES_MAX);
-        if fits && month_of(one.group.append_time_us) == month {
+        if fits && month_of(group.append_time_us) == month {
             together.push(one);
         } else {
             later.push(one);

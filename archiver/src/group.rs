@@ -1,20 +1,20 @@
 //! Groups: consecutive accepted batches that become one insert.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use domain::{
     chain::{Offer, Place},
     time::month_of,
     wire::{
-        rated::{Outer, Sections},
+        codec::DecodeError,
+        rated::{Header, Outer, Sections},
         trace::{self, TraceContext},
     },
 };
-use runtime::log::{Message, Reader, SharedLog, Topic};
+use runtime::{
+    log::{Message, Reader, SharedLog, Topic},
+    telemetry::IntCounter,
+};
 
 use crate::{
     borders::Borders, config::Config, error::ArchiveError, flush::Ticks, metrics::ArchiverMetrics,
@@ -26,8 +26,8 @@ pub const RATED: Topic = Topic("rated");
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Batches that are inserted together, with their rows as they came.
-#[derive(Debug)]
-pub(crate) struct Group {
+#[derive(Clone, Debug)]
+pub struct Group {
     /// Its partition.
     pub partition: u32,
     /// First position of `[usage]` accounted for.
@@ -52,6 +52,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// What is fixed before it is inserted.
+    #[must_use]
     pub fn borders(&self) -> Borders {
         Borders {
             from_x: self.from_x,
@@ -63,6 +64,7 @@ impl Group {
     }
 
     /// Bytes of rows of both tables.
+    #[must_use]
     pub fn bytes(&self) -> usize {
         self.rows.len().saturating_add(self.others.len())
     }
@@ -70,31 +72,101 @@ impl Group {
 
 /// Where a group ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum End {
+pub enum End {
     /// When it is full or at the next tick, or where the month ends.
     Full,
     /// Exactly at this position, because it was fixed before.
     At(i64),
 }
 
-/// An accepted batch.
-struct Batch {
-    position: i64,
-    outer: Outer,
-    after: Place,
-    append_time_us: (i64, i64),
-    traces: Vec<TraceContext>,
-    payload: Bytes,
+/// Puts the accepted batches of one partition into groups. Pure: it reads no log and no clock.
+#[derive(Clone, Debug)]
+pub struct Gathering {
+    partition: u32,
+    place: Place,
+    group: Option<Group>,
+}
+
+/// What a message was.
+#[derive(Debug)]
+pub enum Gathered {
+    /// It does not continue the chain.
+    Ignored,
+    /// It is in the group now.
+    Added,
+    /// It is of another month: this group ended before it, and it is the first of the next one.
+    Ended(Group),
+}
+
+impl Gathering {
+    /// Begins right after `place`.
+    #[must_use]
+    pub fn new(partition: u32, place: Place) -> Gathering {
+        Gathering { partition, place, group: None }
+    }
+
+    /// Whether there is no group yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.group.is_none()
+    }
+
+    /// Judges the message at `position` of `[rated]` and adds it if it continues. A group that was
+    /// fixed before takes what it took then.
+    pub fn offer(
+        &mut self,
+        position: i64,
+        message: &[u8],
+        end: End,
+    ) -> Result<Gathered, ArchiveError> {
+        let offer = self.place.offer(self.partition, position, message);
+        let (outer, after) =
+            match offer.map_err(|source| ArchiveError::Message { position, source })? {
+                Offer::Ignored(_) => return Ok(Gathered::Ignored),
+                Offer::Accepted(outer, after) => (outer, after),
+            };
+        let sections = Sections::split(message);
+        let sections = sections.map_err(|source| ArchiveError::Batch { position, source })?;
+        let batch = Batch { position, outer, after, sections };
+        let ended = match &mut self.group {
+            Some(group) if matches!(end, End::Full) && !batch.is_of_month(group)? => {
+                self.group.replace(begin(self.partition, &batch)?)
+            }
+            Some(group) => {
+                batch.add_to(group)?;
+                None
+            }
+            None => {
+                self.group = Some(begin(self.partition, &batch)?);
+                None
+            }
+        };
+        self.place = after;
+        Ok(ended.map_or(Gathered::Added, Gathered::Ended))
+    }
+
+    /// Whether the group ends by itself.
+    #[must_use]
+    pub fn is_full(&self, end: End, config: &Config) -> bool {
+        self.group.as_ref().is_some_and(|group| match end {
+            End::At(to_x) => group.place.x >= to_x,
+            End::Full => {
+                group.row_count >= config.group_rows || group.bytes() >= config.group_bytes
+            }
+        })
+    }
+
+    /// Ends the group.
+    pub fn take(&mut self) -> Option<Group> {
+        self.group.take()
+    }
 }
 
 /// Reads one partition of `[rated]` by the acceptance rule.
 pub(crate) struct Collector {
-    partition: u32,
     reader: Box<dyn Reader>,
-    place: Place,
-    /// The batch after the last group's, where that ended because of a month.
-    carried: Option<Batch>,
-    ignored: Arc<dyn Fn() + Send + Sync>,
+    gathering: Gathering,
+    ignored: IntCounter,
     ticks: Ticks,
     /// The position of `[rated]` that is read next.
     next: i64,
@@ -110,10 +182,9 @@ impl Collector {
         ticks: Ticks,
     ) -> Result<Collector, ArchiveError> {
         let reader = log.reader(RATED, partition, place.r.saturating_add(1))?;
-        let counter = metrics.ignored.clone();
-        let ignored = Arc::new(move || counter.inc());
+        let (gathering, ignored) = (Gathering::new(partition, place), metrics.ignored.clone());
         let next = place.r.saturating_add(1);
-        Ok(Collector { partition, reader, place, carried: None, ignored, ticks, next })
+        Ok(Collector { reader, gathering, ignored, ticks, next })
     }
 
     /// The position of `[rated]` that is read next.
@@ -128,61 +199,27 @@ impl Collector {
         config: &Config,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Option<Group>, ArchiveError> {
-        let mut group: Option<Group> = None;
         let mut deadline = None;
         while !stopped() {
-            let left = deadline.map_or(LOOK, |deadline: Instant| {
-                deadline.saturating_duration_since(Instant::now())
-            });
-            let batch = self.next(left.min(LOOK))?;
-            match (batch, &mut group) {
-                (None, None) => return Ok(None),
-                (None, Some(_)) => {}
-                (Some(batch), None) => {
-                    group = Some(begin(self.partition, &batch)?);
-                    deadline = matches!(end, End::Full).then(|| self.ticks.next(Instant::now()));
-                }
-                (Some(batch), Some(group))
-                    if matches!(end, End::At(_)) || same_month(group, &batch) =>
-                {
-                    add(group, &batch)?
-                }
-                (Some(batch), Some(_)) => {
-                    self.carried = Some(batch);
-                    return Ok(group);
-                }
+            let mut wait = LOOK;
+            if !self.gathering.is_empty() && matches!(end, End::Full) {
+                let now = Instant::now();
+                let due = *deadline.get_or_insert_with(|| self.ticks.next(now));
+                wait = wait.min(due.saturating_duration_since(now));
             }
-            let waited = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            let ended = group.as_ref().is_some_and(|group| match end {
-                End::At(to_x) => group.place.x >= to_x,
-                End::Full => {
-                    waited
-                        || group.row_count >= config.group_rows
-                        || group.bytes() >= config.group_bytes
-                }
-            });
-            if ended {
-                return Ok(group);
+            if self.gathering.is_full(end, config) || wait.is_zero() {
+                return Ok(self.gathering.take());
             }
-        }
-        Ok(None)
-    }
-
-    /// The next accepted batch, if one comes in time.
-    fn next(&mut self, wait: Duration) -> Result<Option<Batch>, ArchiveError> {
-        if let Some(batch) = self.carried.take() {
-            return Ok(Some(batch));
-        }
-        while let Some(message) = self.reader.next(wait)? {
-            self.next = message.position.saturating_add(1);
-            let offer = self.place.offer(self.partition, message.position, &message.payload);
-            match offer
-                .map_err(|source| ArchiveError::Message { position: message.position, source })?
-            {
-                Offer::Ignored(_) => (self.ignored)(),
-                Offer::Accepted(outer, after) => {
-                    self.place = after;
-                    return batch(message, outer, after).map(Some);
+            match self.reader.next(wait)? {
+                None if self.gathering.is_empty() => return Ok(None),
+                None => {}
+                Some(Message { position, payload, .. }) => {
+                    self.next = position.saturating_add(1);
+                    match self.gathering.offer(position, &payload, end)? {
+                        Gathered::Ignored => self.ignored.inc(),
+                        Gathered::Added => {}
+                        Gathered::Ended(group) => return Ok(Some(group)),
+                    }
                 }
             }
         }
@@ -190,22 +227,15 @@ impl Collector {
     }
 }
 
-fn batch(message: Message, outer: Outer, after: Place) -> Result<Batch, ArchiveError> {
-    let position = message.position;
-    let header = Sections::split(&message.payload)
-        .and_then(|sections| sections.header())
-        .map_err(|source| ArchiveError::Batch { position, source })?;
-    Ok(Batch {
-        position,
-        outer,
-        after,
-        append_time_us: header.append_time_us,
-        traces: header.traces,
-        payload: message.payload,
-    })
+/// An accepted batch.
+struct Batch<'a> {
+    position: i64,
+    outer: Outer,
+    after: Place,
+    sections: Sections<'a>,
 }
 
-fn begin(partition: u32, batch: &Batch) -> Result<Group, ArchiveError> {
+fn begin(partition: u32, batch: &Batch<'_>) -> Result<Group, ArchiveError> {
     let mut group = Group {
         partition,
         from_x: batch.outer.from,
@@ -218,25 +248,36 @@ fn begin(partition: u32, batch: &Batch) -> Result<Group, ArchiveError> {
         append_time_us: 0,
         traces: Vec::new(),
     };
-    add(&mut group, batch)?;
+    batch.add_to(&mut group)?;
     Ok(group)
 }
 
-fn add(group: &mut Group, batch: &Batch) -> Result<(), ArchiveError> {
-    let damaged = |source| ArchiveError::Batch { position: batch.position, source };
-    let sections = Sections::split(&batch.payload).map_err(damaged)?;
-    let (rows, others) = (sections.rows().map_err(damaged)?, sections.others().map_err(damaged)?);
-    group.row_count = group.row_count.saturating_add(rows.lengths.len());
-    group.other_count = group.other_count.saturating_add(others.lengths.len());
-    group.rows.extend_from_slice(&rows.bytes);
-    group.others.extend_from_slice(&others.bytes);
-    group.place = batch.after;
-    group.append_time_us = batch.append_time_us.1;
-    trace::add(&mut group.traces, &batch.traces);
-    Ok(())
-}
+impl Batch<'_> {
+    fn damaged(&self) -> impl Fn(DecodeError) -> ArchiveError {
+        let position = self.position;
+        move |source| ArchiveError::Batch { position, source }
+    }
 
-/// The tables are partitioned by month of append time, and an insert goes into one of them.
-fn same_month(group: &Group, batch: &Batch) -> bool {
-    month_of(group.append_time_us) == month_of(batch.append_time_us.1)
+    fn header(&self) -> Result<Header, ArchiveError> {
+        self.sections.header().map_err(self.damaged())
+    }
+
+    fn add_to(&self, group: &mut Group) -> Result<(), ArchiveError> {
+        let header = self.header()?;
+        let rows = self.sections.rows().map_err(self.damaged())?;
+        let others = self.sections.others().map_err(self.damaged())?;
+        group.row_count = group.row_count.saturating_add(rows.lengths.len());
+        group.other_count = group.other_count.saturating_add(others.lengths.len());
+        group.rows.extend_from_slice(&rows.bytes);
+        group.others.extend_from_slice(&others.bytes);
+        group.place = self.after;
+        group.append_time_us = header.append_time_us.1;
+        trace::add(&mut group.traces, &header.traces);
+        Ok(())
+    }
+
+    /// The tables are partitioned by month of append time, and an insert goes into one of them.
+    fn is_of_month(&self, group: &Group) -> Result<bool, ArchiveError> {
+        Ok(month_of(group.append_time_us) == month_of(self.header()?.append_time_us.1))
+    }
 }

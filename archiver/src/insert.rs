@@ -41,8 +41,8 @@ fn place(row: serde_json::Value) -> Option<Place> {
 }
 
 /// What ClickHouse knows an insert by: the same token is taken once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Token {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
     /// Groups that were fixed together.
     Flush(Uuid),
     /// One group, fixed before groups were flushed together.
@@ -67,34 +67,56 @@ impl fmt::Display for Token {
     }
 }
 
-/// Inserts groups whose borders are fixed, in the order of their partitions. Each step may be
-/// repeated, by anyone: the token says that it is the same one. The positions move last.
-pub(crate) async fn insert(
-    clickhouse: &ClickHouse,
-    token: &Token,
-    mut groups: Vec<Group>,
-    metrics: &ArchiverMetrics,
-) -> Result<(), ArchiveError> {
-    let markers: Vec<u8> = groups.iter().flat_map(archived).collect();
-    let count = |rows: fn(&Group) -> usize| groups.iter().map(rows).sum::<usize>();
-    let (row_count, other_count) =
-        (count(|group| group.row_count), count(|group| group.other_count));
+/// One insert.
+#[derive(Clone, Debug)]
+pub struct Insert {
+    /// The table.
+    pub table: &'static str,
+    /// The columns of its rows, in order.
+    pub columns: &'static str,
+    /// What it is known by: it has no second effect.
+    pub token: String,
+    /// The rows, RowBinary.
+    pub rows: Bytes,
+}
+
+/// The inserts of groups whose borders are fixed, in their order: each may be repeated, by anyone. The
+/// positions move last.
+#[must_use]
+pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Vec<Insert> {
+    let positions: Vec<u8> = groups.iter().flat_map(archived).collect();
     let others = joined(groups.iter_mut().map(|group| mem::take(&mut group.others)));
     let rows = joined(groups.iter_mut().map(|group| mem::take(&mut group.rows)));
     drop(groups);
-    let put = async |table: &str, columns: &str, name: &str, rows: Bytes| {
-        let token = format!("{name}:{token}");
-        clickhouse.insert_row_binary(table, columns, &token, &[], rows).await
+    let insert = |table, columns, name: &str, rows| Insert {
+        table,
+        columns,
+        token: format!("{name}:{token}"),
+        rows,
     };
-    if other_count > 0 {
-        put("rejected_events", REJECTED_EVENTS_COLUMNS, "rejected", others).await?;
+    let mut inserts = vec![
+        insert("rejected_events", REJECTED_EVENTS_COLUMNS, "rejected", others),
+        insert("usage_events", USAGE_EVENTS_COLUMNS, "usage", rows),
+        insert("archived", ARCHIVED_COLUMNS, "archived", positions.into()),
+    ];
+    inserts.retain(|insert| !insert.rows.is_empty());
+    inserts
+}
+
+/// Carries out [`inserts`].
+pub(crate) async fn insert(
+    clickhouse: &ClickHouse,
+    token: &Token,
+    groups: Vec<Group>,
+    metrics: &ArchiverMetrics,
+) -> Result<(), ArchiveError> {
+    let count = |rows: fn(&Group) -> usize| groups.iter().map(rows).sum::<usize>() as u64;
+    let (rows, others) = (count(|group| group.row_count), count(|group| group.other_count));
+    for Insert { table, columns, token, rows } in inserts(token, groups) {
+        clickhouse.insert_row_binary(table, columns, &token, &[], rows).await?;
     }
-    if row_count > 0 {
-        put("usage_events", USAGE_EVENTS_COLUMNS, "usage", rows).await?;
-    }
-    put("archived", ARCHIVED_COLUMNS, "archived", markers.into()).await?;
-    metrics.rows.with_label_values(&["rejected_events"]).inc_by(other_count as u64);
-    metrics.rows.with_label_values(&["usage_events"]).inc_by(row_count as u64);
+    metrics.rows.with_label_values(&["rejected_events"]).inc_by(others);
+    metrics.rows.with_label_values(&["usage_events"]).inc_by(rows);
     Ok(())
 }
 

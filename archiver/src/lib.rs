@@ -1,12 +1,12 @@
 #![doc = include_str!("../README.md")]
 
-mod borders;
+pub mod borders;
 pub mod config;
 mod error;
-mod flush;
-mod group;
+pub mod flush;
+pub mod group;
 mod heads;
-mod insert;
+pub mod insert;
 pub mod metrics;
 mod partition;
 

@@ -9,7 +9,7 @@ use domain::{
 };
 use ledger::{
     account::Book,
-    post::{self, PostError, Posted, Posting, Standing},
+    post::{self, PostError, Posted, Posting, Seen, Standing},
     seal::AuditKey,
 };
 use runtime::{
@@ -292,7 +292,7 @@ impl Worker<'_> {
                         return Ok(Fate::GivenUp);
                     }
                     self.retry(&mut backoff, "postgres", &error);
-                    if let Some(fate) = self.look(&posting, standing)? {
+                    if let Some(fate) = self.look(&posting)? {
                         return Ok(fate);
                     }
                 }
@@ -317,19 +317,21 @@ impl Worker<'_> {
 
     /// After a failed attempt: did it happen all the same? `None`: not, as far as can be seen; the
     /// compare-and-set of the next attempt decides.
-    fn look(&self, posting: &Posting, before: &Standing) -> Result<Option<Fate>, PartitionError> {
+    fn look(&self, posting: &Posting) -> Result<Option<Fate>, PartitionError> {
         match self.standing() {
-            Ok(now) if now.place == posting.to => {
-                tracing::info!(
-                    partition = self.partition,
-                    x = now.place.x,
-                    "the window was posted, its answer was lost"
-                );
-                self.posted_position(now.place);
-                Ok(Some(Fate::Posted(now)))
-            }
-            Ok(now) if now.place == before.place => Ok(None),
-            Ok(_) => Ok(Some(self.fenced())),
+            Ok(now) => Ok(match posting.seen(&now.place) {
+                Seen::Posted => {
+                    tracing::info!(
+                        partition = self.partition,
+                        x = now.place.x,
+                        "the window was posted, its answer was lost"
+                    );
+                    self.posted_position(now.place);
+                    Some(Fate::Posted(now))
+                }
+                Seen::NotPosted => None,
+                Seen::Overtaken => Some(self.fenced()),
+            }),
             Err(PostError::Postgres(error)) if error.is_passing() => Ok(None),
             Err(error) => Err(self.post_error(error)),
         }

@@ -75,7 +75,7 @@ struct CostKey {
 }
 
 /// Numbers of different values, in order of arrival.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Numbers<T> {
     numbers: HashMap<T, u32>,
     values: Vec<T>,
@@ -107,6 +107,7 @@ impl<T: Clone + Eq + Hash> Numbers<T> {
 }
 
 /// The window of one partition.
+#[derive(Clone)]
 pub struct Window {
     partition: u32,
     from: Place,

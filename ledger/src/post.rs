@@ -8,7 +8,7 @@
 mod check;
 mod rows;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use domain::{
     chain::{Hash, Place},
@@ -46,6 +46,36 @@ pub struct Posting {
     pub charges: Vec<Charge>,
     /// What the tenants owe their providers for it.
     pub costs: Vec<Cost>,
+}
+
+/// What became of a posting whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It happened.
+    Posted,
+    /// Not so far; the compare-and-set of the next attempt decides.
+    NotPosted,
+    /// Another writer was there.
+    Overtaken,
+}
+
+impl Posting {
+    /// Panics where money would not add up: before anything of it is begun.
+    pub fn check(&self) {
+        check::posting(self);
+    }
+
+    /// What became of it, by where the ledger stands now.
+    #[must_use]
+    pub fn seen(&self, now: &Place) -> Seen {
+        if *now == self.to {
+            Seen::Posted
+        } else if *now == self.from {
+            Seen::NotPosted
+        } else {
+            Seen::Overtaken
+        }
+    }
 }
 
 /// A row of running totals. The key is everything but the sum.
@@ -192,7 +222,7 @@ pub async fn post(
     posting: &Posting,
     posted_at_us: i64,
 ) -> Result<Posted, PostError> {
-    check::posting(posting);
+    posting.check();
     let known = &*book;
     let outcome = transaction(pool, |mut connection| async move {
         write(&mut connection, key, known, head, posting, posted_at_us).await
@@ -219,24 +249,21 @@ async fn write(
     let teams = new_teams(posting, book);
     account::insert_teams(connection, &teams).await?;
     let accounts = account::open(connection, &new_accounts(posting, book)).await?;
-    let journals = journals(posting);
-    rows::insert_journals(connection, posting, &journals, posted_at_us).await?;
-
     let ids = Ids { book, opened: &accounts };
-    let transfers = transfers(posting, &journals, &ids)?;
-    check::transfers(posting, &transfers);
-    let inserted = transfer::insert(connection, &transfers).await?;
-    check::inserted(&transfers, inserted);
+    let draft = draft(posting, &ids)?;
+    rows::insert_journals(connection, posting, &draft.journals, posted_at_us).await?;
+    let inserted = transfer::insert(connection, &draft.transfers).await?;
+    check::inserted(&draft.transfers, inserted);
 
-    rows::upsert_receivables(connection, posting, &journals, &ids).await?;
+    rows::upsert_receivables(connection, posting, &draft.journals, &ids).await?;
     rows::upsert_totals(connection, &posting.usage).await?;
     rows::upsert_counts(connection, posting).await?;
 
-    let entry = entry(posting, &journals, &transfers, previous, posted_at_us);
+    let entry = draft.entry(posting, previous, posted_at_us);
     let head = entry.hash(key);
     seal::insert(connection, &entry, &head).await?;
     let standing = Standing { place: posting.to, catalog_version: posting.catalog_version, head };
-    let posted = Posted { standing, transfers: transfers.len() };
+    let posted = Posted { standing, transfers: draft.transfers.len() };
     Ok((posted, Learned { accounts, teams }))
 }
 
@@ -269,7 +296,9 @@ fn new_teams(posting: &Posting, book: &Book) -> Vec<(Uuid, Arc<str>)> {
     teams
 }
 
-fn new_accounts(posting: &Posting, book: &Book) -> Vec<AccountName> {
+/// The accounts that a posting needs and `book` does not know: they are opened first.
+#[must_use]
+pub fn new_accounts(posting: &Posting, book: &Book) -> Vec<AccountName> {
     let charged = posting.charges.iter().flat_map(|charge| [receivable(charge), revenue(charge)]);
     let cost = posting.costs.iter().flat_map(|cost| [cost_of_sales(cost), provider_payable(cost)]);
     let mut names: Vec<_> = charged.chain(cost).filter(|name| book.id(name).is_none()).collect();
@@ -300,9 +329,28 @@ fn provider_payable(cost: &Cost) -> AccountName {
 }
 
 /// Ids of accounts, known before or opened by this transaction.
-struct Ids<'a> {
-    book: &'a Book,
-    opened: &'a std::collections::HashMap<AccountName, i64>,
+#[derive(Clone, Copy)]
+pub struct Ids<'a> {
+    /// What was known before.
+    pub book: &'a Book,
+    /// What this transaction opened.
+    pub opened: &'a HashMap<AccountName, i64>,
+}
+
+/// The rows that cannot be taken back: what a posting moves, and the audit row over it.
+pub struct Draft<'a> {
+    /// One journal for each tenant: the tenant and its id.
+    pub journals: Vec<(Uuid, Uuid)>,
+    /// The transfers of all journals, in their order.
+    pub transfers: Vec<Transfer<'a>>,
+}
+
+/// What a checked posting moves. Panics where the transfers would not be what it says.
+pub fn draft<'a>(posting: &'a Posting, ids: &Ids<'_>) -> Result<Draft<'a>, PostgresError> {
+    let journals = journals(posting);
+    let transfers = transfers(posting, &journals, ids)?;
+    check::transfers(posting, &transfers);
+    Ok(Draft { journals, transfers })
 }
 
 impl Ids<'_> {
@@ -406,33 +454,31 @@ fn number(transfers: &mut [Transfer<'_>], journals: &[(Uuid, Uuid)]) {
     }
 }
 
-fn entry(
-    posting: &Posting,
-    journals: &[(Uuid, Uuid)],
-    transfers: &[Transfer<'_>],
-    previous: Hash,
-    posted_at_us: i64,
-) -> Entry {
-    let mut hash = TransfersHash::default();
-    let reference = reference(posting);
-    let mut rest = transfers.iter().peekable();
-    for (tenant, journal) in journals {
-        hash.journal(*tenant, *journal, REASON_USAGE, &reference);
-        while let Some(transfer) = rest.next_if(|transfer| transfer.journal == *journal) {
-            hash.transfer(transfer);
+impl Draft<'_> {
+    /// The audit row, chained to `previous`.
+    #[must_use]
+    pub fn entry(&self, posting: &Posting, previous: Hash, posted_at_us: i64) -> Entry {
+        let mut hash = TransfersHash::default();
+        let reference = reference(posting);
+        let mut rest = self.transfers.iter().peekable();
+        for (tenant, journal) in &self.journals {
+            hash.journal(*tenant, *journal, REASON_USAGE, &reference);
+            while let Some(transfer) = rest.next_if(|transfer| transfer.journal == *journal) {
+                hash.transfer(transfer);
+            }
         }
-    }
-    let (transfers, transfers_hash) = hash.finish();
-    Entry {
-        partition: posting.partition,
-        from: posting.from.x.saturating_add(1),
-        to: posting.to,
-        catalog_version: posting.catalog_version,
-        counts: seal::counts_text(&posting.counts),
-        transfers,
-        transfers_hash,
-        previous,
-        posted_at_us,
+        let (transfers, transfers_hash) = hash.finish();
+        Entry {
+            partition: posting.partition,
+            from: posting.from.x.saturating_add(1),
+            to: posting.to,
+            catalog_version: posting.catalog_version,
+            counts: seal::counts_text(&posting.counts),
+            transfers,
+            transfers_hash,
+            previous,
+            posted_at_us,
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Known<'a> {
 }
 
 /// A batch in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// First position.
     pub from: i64,

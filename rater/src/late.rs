@@ -6,26 +6,19 @@
 //! acknowledged: repeats, and two lanes at once, are harmless.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     sync::atomic::{AtomicI64, Ordering},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use domain::wire::{block::BlockWriter, record::Verdict};
+use domain::wire::record::Verdict;
 use runtime::{http::State as Ready, log::Reader, progress::Progress};
-use uuid::Uuid;
 
 use crate::{
     partition::{PartitionError, RATED, RETRY_MAX, RETRY_MIN, Shared, USAGE, pause},
+    queue::{Answers, Queue},
     store::{archive, lane},
-    verdict::{Cursor, Late, Waiting, Wanted, read},
 };
 
-/// Late events that are answered together, at most.
-const GROUP_MAX: usize = 1_000;
-/// Bytes of late events after which no more join a group: as blocks of ingest.
-const GROUP_BYTES: usize = 256 * 1024;
 /// Between looks at the log while nothing waits.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between looks at how far the archive is while something waits.
@@ -115,28 +108,14 @@ pub(crate) fn check_name(partition: u32) -> String {
     format!("rater.{partition}.late")
 }
 
-/// Copies with their verdicts.
-struct Answers {
-    /// How many.
-    count: usize,
-    /// The block that they are.
-    block: Vec<u8>,
-    /// How many of each tenant.
-    tenants: Vec<(Uuid, i64)>,
-}
-
 struct Lane<'a> {
     shared: &'a Shared,
     partition: u32,
     link: &'a Link,
     stopped: &'a dyn Fn() -> bool,
     reader: Box<dyn Reader>,
-    /// What Postgres has.
-    stored: Cursor,
+    queue: Queue,
     stored_at: Instant,
-    /// How far `[rated]` was read.
-    read: Cursor,
-    waiting: VecDeque<Waiting>,
     /// Since when the archive is waited for although it has passed the late events.
     patient_since: Option<Instant>,
     progress: &'a mut Progress,
@@ -159,10 +138,8 @@ impl<'a> Lane<'a> {
             link,
             stopped,
             reader,
-            stored,
+            queue: Queue::new(partition, stored),
             stored_at: Instant::now(),
-            read: stored,
-            waiting: VecDeque::new(),
             patient_since: None,
             progress,
         })
@@ -173,10 +150,10 @@ impl<'a> Lane<'a> {
         while !(self.stopped)() {
             self.read_ahead()?;
             let label = self.partition.to_string();
-            let waiting = i64::try_from(self.waiting.len()).unwrap_or(i64::MAX);
+            let waiting = i64::try_from(self.queue.len()).unwrap_or(i64::MAX);
             self.shared.metrics.late_waiting.with_label_values(&[&label]).set(waiting);
-            let goes_on = if self.waiting.is_empty() {
-                self.store_now_and_then()?
+            let goes_on = if self.queue.is_empty() {
+                self.stored_at.elapsed() < STORE_EVERY || self.store()?
             } else {
                 self.answer_what_is_archived()?
             };
@@ -189,26 +166,21 @@ impl<'a> Lane<'a> {
 
     /// Reads `[rated]` until a group waits, or nothing more is there.
     fn read_ahead(&mut self) -> Result<(), PartitionError> {
-        while self.waiting.len() < GROUP_MAX {
-            let wait = if self.waiting.is_empty() { LOOK } else { Duration::ZERO };
+        while !self.queue.is_full() {
+            let wait = if self.queue.is_empty() { LOOK } else { Duration::ZERO };
             let Some(message) = self.reader.next(wait)? else {
-                if self.waiting.is_empty() {
+                if self.queue.is_empty() {
                     self.progress.idle();
                 }
                 break;
             };
             self.progress.next_is(message.position + 1);
-            if self.waiting.is_empty() {
+            if self.queue.is_empty() {
                 self.progress.advanced();
             }
-            let found = read(self.partition, self.read, message.position, &message.payload)
+            self.queue
+                .offer(message.position, &message.payload)
                 .map_err(|error| PartitionError::Stopped(error.to_string()))?;
-            let Some((after, waiting)) = found else { continue };
-            self.read = after;
-            match (waiting.is_empty(), self.waiting.back_mut()) {
-                (true, Some(last)) => last.after = after,
-                _ => self.waiting.extend(waiting),
-            }
             if (self.stopped)() {
                 break;
             }
@@ -216,20 +188,13 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    fn store_now_and_then(&mut self) -> Result<bool, PartitionError> {
-        if self.read == self.stored || self.stored_at.elapsed() < STORE_EVERY {
-            return Ok(true);
-        }
-        self.store(self.read, &[])
-    }
-
-    /// Moves the stored place; false if another lane has moved it.
-    fn store(&mut self, after: Cursor, answers: &[(Uuid, i64)]) -> Result<bool, PartitionError> {
-        let advanced =
-            lane::advance(&self.shared.lane_pool, self.partition, (self.stored, after), answers);
+    /// Moves the stored place as far as it may; false if another lane has moved it.
+    fn store(&mut self) -> Result<bool, PartitionError> {
+        let Some(due) = self.queue.due() else { return Ok(true) };
+        let advanced = lane::advance(&self.shared.lane_pool, self.partition, &due);
         let moved = self.shared.handle.block_on(advanced)?;
         if moved {
-            self.stored = after;
+            self.queue.stored(&due);
             self.stored_at = Instant::now();
         } else {
             tracing::info!(partition = self.partition, "another slow lane was faster");
@@ -244,28 +209,19 @@ impl<'a> Lane<'a> {
             .handle
             .block_on(archive::archived(&self.shared.clickhouse, self.partition))?;
         self.link.held.store(archived, Ordering::Relaxed);
-        let passed = self
-            .waiting
-            .iter()
-            .take(GROUP_MAX)
-            .take_while(|waiting| waiting.forward.position <= archived)
-            .count();
-        if passed == 0 || !self.would_be_believed(archived) {
+        let Some(answers) = self.judge(archived)? else {
             self.link.held.store(NOBODY, Ordering::Relaxed);
             pause(ARCHIVE_LOOK, self.stopped);
             return Ok(true);
-        }
-        let group: Vec<Waiting> = self.waiting.iter().take(passed).cloned().collect();
-        let Answers { count, block, tenants } = self.judge(&group, archived)?;
-        let appended = self.shared.log.append(USAGE, self.partition, Bytes::from(block));
+        };
+        let appended = self.shared.log.append(USAGE, self.partition, answers.block.clone());
         let appended = self
             .shared
             .handle
             .block_on(appended.outcome())
             .map_err(|error| PartitionError::Unavailable(error.to_string()))?;
-        let after = group.get(count - 1).map_or(self.stored, |last| last.after);
-        self.waiting.drain(..count);
-        if !self.store(after, &tenants)? {
+        self.queue.acknowledged(&answers);
+        if !self.store()? {
             return Ok(false);
         }
         self.progress.advanced();
@@ -284,38 +240,24 @@ impl<'a> Lane<'a> {
         go
     }
 
-    /// Searches the archive and makes the block of copies of as many as go into one.
-    fn judge(&self, group: &[Waiting], archived: i64) -> Result<Answers, PartitionError> {
+    /// Searches the archive for a group that it has passed, if there is one, and if the answers would
+    /// be believed.
+    fn judge(&mut self, archived: i64) -> Result<Option<Answers>, PartitionError> {
         let damaged = |error: domain::wire::codec::DecodeError| {
             PartitionError::Stopped(format!("a late event cannot be read: {error}"))
         };
-        let mut late: Vec<(Late<'_>, Wanted)> = Vec::with_capacity(group.len());
-        let mut size = 0;
-        for waiting in group {
-            let one = Late::open(&waiting.forward).map_err(damaged)?;
-            size += one.size();
-            if size > GROUP_BYTES && !late.is_empty() {
-                break;
-            }
-            let wanted = one.wanted().map_err(damaged)?;
-            late.push((one, wanted));
+        if !self.queue.has_passed(archived) || !self.would_be_believed(archived) {
+            return Ok(None);
         }
-        let ranges = merged(late.iter().flat_map(|(one, _)| one.ranges(archived)).collect());
-        let mut identities: Vec<u128> = late.iter().map(|(_, wanted)| wanted.identity).collect();
-        identities.sort_unstable();
-        identities.dedup();
-        let found = archive::find(&self.shared.clickhouse, self.partition, &ranges, &identities);
+        let search = self.queue.search(archived).map_err(damaged)?;
+        let (clickhouse, partition) = (&self.shared.clickhouse, self.partition);
+        let found = archive::find(clickhouse, partition, &search.ranges, &search.identities);
         let hits = self.shared.handle.block_on(found)?;
-        let mut writer = BlockWriter::default();
-        let mut answers: BTreeMap<Uuid, i64> = BTreeMap::new();
-        for (one, wanted) in &late {
-            let verdict = one.judge(wanted, &hits, archived);
-            one.answer(self.partition, verdict, &mut writer).map_err(damaged)?;
-            *answers.entry(wanted.tenant).or_default() += 1;
-            self.shared.metrics.late_answers.with_label_values(&[label(verdict)]).inc();
+        let answers = search.answers(&hits).map_err(damaged)?;
+        for (verdict, _) in &answers.verdicts {
+            self.shared.metrics.late_answers.with_label_values(&[label(*verdict)]).inc();
         }
-        let tenants = answers.into_iter().collect();
-        Ok(Answers { count: late.len(), block: writer.finish(), tenants })
+        Ok(Some(answers))
     }
 
     /// Lets the table hold on until the copies are rated, or for a moment.
@@ -336,32 +278,5 @@ fn label(verdict: Verdict) -> &'static str {
         Verdict::New { .. } => "new",
         Verdict::DuplicateOf { .. } => "duplicate",
         Verdict::ConflictWith { .. } => "conflict",
-    }
-}
-
-/// The same positions in as few ranges as possible.
-fn merged(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
-    ranges.sort_unstable();
-    let mut merged: Vec<(i64, i64)> = Vec::new();
-    for (from, to) in ranges {
-        match merged.last_mut() {
-            Some((_, end)) if from <= end.saturating_add(1) => *end = (*end).max(to),
-            _ => merged.push((from, to)),
-        }
-    }
-    merged
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_that_touch_are_one() {
-        assert_eq!(
-            merged(vec![(5, 9), (0, 2), (3, 3), (8, 12), (14, 15)]),
-            [(0, 3), (5, 12), (14, 15)]
-        );
-        assert_eq!(merged(Vec::new()), []);
     }
 }

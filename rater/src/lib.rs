@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod batch;
+pub mod beginning;
 pub mod catalogs;
 pub mod config;
 pub mod filter;
 pub mod late;
 pub mod metrics;
 pub mod partition;
+pub mod queue;
 pub mod ranges;
 mod rebuild;
 pub mod seen;

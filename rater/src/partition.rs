@@ -31,7 +31,7 @@ use crate::{
     late::{self, Link},
     metrics::RaterMetrics,
     ranges::Folder,
-    start::{beginning, read_rated},
+    start::{begin, read_rated},
     state::{State, StateError},
     store::{
         catalog::CatalogStore,
@@ -251,8 +251,6 @@ struct Owner<'a> {
     state: State,
     usage: Box<dyn Reader>,
     pending: VecDeque<Sent>,
-    /// Where in `[rated]` the next report must say that its batch stands.
-    next_rated: i64,
     /// When the batch in the making took its first block.
     batch_since: Instant,
     /// The same by the wall clock, for spans only.
@@ -277,7 +275,7 @@ impl<'a> Owner<'a> {
         let Posted { place: posted, catalog_version } =
             shared.handle.block_on(posted(&shared.pool, partition))?;
         let (first, end) = shared.log.bounds(RATED, partition, BOUNDS_WAIT)?;
-        let (begin, coverage) = beginning(shared, partition, posted, first)?;
+        let (begin, coverage) = begin(shared, partition, posted, first)?;
         let mut state = State::new(partition, begin, coverage, shared.config.limits());
         let version =
             read_rated(shared, partition, &mut state, end, catalog_version, Some((posted, stop)))?;
@@ -299,7 +297,6 @@ impl<'a> Owner<'a> {
             state,
             usage,
             pending: VecDeque::new(),
-            next_rated: end,
             batch_since: Instant::now(),
             batch_since_us: 0,
             held: None,
@@ -352,24 +349,16 @@ impl<'a> Owner<'a> {
         while let Some(oldest) = self.pending.front_mut() {
             let Some(outcome) = oldest.report.try_outcome() else { break };
             let reason = match outcome {
-                Ok(appended) if appended.position == self.next_rated => {
-                    if let Some(sent) = self.pending.pop_front() {
-                        self.trace(&sent, appended.position);
+                Ok(appended) => {
+                    if self.state.landed(appended.position) {
+                        if let Some(sent) = self.pending.pop_front() {
+                            self.trace(&sent, appended.position);
+                        }
+                        self.batch_accepted();
+                        continue;
                     }
-                    self.state.accepted(appended.position);
-                    self.went_on = true;
-                    self.progress.advanced();
-                    self.next_rated += 1;
-                    self.shared.metrics.batches.inc();
-                    let label = self.partition.to_string();
-                    self.shared
-                        .metrics
-                        .position
-                        .with_label_values(&[&label])
-                        .set(self.state.place().x);
-                    continue;
+                    "not_adjacent"
                 }
-                Ok(_) => "not_adjacent",
                 Err(error) => {
                     tracing::warn!(partition = self.partition, %error, "a rated batch has no report of its place");
                     "no_report"
@@ -379,6 +368,14 @@ impl<'a> Owner<'a> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn batch_accepted(&mut self) {
+        self.went_on = true;
+        self.progress.advanced();
+        let (metrics, label) = (&self.shared.metrics, self.partition.to_string());
+        metrics.batches.inc();
+        metrics.position.with_label_values(&[&label]).set(self.state.place().x);
     }
 
     /// Discards what is not accepted, reads `[rated]` to its end and goes on from there.
@@ -394,7 +391,6 @@ impl<'a> Owner<'a> {
                 self.shared.handle.block_on(self.shared.catalogs.at(version))?,
             ));
         }
-        self.next_rated = end;
         self.usage = self.shared.log.reader(USAGE, self.partition, self.state.next_position())?;
         tracing::info!(
             partition = self.partition,

@@ -9,7 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use domain::chain::{GENESIS, Hash};
+use domain::{
+    chain::{GENESIS, Hash, Offer, Place},
+    wire::{
+        rated::{OuterError, Sections},
+        row::RowHead,
+    },
+};
 
 use crate::filter::{Filter, Name};
 
@@ -50,6 +56,12 @@ impl Ranges {
         self.0 = earlier;
     }
 
+    /// All of them, in order.
+    #[must_use]
+    pub fn all(&self) -> &[Range] {
+        &self.0
+    }
+
     /// The newest range that has no filter.
     #[must_use]
     pub fn missing(&self) -> Option<Name> {
@@ -67,6 +79,98 @@ impl Ranges {
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
         (self.0.len(), self.0.iter().filter(|range| range.filter.is_none()).count())
+    }
+}
+
+/// The ranges below `table_from`, from filters that were kept, each with what it was kept as; one
+/// without a filter below the oldest that is linked to the chain. Answers the useless ones too.
+#[must_use]
+pub fn linked<T>(
+    partition: u32,
+    mut found: Vec<(T, Name, Filter)>,
+    table_from: i64,
+    c: Hash,
+) -> (Vec<Range>, Vec<T>) {
+    found.sort_by_key(|(_, name, _)| (name.to, name.from));
+    let (mut next, mut wanted) = (table_from, c);
+    let (mut ranges, mut useless) = (Vec::new(), Vec::new());
+    while let Some((kept, name, filter)) = found.pop() {
+        if name.to + 1 == next && name.c == wanted && name.from < next {
+            (next, wanted) = (name.from, name.prev);
+            ranges.push(Range { name, filter: Some(filter) });
+        } else {
+            useless.push(kept);
+        }
+    }
+    if next > 0 {
+        let name = Name { partition, from: 0, to: next - 1, prev: GENESIS, c: wanted };
+        ranges.push(Range { name, filter: None });
+    }
+    ranges.reverse();
+    (ranges, useless)
+}
+
+/// A range without a filter, made again in parts from the accepted batches of `[rated]`.
+#[derive(Debug)]
+pub struct Parts {
+    missing: Name,
+    place: Place,
+    /// Identities that end a part.
+    identities_max: usize,
+    /// The part that was finished last.
+    last: Name,
+    identities: Vec<u128>,
+    parts: Vec<Range>,
+}
+
+impl Parts {
+    /// Begins at a place at or before the range.
+    #[must_use]
+    pub fn new(missing: Name, place: Place, identities_max: usize) -> Parts {
+        let last = Name { to: missing.from - 1, c: missing.prev, ..missing };
+        let (identities, parts) = (Vec::new(), Vec::new());
+        Parts { missing, place, identities_max, last, identities, parts }
+    }
+
+    /// Whether everything in the range was read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.place.x >= self.missing.to
+    }
+
+    /// Reads the message at `position` of `[rated]`; `seal` builds the filter of a finished part.
+    pub fn offer(
+        &mut self,
+        position: i64,
+        message: &[u8],
+        mut seal: impl FnMut(&Name, Vec<u128>) -> Option<Filter>,
+    ) -> Result<(), OuterError> {
+        let Offer::Accepted(outer, place) =
+            self.place.offer(self.missing.partition, position, message)?
+        else {
+            return Ok(());
+        };
+        self.place = place;
+        if outer.to < self.missing.from {
+            return Ok(());
+        }
+        for row in Sections::split(message)?.rows()?.iter() {
+            self.identities.push(RowHead::decode(row)?.identity);
+        }
+        if self.identities.len() >= self.identities_max || self.is_complete() {
+            let (from, prev) = (self.last.to + 1, self.last.c);
+            self.last = Name { from, to: place.x, prev, c: place.c, ..self.missing };
+            let filter = seal(&self.last, std::mem::take(&mut self.identities));
+            self.parts.push(Range { name: self.last, filter });
+        }
+        Ok(())
+    }
+
+    /// The parts, in order; `None` if no accepted batch ends where the range does.
+    #[must_use]
+    pub fn finish(self) -> Option<Vec<Range>> {
+        let same = self.last.to == self.missing.to && self.last.c == self.missing.c;
+        same.then_some(self.parts)
     }
 }
 
@@ -109,23 +213,11 @@ impl Folder {
     /// each older one in the batch before the next. A file that does not is not of this chain, or
     /// useless without those between; it is deleted.
     pub fn read(&self, partition: u32, table_from: i64, c: Hash) -> io::Result<Vec<Range>> {
-        let mut found = self.files(partition)?;
-        found.sort_by_key(|(_, name, _)| (name.to, name.from));
-        let (mut next, mut wanted, mut ranges) = (table_from, c, Vec::new());
-        while let Some((path, name, filter)) = found.pop() {
-            if name.to + 1 == next && name.c == wanted && name.from < next {
-                (next, wanted) = (name.from, name.prev);
-                ranges.push(Range { name, filter: Some(filter) });
-            } else {
-                tracing::info!(path = %path.display(), "a filter is not of the accepted chain; it is deleted");
-                fs::remove_file(&path)?;
-            }
+        let (ranges, useless) = linked(partition, self.files(partition)?, table_from, c);
+        for path in useless {
+            tracing::info!(path = %path.display(), "a filter is not of the accepted chain; it is deleted");
+            fs::remove_file(&path)?;
         }
-        if next > 0 {
-            let name = Name { partition, from: 0, to: next - 1, prev: GENESIS, c: wanted };
-            ranges.push(Range { name, filter: None });
-        }
-        ranges.reverse();
         Ok(ranges)
     }
 

@@ -3,15 +3,12 @@
 
 use std::time::Instant;
 
-use domain::{
-    chain::{Offer, Place},
-    wire::{rated::Sections, row::RowHead},
-};
+use domain::chain::Place;
 
 use crate::{
     filter::{Filter, Name},
     partition::{BOUNDS_WAIT, IDLE_WAIT, PartitionError, RATED, Shared},
-    ranges::Range,
+    ranges::{Parts, Range},
     store::{archive, state::audited_before},
 };
 
@@ -36,7 +33,7 @@ fn from_log(shared: &Shared, missing: Name) -> Result<Option<Vec<Range>>, Partit
     let partition = missing.partition;
     let (first, end) = shared.log.bounds(RATED, partition, BOUNDS_WAIT)?;
     let before = audited_before(&shared.pool, partition, missing.from, first);
-    let mut place = match shared.handle.block_on(before)? {
+    let place = match shared.handle.block_on(before)? {
         Some(place) => place,
         None if first == 0 => Place::EMPTY,
         None => return Ok(None),
@@ -45,36 +42,19 @@ fn from_log(shared: &Shared, missing: Name) -> Result<Option<Vec<Range>>, Partit
         |error: String| PartitionError::Stopped(format!("[rated] cannot be read: {error}"));
     let mut reader = shared.log.reader(RATED, partition, place.r + 1)?;
     let mut silent_since = Instant::now();
-    let mut parts = Vec::new();
-    let mut part = Name { to: missing.from - 1, c: missing.prev, ..missing };
-    let mut identities: Vec<u128> = Vec::new();
-    while place.x < missing.to {
+    let mut parts = Parts::new(missing, place, shared.config.range_identities);
+    let seal = |name: &Name, identities| sealed(&shared.folder, name, identities);
+    while !parts.is_complete() {
         if shared.shutdown.is_cancelled() || silent_since.elapsed() > BOUNDS_WAIT {
             return Err(PartitionError::Unavailable(format!("[rated] ends at {end} for now")));
         }
         let Some(message) = reader.next(IDLE_WAIT)? else { continue };
         silent_since = Instant::now();
-        let offer = place.offer(partition, message.position, &message.payload);
-        let Offer::Accepted(outer, next) = offer.map_err(|error| damaged(error.to_string()))?
-        else {
-            continue;
-        };
-        place = next;
-        if outer.to < missing.from {
-            continue;
-        }
-        let rows = Sections::split(&message.payload).and_then(|sections| sections.rows());
-        for row in rows.map_err(|error| damaged(error.to_string()))?.iter() {
-            let head = RowHead::decode(row).map_err(|error| damaged(error.to_string()))?;
-            identities.push(head.identity);
-        }
-        if identities.len() >= shared.config.range_identities || place.x >= missing.to {
-            part = Name { from: part.to + 1, to: place.x, prev: part.c, c: place.c, ..missing };
-            let filter = sealed(&shared.folder, &part, std::mem::take(&mut identities));
-            parts.push(Range { name: part, filter });
-        }
+        parts
+            .offer(message.position, &message.payload, seal)
+            .map_err(|error| damaged(error.to_string()))?;
     }
-    if part.to == missing.to && part.c == missing.c {
+    if let Some(parts) = parts.finish() {
         return Ok(Some(parts));
     }
     Err(PartitionError::Stopped(format!(

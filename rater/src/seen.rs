@@ -53,7 +53,7 @@ impl Hasher for IdentityHasher {
 }
 
 /// The table of one partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
     taken: HashMap<Key, Taken, BuildHasherDefault<IdentityHasher>>,
 }

@@ -7,39 +7,33 @@ use runtime::{shutdown::Shutdown, task::now_us};
 
 use crate::{
     batch::Coverage,
+    beginning::{self, EVERYTHING, Refill},
     partition::{BOUNDS_WAIT, IDLE_WAIT, PartitionError, RATED, Shared},
+    ranges::Folder,
     rebuild::sealed,
     state::State,
     store::state::{audited_before, audited_from},
 };
 
-/// Where `[rated]` is read from, and what the table then covers: what the newest posted batch says
-/// that its writer's did, as far as `[rated]` still reaches.
-pub(crate) fn beginning(
+/// See [`beginning::beginning`]: with what log and database say.
+pub(crate) fn begin(
     shared: &Shared,
     partition: u32,
     posted: Place,
     first: i64,
 ) -> Result<(Place, Coverage), PartitionError> {
-    let coverage = written_coverage(shared, partition, posted, first)?;
-    if let Some(coverage) = coverage {
-        let before = audited_before(&shared.pool, partition, coverage.table_from, first);
-        match shared.handle.block_on(before)? {
-            Some(begin) => return Ok((begin, coverage)),
-            None if first == 0 => return Ok((Place::EMPTY, coverage)),
-            None => {}
-        }
-    }
-    if first == 0 {
-        let coverage = Coverage { table_from: 0, horizon_us: i64::MIN };
-        return Ok((Place::EMPTY, coverage));
-    }
-    let audited = shared.handle.block_on(audited_from(&shared.pool, partition, first))?;
-    let begin = audited.ok_or_else(|| PartitionError::Stopped(format!(
+    let written = written_coverage(shared, partition, posted, first)?;
+    let (pool, handle) = (&shared.pool, &shared.handle);
+    let begin = beginning::beginning::<PartitionError>(
+        first,
+        written,
+        |begin: Place| latest_below(shared, partition, begin.r.max(first)),
+        |position| Ok(handle.block_on(audited_before(pool, partition, position, first))?),
+        || Ok(handle.block_on(audited_from(pool, partition, first))?),
+    )?;
+    begin.ok_or_else(|| PartitionError::Stopped(format!(
         "[rated] begins at {first} and no audited place stands before it: batches were lost before they were posted"
-    )))?;
-    let horizon_us = latest_below(shared, partition, begin.r.max(first))?;
-    Ok((begin, Coverage { table_from: begin.x + 1, horizon_us }))
+    )))
 }
 
 /// A time that no block below the table was appended after, where [rated] no longer has the batches
@@ -60,7 +54,7 @@ fn written_coverage(
     first: i64,
 ) -> Result<Option<Coverage>, PartitionError> {
     if posted.r < 0 {
-        return Ok(Some(Coverage { table_from: 0, horizon_us: i64::MIN }));
+        return Ok(Some(EVERYTHING));
     }
     if posted.r < first {
         return Ok(None);
@@ -82,27 +76,13 @@ fn written_coverage(
     Ok(Some(Coverage { table_from: header.table_from, horizon_us: header.horizon_us }))
 }
 
-/// While the table is rebuilt: ranges below it from their files, once it begins; and what is too
-/// much for memory leaves at once.
-fn keep_limits_at_start(
-    shared: &Shared,
-    partition: u32,
-    state: &mut State,
-    ranges_read: &mut bool,
-) {
-    let table_from = state.table().coverage().table_from;
-    if !*ranges_read && state.place().x + 1 >= table_from {
-        state.put_ranges(shared.folder.ranges(partition, table_from, state.table().edge()));
-        *ranges_read = true;
-    }
-    while let Some(departure) = state.departure(None) {
-        let filter = sealed(&shared.folder, &departure.name, departure.identities.clone());
-        state.depart(departure, filter);
-    }
+fn refill(refill: &mut Refill, folder: &Folder, partition: u32, state: &mut State) {
+    let ranges = |table_from, edge| folder.ranges(partition, table_from, edge);
+    refill.turn(state, ranges, |name, identities| sealed(folder, name, identities));
 }
 
-/// Applies `[rated]` from `R + 1` up to `end`. Answers the catalog version after the last accepted
-/// batch, or `version` where there is none. With `posted`, checks that the ledger's place lies on
+/// Applies `[rated]` from `R + 1` up to `end`. Answers the catalog version after the last batch that
+/// was ever accepted here, or `version` where there is none. With `posted`, checks that the ledger's place lies on
 /// the chain: otherwise database and log do not belong together.
 pub(crate) fn read_rated(
     shared: &Shared,
@@ -112,12 +92,11 @@ pub(crate) fn read_rated(
     version: u64,
     posted: Option<(Place, &Shutdown)>,
 ) -> Result<u64, PartitionError> {
-    let mut version = version;
     let mut met = posted.is_none_or(|(posted, _)| posted == state.place());
     let mut next = state.place().r + 1;
-    let mut ranges_read = false;
+    let mut refilled = Refill::default();
     if posted.is_some() {
-        keep_limits_at_start(shared, partition, state, &mut ranges_read);
+        refill(&mut refilled, &shared.folder, partition, state);
     }
     if next < end {
         let mut reader = shared.log.reader(RATED, partition, next)?;
@@ -135,19 +114,19 @@ pub(crate) fn read_rated(
                 continue;
             };
             silent_since = Instant::now();
-            match state.offer(message.position, &message.payload)? {
-                Some(accepted) => version = accepted,
-                None => shared.metrics.ignored.inc(),
+            if !state.offer(message.position, &message.payload)? {
+                shared.metrics.ignored.inc();
             }
             met |= posted.is_some_and(|(posted, _)| posted == state.place());
             if posted.is_some() {
-                keep_limits_at_start(shared, partition, state, &mut ranges_read);
+                refill(&mut refilled, &shared.folder, partition, state);
             }
             next = message.position + 1;
         }
     }
     if met {
-        return Ok(version);
+        state.read_to(end);
+        return Ok(state.accepted_catalog_version().unwrap_or(version));
     }
     Err(PartitionError::Stopped(
         "the ledger's place is not on the chain in [rated]: this database and this log do not belong together".into(),

@@ -1,6 +1,7 @@
 //! The state of one partition's owner: accepted state plus one overlay per batch in flight.
 //!
-//! Pure: it reads no log, no database and no clock, so that a simulation can run this very code.
+//! Pure: it reads no log, no database and no clock, so that the simulation in `tests` runs this very
+//! code.
 //! `chain` in `domain` is the acceptance rule; [`crate::table`] says what leaves the table when.
 
 use std::{
@@ -69,16 +70,17 @@ pub enum StateError {
 }
 
 /// A batch that was sent and has no accepted place yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct InFlight {
     outer: Outer,
     added: Vec<u128>,
     append_time_us: i64,
     catalogs_before: Arc<Catalogs>,
+    catalog_version: u64,
 }
 
-/// The state of one partition.
-#[derive(Debug)]
+/// The state of one partition. A copy goes its own way: an exploration branches here.
+#[derive(Clone, Debug)]
 pub struct State {
     partition: u32,
     /// Accepted `(X, R, C)`.
@@ -87,8 +89,12 @@ pub struct State {
     rated_to: i64,
     /// Hash of the batch sent last.
     tip: Hash,
+    /// Where in `[rated]` the next report must say that its batch stands.
+    next_rated: i64,
     table: Table,
     catalogs: Arc<Catalogs>,
+    /// The catalog version after the accepted place; unknown before the first accepted batch.
+    accepted_version: Option<u64>,
     in_flight: VecDeque<InFlight>,
     batch: Option<(Batch, Arc<Catalogs>)>,
 }
@@ -112,8 +118,10 @@ impl State {
             place,
             rated_to: place.x,
             tip: place.c,
+            next_rated: place.r + 1,
             table: Table::new(partition, place.c, coverage, limits),
             catalogs: Arc::default(),
+            accepted_version: None,
             in_flight: VecDeque::new(),
             batch: None,
         }
@@ -183,6 +191,12 @@ impl State {
         self.catalogs.version
     }
 
+    /// The catalog version after the accepted place: of the last accepted batch, if there was one.
+    #[must_use]
+    pub fn accepted_catalog_version(&self) -> Option<u64> {
+        self.accepted_version
+    }
+
     /// Sets the catalogs in force; only where nothing is in flight or in the making.
     pub fn set_catalogs(&mut self, catalogs: Arc<Catalogs>) {
         assert!(
@@ -193,17 +207,18 @@ impl State {
     }
 
     /// Applies one message of `[rated]`, read in log order from `R + 1` on, while nothing of this
-    /// owner is in flight. Answers the accepted batch's catalog version, or `None` if it is ignored.
-    pub fn offer(&mut self, position: i64, message: &[u8]) -> Result<Option<u64>, StateError> {
+    /// owner is in flight. Answers whether the batch is accepted.
+    pub fn offer(&mut self, position: i64, message: &[u8]) -> Result<bool, StateError> {
         assert!(
             self.in_flight.is_empty() && self.batch.is_none(),
             "the log is read between batches only"
         );
+        self.next_rated = position + 1;
         let rated = |source: OuterError| StateError::Rated { position, source };
         let damaged = |source: DecodeError| rated(source.into());
         let (outer, place) =
             match self.place.offer(self.partition, position, message).map_err(rated)? {
-                Offer::Ignored(_) => return Ok(None),
+                Offer::Ignored(_) => return Ok(false),
                 Offer::Accepted(outer, place) => (outer, place),
             };
         let sections = Sections::split(message).map_err(damaged)?;
@@ -227,7 +242,13 @@ impl State {
         self.place = place;
         self.rated_to = place.x;
         self.tip = place.c;
-        Ok(Some(header.catalog_version))
+        self.accepted_version = Some(header.catalog_version);
+        Ok(true)
+    }
+
+    /// `[rated]` was read to its end: the first batch sent after that must stand there.
+    pub fn read_to(&mut self, end: i64) {
+        self.next_rated = end;
     }
 
     /// Decodes a block and says which catalog versions it needs.
@@ -257,6 +278,10 @@ impl State {
     ) -> Result<(), StateError> {
         if position != self.next_position() {
             return Err(StateError::Gap { wanted: self.next_position(), found: position });
+        }
+        // Nobody rates with a version below the last accepted batch's.
+        if let Some(accepted) = self.accepted_version.filter(|one| *one > self.catalogs.version) {
+            return Err(StateError::CatalogMissing(accepted));
         }
         let block = Block::decode(&opened.header, &opened.body)
             .map_err(|source| StateError::Block { position, source })?;
@@ -300,19 +325,33 @@ impl State {
         let (outer, message, added) =
             batch.finish(self.partition, self.tip, self.catalogs.version, self.table.coverage);
         self.tip = outer.hash;
-        self.in_flight.push_back(InFlight { outer, added, append_time_us, catalogs_before });
+        self.in_flight.push_back(InFlight {
+            outer,
+            added,
+            append_time_us,
+            catalogs_before,
+            catalog_version: self.catalogs.version,
+        });
         Some((outer, message))
     }
 
-    /// The oldest batch in flight stands right after the one before it.
-    pub fn accepted(&mut self, position: i64) {
-        let Some(oldest) = self.in_flight.pop_front() else { return };
+    /// A report: the oldest batch in flight stands at `position` of `[rated]`. False where that is not
+    /// right after the one before it, or after the end that was read: then something of another owner
+    /// may lie between, and nothing in flight can be believed.
+    pub fn landed(&mut self, position: i64) -> bool {
+        if position != self.next_rated {
+            return false;
+        }
+        let Some(oldest) = self.in_flight.pop_front() else { return false };
+        self.next_rated = position + 1;
         self.place = self.place.after(&oldest.outer, position);
+        self.accepted_version = Some(oldest.catalog_version);
         self.table.accept(AcceptedBatch {
             outer: oldest.outer,
             append_time_us: oldest.append_time_us,
             added: oldest.added,
         });
+        true
     }
 
     /// Forgets everything that is not accepted: after a report that is failed, unknown or not
@@ -330,6 +369,3 @@ impl State {
         self.tip = self.place.c;
     }
 }
-
-#[cfg(test)]
-mod tests;

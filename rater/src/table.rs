@@ -35,7 +35,7 @@ pub struct Limits {
 }
 
 /// An accepted batch that the table covers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AcceptedBatch {
     /// Its outer header.
     pub outer: Outer,
@@ -56,7 +56,7 @@ pub struct Departure {
 }
 
 /// The table of one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     /// Which identities took effect, and where.
     pub(crate) seen: Seen,

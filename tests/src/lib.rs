@@ -18,6 +18,8 @@ pub mod proxy;
 
 pub mod seed;
 
+pub mod simulation;
+
 pub mod system;
 
 pub mod wait;

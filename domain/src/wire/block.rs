@@ -35,7 +35,7 @@ pub struct TenantCount {
 }
 
 /// Fills a block entry by entry.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BlockWriter {
     tenants: Vec<TenantCount>,
     traces: Vec<TraceContext>,

@@ -230,7 +230,7 @@ impl Hasher for TextHasher {
 }
 
 /// Collects the different strings of a message, so that each is written once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DictionaryWriter {
     places: HashMap<Box<str>, u32, BuildHasherDefault<TextHasher>>,
     encoded: Vec<u8>,

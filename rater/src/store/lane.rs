@@ -4,7 +4,7 @@ use domain::chain::{Hash, Place};
 use runtime::postgres::{Pool, PostgresError, transaction};
 use uuid::Uuid;
 
-use crate::verdict::Cursor;
+use crate::{queue::Move, verdict::Cursor};
 
 type Row = (i64, i64, Vec<u8>, i64);
 
@@ -38,14 +38,14 @@ fn from_row((x, r, c, answered): Row) -> Result<Cursor, PostgresError> {
     Ok(Cursor { place: Place { x, r, c }, index })
 }
 
-/// Moves the lane, with the answers per tenant that it gave on the way. False: another lane has
+/// Moves the lane. False: another lane has
 /// moved it, and nothing was changed.
 pub async fn advance(
     pool: &Pool,
     partition: u32,
-    (before, after): (Cursor, Cursor),
-    answers: &[(Uuid, i64)],
+    Move { before, after, answers }: &Move,
 ) -> Result<bool, PostgresError> {
+    let (before, after) = (*before, *after);
     let tenants: Vec<Uuid> = answers.iter().map(|(tenant, _)| *tenant).collect();
     let counts: Vec<i64> = answers.iter().map(|(_, count)| *count).collect();
     transaction(pool, |mut transaction| {

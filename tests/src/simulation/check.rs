@@ -1,0 +1,577 @@
+//! What must be true of an installation, at any time and after healing. The chain of accepted
+//! batches, the outcome of every entry, every amount and every count are worked out here anew from
+//! what was sent; nothing is asked of the code that is judged but its formats. Panics with what is
+//! wrong.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use domain::{
+    chain::{GENESIS, Place},
+    time::bucket_of,
+    wire::{
+        rated::{Counts, Sections},
+        sums::Sum,
+    },
+};
+use ledger::{
+    account::{AccountName, Kind as Account},
+    seal,
+};
+use uuid::Uuid;
+
+use super::{
+    rows::{ArchivedLine, OtherRow, UsageRow, all, other_row, usage_row},
+    stores::{LogPartition, TotalKey},
+    traffic::{Entry, Event, FUTURE_US, Kind, Line, TENANTS, lines},
+    world::World,
+};
+
+/// An entry's place in a partition: position and index.
+type At = (i64, u32);
+
+/// What was found, for the proof that a check had something to judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Events of clients.
+    pub events: u64,
+    /// Batches accepted.
+    pub accepted: u64,
+    /// Batches that did not continue the chain.
+    pub ignored: u64,
+    /// Events that took effect.
+    pub effects: u64,
+    /// Repeats.
+    pub duplicates: u64,
+    /// Repeats with other content.
+    pub conflicts: u64,
+    /// Rejected entries.
+    pub rejected: u64,
+    /// Late events.
+    pub forwarded: u64,
+    /// Of those, copies that went round again.
+    pub rounds: u64,
+    /// Effects of events that stand behind a marker in their block.
+    pub switches: u64,
+}
+
+/// The outcome of an entry.
+#[derive(Clone, Debug, PartialEq)]
+enum Outcome {
+    Effect(UsageRow),
+    Other(OtherRow),
+    Forwarded,
+}
+
+/// What the accepted chain of a partition says.
+struct Chain {
+    places: Vec<Place>,
+    outcomes: BTreeMap<At, Outcome>,
+    /// Late events of each accepted batch, in order, behind the place before the batch.
+    forwards: Vec<(Place, Vec<At>)>,
+}
+
+/// What was sent to a partition.
+struct Sent<'a> {
+    log: &'a LogPartition,
+    /// The catalog version in force for each entry.
+    versions: HashMap<At, u64>,
+    /// The version after each position.
+    after: Vec<u64>,
+}
+
+impl Sent<'_> {
+    fn of(log: &LogPartition) -> Sent<'_> {
+        let (mut version, mut versions, mut after) = (0, HashMap::new(), Vec::new());
+        for (position, block) in (0..).zip(&log.usage) {
+            for (index, entry) in (0..).zip(block.entries.iter()) {
+                if let Entry::Marker(marked) = entry {
+                    version = version.max(*marked);
+                }
+                versions.insert((position, index), version);
+            }
+            after.push(version);
+        }
+        Sent { log, versions, after }
+    }
+
+    fn entry(&self, (position, index): At) -> &Entry {
+        &self.log.block(position).unwrap().entries[index as usize]
+    }
+
+    /// The event of an entry, where it first stood, and when that was appended.
+    fn event(&self, at: At) -> Option<(Event, At, i64)> {
+        match self.entry(at) {
+            Entry::Event(event) => Some((*event, at, self.log.block(at.0).unwrap().append_time_us)),
+            Entry::Copy { event, origin, append_time_us } => {
+                Some((*event, *origin, *append_time_us))
+            }
+            Entry::Refused { .. } | Entry::Marker(_) => None,
+        }
+    }
+
+    /// The lines that an entry must have if it takes effect; `None` if it must be rejected.
+    fn worth(&self, at: At) -> Option<Vec<Line>> {
+        let (event, _, append_time_us) = self.event(at)?;
+        if event.time_us.is_some_and(|time_us| time_us > append_time_us + FUTURE_US) {
+            return None;
+        }
+        lines(&event, self.versions[&at])
+    }
+
+    /// All entries but markers up to a position.
+    fn entries(&self, to: i64) -> impl Iterator<Item = At> {
+        let blocks = (0..=to).zip(&self.log.usage);
+        blocks.flat_map(|(position, block)| {
+            let all = (0..).zip(block.entries.iter());
+            all.filter(|(_, entry)| !matches!(entry, Entry::Marker(_)))
+                .map(move |(index, _)| (position, index))
+        })
+    }
+
+    fn tenant(&self, at: At) -> Uuid {
+        match self.entry(at) {
+            Entry::Refused { tenant } => TENANTS[*tenant],
+            _ => TENANTS[self.event(at).unwrap().0.tenant()],
+        }
+    }
+}
+
+/// A number at a fixed place of a message's outer header.
+fn number(message: &[u8], at: usize) -> i64 {
+    i64::from_le_bytes(message[at..at + 8].try_into().unwrap())
+}
+
+fn hash(message: &[u8], at: usize) -> [u8; 32] {
+    message[at..at + 32].try_into().unwrap()
+}
+
+/// The chain, by this file's own reading of the rule: one batch after the other, each from the
+/// position after the one before, each naming the hash of the one before.
+fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
+    let mut place = Place { x: -1, r: -1, c: GENESIS };
+    let mut chain = Chain { places: vec![place], outcomes: BTreeMap::new(), forwards: Vec::new() };
+    for (r, message) in (0..).zip(&sent.log.rated) {
+        let (from, to) = (number(message, 12), number(message, 20));
+        if from != place.x + 1 || hash(message, 28) != place.c {
+            findings.ignored += 1;
+            continue;
+        }
+        findings.accepted += 1;
+        let before = place;
+        place = Place { x: to, r, c: hash(message, 60) };
+        chain.places.push(place);
+        let sections = Sections::split(message).unwrap();
+        let header = sections.header().unwrap();
+        let after = sent.after[usize::try_from(to).unwrap()];
+        assert!(
+            header.catalog_version == after,
+            "{partition}: the batch to {to} ends with catalog {}, its markers say {after}",
+            header.catalog_version
+        );
+        let mut found: Vec<(At, Outcome)> = Vec::new();
+        for row in all(&sections.rows().unwrap().bytes, usage_row) {
+            found.push(((row.head.position, row.head.index), Outcome::Effect(row)));
+        }
+        for row in all(&sections.others().unwrap().bytes, other_row) {
+            found.push(((row.head.position, row.head.index), Outcome::Other(row)));
+        }
+        let forwards = sections.forwards().unwrap();
+        let forwards: Vec<At> =
+            forwards.iter().map(|forward| (forward.position, forward.index)).collect();
+        found.extend(forwards.iter().map(|at| (*at, Outcome::Forwarded)));
+        for (at, outcome) in found {
+            assert!((from..=to).contains(&at.0), "{partition}: {at:?} is outside of its batch");
+            let before = chain.outcomes.insert(at, outcome);
+            assert!(before.is_none(), "{partition}: {at:?} has two outcomes");
+        }
+        chain.forwards.push((before, forwards));
+        let counts: BTreeMap<Uuid, Counts> = header.counts.into_iter().collect();
+        let own = count(sent, &chain.outcomes, from, to);
+        assert!(counts == own, "{partition}: {from}..={to} is counted {counts:?}, not {own:?}");
+    }
+    chain
+}
+
+/// The counts of a range of positions, from what was sent and what became of it.
+fn count(
+    sent: &Sent<'_>,
+    outcomes: &BTreeMap<At, Outcome>,
+    from: i64,
+    to: i64,
+) -> BTreeMap<Uuid, Counts> {
+    let mut all: BTreeMap<Uuid, Counts> = BTreeMap::new();
+    for at in sent.entries(to).filter(|at| at.0 >= from) {
+        let counts = all.entry(sent.tenant(at)).or_default();
+        match sent.entry(at) {
+            Entry::Copy { .. } => counts.copies += 1,
+            _ => counts.accepted += 1,
+        }
+        match outcomes.get(&at) {
+            Some(Outcome::Effect(row)) => match row.outcome {
+                1 => counts.rated += 1,
+                2 => counts.unmetered += 1,
+                _ => counts.unpriced += 1,
+            },
+            Some(Outcome::Other(row)) => match row.outcome {
+                1 => counts.duplicates += 1,
+                2 => counts.conflicts += 1,
+                _ => counts.rejected += 1,
+            },
+            Some(Outcome::Forwarded) => counts.forwarded += 1,
+            None => panic!("{at:?} is accounted for and has no outcome: {:?}", sent.entry(at)),
+        }
+    }
+    all
+}
+
+/// Whether the archive's lines are these.
+fn same_lines(found: &[ArchivedLine], lines: &[Line]) -> bool {
+    let money = |part: &Option<(&str, u32, &str, i128)>| match part {
+        Some((card, version, currency, amount)) => {
+            ((*card).to_owned(), *version, (*currency).to_owned(), Some(*amount))
+        }
+        None => (String::new(), 0, String::new(), None),
+    };
+    found.len() == lines.len()
+        && found.iter().zip(lines).all(|(found, line)| {
+            found.meter == line.meter
+                && found.quantity == line.quantity
+                && found.charge == money(&line.charge)
+                && found.cost == money(&line.cost)
+        })
+}
+
+/// Every outcome is right by what was sent before it.
+fn outcomes(sent: &Sent<'_>, chain: &Chain, partition: u32, findings: &mut Findings) {
+    let mut effects: HashMap<u128, (At, u64)> = HashMap::new();
+    for (at, outcome) in &chain.outcomes {
+        let event = sent.event(*at);
+        match (outcome, event) {
+            (Outcome::Effect(row), Some((event, _, append_time_us))) => {
+                findings.effects += 1;
+                let place = (*at, event.content());
+                let first = effects.insert(event.identity(), place);
+                assert!(
+                    first.is_none(),
+                    "{partition}: {event:?} took effect at {first:?} and {at:?}"
+                );
+                check_effect(sent, *at, row, &event, append_time_us, partition);
+                let marker = |index| matches!(sent.entry((at.0, index)), Entry::Marker(_));
+                findings.switches += u64::from((0..at.1).any(marker));
+            }
+            (Outcome::Other(row), Some((event, ..))) if row.outcome < 3 => {
+                let twin = effects.get(&event.identity());
+                let same = twin.is_some_and(|(_, content)| *content == event.content());
+                assert!(
+                    twin.is_some_and(|(twin, _)| *twin == row.twin) && same == (row.outcome == 1),
+                    "{partition}: {event:?} at {at:?} is dropped as {row:?}, before it is {twin:?}"
+                );
+                findings.duplicates += u64::from(same);
+                findings.conflicts += u64::from(!same);
+            }
+            (Outcome::Other(row), event) => {
+                findings.rejected += 1;
+                let refused = matches!(sent.entry(*at), Entry::Refused { .. });
+                let rejected = event.is_some() && sent.worth(*at).is_none();
+                assert!(
+                    refused || rejected,
+                    "{partition}: {at:?} is rejected as {row:?}: {event:?}"
+                );
+                assert!(
+                    row.catalog_version == sent.versions[at],
+                    "{partition}: {at:?} is rejected by catalog {}",
+                    row.catalog_version
+                );
+            }
+            (Outcome::Forwarded, Some(_)) => {
+                findings.forwarded += 1;
+                findings.rounds += u64::from(matches!(sent.entry(*at), Entry::Copy { .. }));
+            }
+            (outcome, None) => panic!("{partition}: {at:?} is no event and became {outcome:?}"),
+        }
+    }
+}
+
+fn check_effect(
+    sent: &Sent<'_>,
+    at: At,
+    row: &UsageRow,
+    event: &Event,
+    append_time_us: i64,
+    partition: u32,
+) {
+    let version = sent.versions[&at];
+    assert!(
+        row.catalog_version == version,
+        "{partition}: {at:?} is rated by catalog {}, its marker says {version}",
+        row.catalog_version
+    );
+    let Some(lines) = sent.worth(at) else {
+        panic!("{partition}: {event:?} at {at:?} took effect and must be rejected")
+    };
+    assert!(
+        same_lines(&row.lines, &lines),
+        "{partition}: {event:?} at {at:?} has the lines {:?}, not {lines:?}",
+        row.lines
+    );
+    let outcome = match event.kind() {
+        _ if lines.is_empty() => 2,
+        Kind::Unpriced => 3,
+        _ => 1,
+    };
+    assert!(row.outcome == outcome, "{partition}: {at:?} is {}, not {outcome}", row.outcome);
+    assert!(
+        row.tenant == TENANTS[event.tenant()]
+            && row.team == event.team()
+            && row.partition == partition
+            && row.time_us == event.time_us.unwrap_or(append_time_us)
+            && (row.head.identity, row.head.content) == (event.identity(), event.content()),
+        "{partition}: {event:?} at {at:?} is archived as {row:?}"
+    );
+}
+
+/// What the ledger must hold.
+#[derive(Default)]
+struct Books {
+    totals: BTreeMap<TotalKey, Sum>,
+    balances: BTreeMap<AccountName, i128>,
+}
+
+impl Books {
+    fn add(&mut self, sent: &Sent<'_>, at: At) {
+        let (event, _, append_time_us) = sent.event(at).unwrap();
+        let (tenant, team) = (TENANTS[event.tenant()], event.team());
+        let bucket = bucket_of(event.time_us.unwrap_or(append_time_us));
+        for line in sent.worth(at).unwrap() {
+            let currency = line.charge.map_or("", |charge| charge.2).to_owned();
+            let cost_currency = line.cost.map_or("", |cost| cost.2).to_owned();
+            let key = (tenant, team.into(), line.meter.into(), bucket, currency, cost_currency);
+            let (charge, cost) =
+                (line.charge.map_or(0, |charge| charge.3), line.cost.map_or(0, |cost| cost.3));
+            let sum = self.totals.entry(key).or_default();
+            sum.quantity += line.quantity;
+            sum.charge += charge;
+            sum.cost += cost;
+            sum.events += 1;
+            let mut book = |kind, team: &str, currency: &str, amount: i128| {
+                let name =
+                    AccountName { tenant, kind, team: team.into(), currency: currency.into() };
+                *self.balances.entry(name).or_default() += amount;
+            };
+            if charge != 0 {
+                book(Account::Receivable, team, "EUR", charge);
+                book(Account::Revenue, "", "EUR", -charge);
+            }
+            if cost != 0 {
+                book(Account::CostOfSales, "", "USD", cost);
+                book(Account::ProviderPayable, "", "USD", -cost);
+            }
+        }
+    }
+}
+
+/// The ledger stands on the chain, its audit rows are linked, and its counts are what was sent.
+fn ledger(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32, books: &mut Books) {
+    let database = &world.database;
+    let standing = database.standings[partition as usize];
+    assert!(
+        chain.places.contains(&standing.place),
+        "{partition}: the ledger stands at {:?}, which is not on the chain",
+        standing.place
+    );
+    let (mut head, mut last) = (seal::GENESIS, -1);
+    for row in &database.audit[partition as usize] {
+        let (entry, seal) = row;
+        assert!(
+            entry.previous == head && entry.from == last + 1 && database.is_sealed(row),
+            "{partition}: the audit row from {} is not linked to the one to {last}",
+            entry.from
+        );
+        assert!(chain.places.contains(&entry.to), "{partition}: {entry:?} is not on the chain");
+        (head, last) = (*seal, entry.to.x);
+    }
+    assert!(
+        last == standing.place.x,
+        "{partition}: the ledger's place is {}, its effects end at {last}",
+        standing.place.x
+    );
+    let x = standing.place.x;
+    let counts = database.counts.iter().filter(|((of, _), _)| *of == partition);
+    let counts: BTreeMap<Uuid, Counts> =
+        counts.map(|((_, tenant), counts)| (*tenant, *counts)).collect();
+    let own = count(sent, &chain.outcomes, 0, x);
+    assert!(counts == own, "{partition}: up to {x} the ledger counts {counts:?}, not {own:?}");
+    assert!(own.values().all(Counts::balanced));
+    for (at, outcome) in &chain.outcomes {
+        if at.0 <= x && matches!(outcome, Outcome::Effect(_)) {
+            books.add(sent, *at);
+        }
+    }
+}
+
+/// The archive has what the chain says up to its position, each group as it was fixed.
+fn archive(world: &World, chain: &Chain, partition: u32) {
+    let archive = &world.archive;
+    let position = archive.position(partition);
+    assert!(
+        chain.places.contains(&position),
+        "{partition}: the archive is at {position:?}, which is not on the chain"
+    );
+    let own = |key: &&(u32, i64, u32)| key.0 == partition;
+    let (mut rows, mut others) = (BTreeMap::new(), BTreeMap::new());
+    for (at, outcome) in &chain.outcomes {
+        let key = (partition, at.0, at.1);
+        let (found, meant) = match outcome {
+            Outcome::Effect(row) => {
+                *rows.entry(at.0).or_insert(0u64) += 1;
+                (archive.usage.get(&key).map(|found| found == row), at.0 <= position.x)
+            }
+            Outcome::Other(row) => {
+                *others.entry(at.0).or_insert(0u64) += 1;
+                (archive.others.get(&key).map(|found| found == row), at.0 <= position.x)
+            }
+            Outcome::Forwarded => continue,
+        };
+        assert!(
+            found == Some(true) || (found.is_none() && !meant),
+            "{partition}: {at:?} became {outcome:?}, the archive at {} has it: {found:?}",
+            position.x
+        );
+    }
+    let known = |key: &(u32, i64, u32)| chain.outcomes.contains_key(&(key.1, key.2));
+    assert!(
+        archive.usage.keys().filter(own).all(known) && archive.others.keys().filter(own).all(known),
+        "{partition}: the archive has rows that no accepted batch has"
+    );
+    assert!(archive.repeated == 0, "{} rows came under two tokens", archive.repeated);
+    let mut last = -1;
+    for row in archive.archived.iter().filter(|row| row.partition == partition) {
+        let of = |rows: &BTreeMap<i64, u64>| {
+            rows.range(row.from_x..=row.to_x).map(|(_, n)| n).sum::<u64>()
+        };
+        assert!(
+            row.from_x == last + 1 && (row.rows, row.others) == (of(&rows), of(&others)),
+            "{partition}: after {last} the archive has {row:?}"
+        );
+        let place = Place { x: row.to_x, r: row.r, c: row.c };
+        assert!(chain.places.contains(&place), "{partition}: {row:?} is not on the chain");
+        let fixed = world.database.groups.get(&(partition, row.from_x));
+        assert!(
+            fixed.is_some_and(|(fixed, _)| fixed.to_x == row.to_x && fixed.c == row.c),
+            "{partition}: {row:?} was fixed as {fixed:?}"
+        );
+        last = row.to_x;
+    }
+}
+
+/// The lane's place is past only what has a copy.
+fn lane(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32) {
+    let stored = world.database.late[partition as usize];
+    assert!(
+        chain.places.contains(&stored.place),
+        "{partition}: the lane is at {stored:?}, which is not on the chain"
+    );
+    let copied: BTreeSet<(At, i64)> = sent
+        .entries(sent.log.usage_end() - 1)
+        .filter(|at| matches!(sent.entry(*at), Entry::Copy { .. }))
+        .map(|at| (sent.event(at).unwrap().1, at.0))
+        .collect();
+    let mut answers: BTreeMap<Uuid, i64> = BTreeMap::new();
+    for (before, forwards) in &chain.forwards {
+        let passed = match before.x.cmp(&stored.place.x) {
+            std::cmp::Ordering::Less => forwards.len(),
+            std::cmp::Ordering::Equal => stored.index as usize,
+            std::cmp::Ordering::Greater => 0,
+        };
+        for at in &forwards[..passed] {
+            let (_, origin, _) = sent.event(*at).unwrap();
+            assert!(
+                copied.range((origin, at.0 + 1)..=(origin, i64::MAX)).next().is_some(),
+                "{partition}: the lane has passed {at:?} and no copy of it stands behind"
+            );
+            *answers.entry(sent.tenant(*at)).or_default() += 1;
+        }
+    }
+    let told = world.database.late_answers.iter().filter(|((of, _), _)| *of == partition);
+    let told: BTreeMap<Uuid, i64> = told.map(|((_, tenant), count)| (*tenant, *count)).collect();
+    assert!(told == answers, "{partition}: the lane told {told:?} answers, it gave {answers:?}");
+}
+
+/// Raters believe nothing that is not accepted.
+fn owners(world: &World, chain: &Chain, partition: u32) {
+    for owner in world.owners[partition as usize].iter().flatten() {
+        let place = owner.state.place();
+        assert!(
+            chain.places.contains(&place),
+            "{partition}: a rater believes in {place:?}, which is not on the chain"
+        );
+    }
+}
+
+/// After healing everything is accounted for by everybody, and every id has its one effect.
+fn healed(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32) {
+    let x = sent.log.usage_end() - 1;
+    let place = *chain.places.last().unwrap();
+    assert!(place.x == x, "{partition}: {} of {x} are accounted for", place.x);
+    let (ledger, archive) =
+        (world.database.standings[partition as usize].place, world.archive.position(partition));
+    let lane = world.database.late[partition as usize];
+    assert!(
+        (ledger, archive, lane.place, lane.index) == (place, place, place, 0),
+        "{partition}: readers end at {ledger:?}, {archive:?} and {lane:?}, not at {place:?}"
+    );
+    let effects: BTreeSet<u128> = chain
+        .outcomes
+        .values()
+        .filter_map(|outcome| match outcome {
+            Outcome::Effect(row) => Some(row.head.identity),
+            _ => None,
+        })
+        .collect();
+    for at in sent.entries(x) {
+        if let Some((event, ..)) = sent.event(at)
+            && sent.worth(at).is_some()
+        {
+            assert!(
+                effects.contains(&event.identity()),
+                "{partition}: {event:?}, sent at {at:?}, never took effect: it is lost"
+            );
+        }
+    }
+}
+
+/// Checks everything; with `is_healed` also that nothing is left to do.
+pub fn check(world: &World, is_healed: bool) -> Findings {
+    let mut findings = Findings::default();
+    let mut books = Books::default();
+    for (partition, log) in (0u32..).zip(&world.log) {
+        let sent = Sent::of(log);
+        let chain = chain(&sent, partition, &mut findings);
+        outcomes(&sent, &chain, partition, &mut findings);
+        owners(world, &chain, partition);
+        ledger(world, &sent, &chain, partition, &mut books);
+        archive(world, &chain, partition);
+        lane(world, &sent, &chain, partition);
+        if is_healed {
+            healed(world, &sent, &chain, partition);
+        }
+        let all = log.usage.iter().flat_map(|block| block.entries.iter());
+        findings.events += all.filter(|entry| matches!(entry, Entry::Event(_))).count() as u64;
+    }
+    let database = &world.database;
+    assert!(
+        database.totals == books.totals,
+        "the ledger's sums are {:?}, what took effect is {:?}",
+        database.totals,
+        books.totals
+    );
+    let mut balances = database.balances.clone();
+    balances.retain(|_, balance| *balance != 0);
+    books.balances.retain(|_, balance| *balance != 0);
+    assert!(
+        balances == books.balances,
+        "the balances are {balances:?}, what took effect is {:?}",
+        books.balances
+    );
+    findings
+}

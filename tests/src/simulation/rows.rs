@@ -1,0 +1,235 @@
+//! Reads the archive's rows as ClickHouse would: RowBinary, column by column.
+
+use domain::wire::{
+    codec::{DecodeError, Input},
+    row::RowHead,
+};
+use uuid::Uuid;
+
+/// A line of an event, as the archive has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchivedLine {
+    /// The meter.
+    pub meter: String,
+    /// The quantity, in units of the last decimal.
+    pub quantity: i128,
+    /// Card, version, currency and amount of the charge.
+    pub charge: (String, u32, String, Option<i128>),
+    /// The same of the cost.
+    pub cost: (String, u32, String, Option<i128>),
+}
+
+/// A row of `usage_events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRow {
+    /// Place, identity, content.
+    pub head: RowHead,
+    /// Partition.
+    pub partition: u32,
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The team.
+    pub team: String,
+    /// Event time.
+    pub time_us: i64,
+    /// Append time of the block.
+    pub append_time_us: i64,
+    /// 1 rated, 2 unmetered, 3 unpriced.
+    pub outcome: u8,
+    /// The catalog version that rated it.
+    pub catalog_version: u64,
+    /// Its lines.
+    pub lines: Vec<ArchivedLine>,
+}
+
+/// A row of `rejected_events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherRow {
+    /// Place, identity, content.
+    pub head: RowHead,
+    /// Partition.
+    pub partition: u32,
+    /// The tenant.
+    pub tenant: Uuid,
+    /// Append time of the block.
+    pub append_time_us: i64,
+    /// 1 duplicate, 2 conflict, 3 rejected.
+    pub outcome: u8,
+    /// Why.
+    pub reason: String,
+    /// Position and index of its twin.
+    pub twin: (i64, u32),
+    /// The catalog version in force.
+    pub catalog_version: u64,
+}
+
+/// A row of `archived`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ArchivedRow {
+    /// Partition.
+    pub partition: u32,
+    /// First position.
+    pub from_x: i64,
+    /// Last position.
+    pub to_x: i64,
+    /// Where the last batch stands in `[rated]`.
+    pub r: i64,
+    /// Its hash.
+    pub c: [u8; 32],
+    /// Rows of `usage_events`.
+    pub rows: u64,
+    /// Rows of `rejected_events`.
+    pub others: u64,
+}
+
+type Result<T> = std::result::Result<T, DecodeError>;
+
+fn uuid(input: &mut Input<'_>) -> Result<Uuid> {
+    let (high, low) = (input.u64()?, input.u64()?);
+    Ok(Uuid::from_u64_pair(high, low))
+}
+
+fn text(input: &mut Input<'_>) -> Result<String> {
+    input.text().map(str::to_owned)
+}
+
+fn decimal(input: &mut Input<'_>) -> Result<i128> {
+    input.u128().map(u128::cast_signed)
+}
+
+fn nullable<T>(
+    input: &mut Input<'_>,
+    read: impl FnOnce(&mut Input<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    match input.u8()? {
+        0 => read(input).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn column<T>(input: &mut Input<'_>, read: impl Fn(&mut Input<'_>) -> Result<T>) -> Result<Vec<T>> {
+    (0..input.varint()?).map(|_| read(input)).collect()
+}
+
+fn head(input: &mut Input<'_>) -> Result<RowHead> {
+    Ok(RowHead {
+        position: input.i64()?,
+        index: input.u32()?,
+        identity: input.u128()?,
+        content: input.u64()?,
+    })
+}
+
+/// Partition, tenant and the nine names from `event_id` to `feature`.
+fn names(input: &mut Input<'_>) -> Result<(u32, Uuid, Vec<String>)> {
+    let (partition, tenant) = (input.u32()?, uuid(input)?);
+    let names = (0..9).map(|_| text(input)).collect::<Result<_>>()?;
+    Ok((partition, tenant, names))
+}
+
+/// Verdict, `checked_to` and origin.
+fn skip_copy(input: &mut Input<'_>) -> Result<()> {
+    (input.u8()?, input.i64()?, input.u32()?, input.i64()?, input.u32()?);
+    Ok(())
+}
+
+fn money(input: &mut Input<'_>) -> Result<(Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>)> {
+    Ok((
+        column(input, text)?,
+        column(input, |input| input.u32())?,
+        column(input, text)?,
+        column(input, |input| nullable(input, decimal))?,
+    ))
+}
+
+fn lines(input: &mut Input<'_>) -> Result<Vec<ArchivedLine>> {
+    let meters = column(input, text)?;
+    column(input, text)?;
+    let quantities = column(input, decimal)?;
+    column(input, |input| input.u8())?;
+    let (charge, cost) = (money(input)?, money(input)?);
+    column(input, |input| column(input, |input| Ok((text(input)?, text(input)?))))?;
+    column(input, decimal)?;
+    let of = |money: &(Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>), at: usize| {
+        (money.0[at].clone(), money.1[at], money.2[at].clone(), money.3[at])
+    };
+    let line = |(at, meter): (usize, String)| ArchivedLine {
+        meter,
+        quantity: quantities[at],
+        charge: of(&charge, at),
+        cost: of(&cost, at),
+    };
+    Ok(meters.into_iter().enumerate().map(line).collect())
+}
+
+/// Reads the next row of `usage_events`.
+pub fn usage_row(input: &mut Input<'_>) -> Result<UsageRow> {
+    let head = head(input)?;
+    let (partition, tenant, names) = names(input)?;
+    let time_us = input.i64()?;
+    input.u8()?;
+    let append_time_us = input.i64()?;
+    let outcome = input.u8()?;
+    nullable(input, uuid)?;
+    input.u8()?;
+    let catalog_version = input.u64()?;
+    input.u32()?;
+    skip_copy(input)?;
+    nullable(input, decimal)?;
+    (text(input)?, input.u64()?, input.i64()?);
+    let lines = lines(input)?;
+    (input.bytes()?, input.u128()?, input.u8()?, input.u32()?);
+    let team = names[4].clone();
+    Ok(UsageRow {
+        head,
+        partition,
+        tenant,
+        team,
+        time_us,
+        append_time_us,
+        outcome,
+        catalog_version,
+        lines,
+    })
+}
+
+/// Reads the next row of `rejected_events`.
+pub fn other_row(input: &mut Input<'_>) -> Result<OtherRow> {
+    let head = head(input)?;
+    let (partition, tenant, _) = names(input)?;
+    nullable(input, |input| input.i64())?;
+    let append_time_us = input.i64()?;
+    let outcome = input.u8()?;
+    let reason = text(input)?;
+    text(input)?;
+    let twin = (input.i64()?, input.u32()?);
+    (text(input)?, input.u32()?, input.i64()?, input.u32()?);
+    nullable(input, uuid)?;
+    let catalog_version = input.u64()?;
+    skip_copy(input)?;
+    input.bytes()?;
+    Ok(OtherRow { head, partition, tenant, append_time_us, outcome, reason, twin, catalog_version })
+}
+
+/// Reads the next row of `archived`.
+pub fn archived_row(input: &mut Input<'_>) -> Result<ArchivedRow> {
+    Ok(ArchivedRow {
+        partition: input.u32()?,
+        from_x: input.i64()?,
+        to_x: input.i64()?,
+        r: input.i64()?,
+        c: input.hash()?,
+        rows: input.u64()?,
+        others: input.u64()?,
+    })
+}
+
+/// All rows of an insert.
+pub fn all<T>(bytes: &[u8], read: impl Fn(&mut Input<'_>) -> Result<T>) -> Vec<T> {
+    let mut input = Input::new(bytes);
+    let mut rows = Vec::new();
+    while !input.is_empty() {
+        rows.push(read(&mut input).unwrap());
+    }
+    rows
+}
