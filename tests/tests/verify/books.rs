@@ -330,7 +330,7 @@ async fn transfers_hash(
     position: i64,
 ) -> Result<(i32, [u8; 32])> {
     let rows: Vec<Book> = sqlx::query_as(
-        "SELECT tenant_id, journal_id, j.reference, t.ordinal, t.debit_account, t.credit_account, t.currency, t.reason, t.team, t.meter, t.card,
+        "SELECT j.tenant_id, j.journal_id, j.reference, t.ordinal, t.debit_account, t.credit_account, t.currency, t.reason, t.team, t.meter, t.card,
              t.card_version, t.events, d.kind AS debit_kind, d.team AS debit_team, k.kind AS credit_kind, k.team AS credit_team,
              (t.amount * 1000000000000)::numeric(60, 0)::text AS amount, (t.quantity * 1000000000000)::numeric(60, 0)::text AS quantity
          FROM journals j JOIN transfers t USING (tenant_id, journal_id)
