@@ -176,8 +176,19 @@ pub async fn tamper(
     Ok(())
 }
 
+/// Begins, with everything locked: those who read meanwhile wait. Whoever waits for them in turn is
+/// told so by Postgres, and tries again.
 async fn begin(connection: &mut PgConnection) -> Result<()> {
-    let statements = "BEGIN; SET CONSTRAINTS ALL DEFERRED; ALTER TABLE transfers DISABLE TRIGGER check_transfers";
+    let lock = "BEGIN; LOCK TABLE partitions, partition_counts, accounts, receivables, journals, transfers, usage_totals, audit,
+        receivable_entries IN ACCESS EXCLUSIVE MODE";
+    let mut attempts = 0;
+    while let Err(error) = connection.execute(sqlx::raw_sql(lock)).await {
+        connection.execute("ROLLBACK").await?;
+        attempts += 1;
+        ensure!(attempts < 20, "the tables cannot be locked: {error}");
+    }
+    let statements =
+        "SET CONSTRAINTS ALL DEFERRED; ALTER TABLE transfers DISABLE TRIGGER check_transfers";
     connection.execute(sqlx::raw_sql(statements)).await?;
     for (table, name) in foreign_keys(connection).await? {
         connection
