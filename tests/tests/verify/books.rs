@@ -176,8 +176,19 @@ pub async fn tamper(
     Ok(())
 }
 
+/// Begins, with everything locked: those who read meanwhile wait. Whoever waits for them in turn is
+/// told so by Postgres, and tries again.
 async fn begin(connection: &mut PgConnection) -> Result<()> {
-    let statements = "BEGIN; SET CONSTRAINTS ALL DEFERRED; ALTER TABLE transfers DISABLE TRIGGER check_transfers";
+    let lock = "BEGIN; LOCK TABLE partitions, partition_counts, accounts, receivables, journals, transfers, usage_totals, audit,
+        receivable_entries IN ACCESS EXCLUSIVE MODE";
+    let mut attempts = 0;
+    while let Err(error) = connection.execute(sqlx::raw_sql(lock)).await {
+        connection.execute("ROLLBACK").await?;
+        attempts += 1;
+        ensure!(attempts < 20, "the tables cannot be locked: {error}");
+    }
+    let statements =
+        "SET CONSTRAINTS ALL DEFERRED; ALTER TABLE transfers DISABLE TRIGGER check_transfers";
     connection.execute(sqlx::raw_sql(statements)).await?;
     for (table, name) in foreign_keys(connection).await? {
         connection
@@ -330,7 +341,7 @@ async fn transfers_hash(
     position: i64,
 ) -> Result<(i32, [u8; 32])> {
     let rows: Vec<Book> = sqlx::query_as(
-        "SELECT tenant_id, journal_id, j.reference, t.ordinal, t.debit_account, t.credit_account, t.currency, t.reason, t.team, t.meter, t.card,
+        "SELECT j.tenant_id, j.journal_id, j.reference, t.ordinal, t.debit_account, t.credit_account, t.currency, t.reason, t.team, t.meter, t.card,
              t.card_version, t.events, d.kind AS debit_kind, d.team AS debit_team, k.kind AS credit_kind, k.team AS credit_team,
              (t.amount * 1000000000000)::numeric(60, 0)::text AS amount, (t.quantity * 1000000000000)::numeric(60, 0)::text AS quantity
          FROM journals j JOIN transfers t USING (tenant_id, journal_id)
