@@ -10,7 +10,7 @@ use benches::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{process::Http, system::System};
+use crate::{process::Http, system::System, wait::eventually};
 
 /// Catalogs that are published at once.
 const PUBLISH_AT_ONCE: usize = 8;
@@ -62,6 +62,20 @@ pub async fn make(system: &System, count: usize) -> Result<Vec<Tenant>> {
         }
     }
     Ok(tenants)
+}
+
+/// Waits until every ingest has loaded the keys, which takes it a second: the last one is there with
+/// all others.
+pub async fn are_known(bases: &[String], tenants: &[Tenant]) -> Result<()> {
+    let key = tenants.last().map(|tenant| tenant.key.as_str()).unwrap_or_default();
+    for base in bases {
+        let ingest = Http::new(base, key)?;
+        eventually("ingest knows the keys", async || {
+            Ok(ingest.exchange("POST", "/v1/events", b"[]".to_vec()).await?.0 != 401)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Publishes the catalog, again where its markers were not in the log in time.

@@ -155,6 +155,7 @@ impl World {
     ) -> Result<World> {
         let tier = Tier::of_environment();
         let tenants = tenants::make(&system, tenants).await?;
+        tenants::are_known(&bases(&system)?, &tenants).await?;
         let start_us = runtime::task::now_us() - AGE_US;
         let plan = Plan::new(moments.seed(), tenants.len(), window, start_us);
         let traffic = Traffic::start(&plan, &tenants, &bases(&system)?, &story, sending)?;

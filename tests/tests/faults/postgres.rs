@@ -80,14 +80,7 @@ pub async fn is_restarted(world: &mut World) -> Result<()> {
     }
     for time in 0..world.tier.session_ends {
         world.moment().await?;
-        let mut connection = world.system.postgres().await?;
-        let ended: i64 = sqlx::query_scalar(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-             WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        ensure!(ended > 0, "there was no session to end");
+        let ended = world.until("there are sessions to end", end_sessions).await?;
         world.story.count("F05s", 1);
         world.story.tell(format!("F05 {}: {ended} sessions ended", time + 1));
     }
@@ -95,6 +88,17 @@ pub async fn is_restarted(world: &mut World) -> Result<()> {
     let unavailable = seen.statuses.get(&503).copied().unwrap_or_default();
     ensure!(unavailable > 0, "nobody noticed: {:?}", seen.statuses);
     posts_again(world).await
+}
+
+/// Ends all sessions but its own; says how many, if there were any.
+async fn end_sessions(world: &World) -> Result<Option<i64>> {
+    let ended: i64 = sqlx::query_scalar(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
+    )
+    .fetch_one(&mut world.system.postgres().await?)
+    .await?;
+    Ok((ended > 0).then_some(ended))
 }
 
 /// F06: a COMMIT arrives and its answer does not, on each of these links in turn.
