@@ -8,6 +8,8 @@ pub mod believers;
 
 pub mod broker;
 
+pub mod canaries;
+
 pub mod oracle;
 
 pub mod process;
@@ -15,6 +17,8 @@ pub mod process;
 pub mod proxy;
 
 pub mod seed;
+
+pub mod signed;
 
 pub mod system;
 
