@@ -10,6 +10,8 @@ pub mod believers;
 
 pub mod broker;
 
+pub mod canaries;
+
 pub mod oracle;
 
 pub mod process;
@@ -17,6 +19,8 @@ pub mod process;
 pub mod proxy;
 
 pub mod seed;
+
+pub mod signed;
 
 pub mod simulation;
 

@@ -242,6 +242,13 @@ impl Http {
         Ok(request.send().await?.error_for_status()?.text().await?)
     }
 
+    /// A page, whatever the answer is: its status and its text.
+    pub async fn page(&self, path: &str) -> Result<(u16, String)> {
+        let response =
+            self.client.get(format!("{}{path}", self.base)).bearer_auth(&self.key).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
     /// A body sent with `method`; fails on anything but success.
     pub async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
         let method = reqwest::Method::from_bytes(method.as_bytes())?;

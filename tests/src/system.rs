@@ -203,6 +203,11 @@ impl System {
         &self.settings
     }
 
+    /// Addresses of its running processes.
+    pub fn addresses(&self) -> Vec<String> {
+        self.ports.values().cloned().collect()
+    }
+
     /// The prefix of its topics and groups, on Kafka.
     pub fn prefix(&self) -> Result<&str> {
         let prefix = self.settings.iter().rfind(|(name, _)| name == "WEIR_LOG__KAFKA__PREFIX");

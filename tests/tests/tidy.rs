@@ -219,3 +219,102 @@ fn every_crate_says_what_it_is() {
     }
     check_none("a service has a README of one screen", &found);
 }
+
+/// What the workspace may depend on of others, each with the text above it. Parts of one library
+/// (`serde` and `serde_json`) share theirs.
+fn workspace_dependencies() -> Vec<(String, String)> {
+    let manifest = text("Cargo.toml").unwrap();
+    let (_, rest) = manifest.split_once("[workspace.dependencies]").unwrap();
+    let family = |name: &str| name.split(['-', '_']).next().unwrap().to_owned();
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut reason = String::new();
+    for line in rest.split("\n[").next().unwrap().lines() {
+        if let Some(comment) = line.strip_prefix('#') {
+            reason.push_str(comment);
+        } else if let Some((name, value)) = line.split_once(" = ")
+            && !value.contains("path = ")
+        {
+            let shared = found.last().filter(|(before, _)| family(before) == family(name));
+            let shared = shared.filter(|_| reason.is_empty()).map(|(_, reason)| reason.clone());
+            found.push((name.to_owned(), shared.unwrap_or_else(|| std::mem::take(&mut reason))));
+            reason.clear();
+        }
+    }
+    assert!(found.len() > 40, "{found:?}");
+    found
+}
+
+fn crates() -> Vec<String> {
+    let manifests = files().into_iter().filter(|file| file.ends_with("/Cargo.toml"));
+    manifests.map(|file| file.trim_end_matches("/Cargo.toml").to_owned()).collect()
+}
+
+#[test]
+fn every_dependency_has_its_reason_and_its_user() {
+    let mut found = Vec::new();
+    let crates = crates();
+    for (name, reason) in workspace_dependencies() {
+        if reason.split_whitespace().count() < 3 {
+            found.push(format!("{name} has no sentence that says why it is there"));
+        }
+        let needs = |krate: &String| {
+            let manifest = text(&format!("{krate}/Cargo.toml")).unwrap();
+            manifest.lines().any(|line| {
+                line.strip_prefix(&name).is_some_and(|rest| rest.starts_with([' ', '.']))
+            })
+        };
+        if !crates.iter().any(needs) {
+            found.push(format!("{name} is used by no crate"));
+        }
+    }
+    check_none("dependencies", &found);
+}
+
+#[test]
+fn no_crate_names_a_dependency_that_it_does_not_use() {
+    let mut found = Vec::new();
+    for krate in crates() {
+        let sources: String = files()
+            .iter()
+            .filter(|file| file.starts_with(&format!("{krate}/")) && file.ends_with(".rs"))
+            .filter_map(|file| text(file))
+            .collect();
+        let manifest = text(&format!("{krate}/Cargo.toml")).unwrap();
+        let (_, rest) = manifest.split_once("[dependencies]").unwrap();
+        for line in rest.lines() {
+            let Some((name, _)) = line.split_once(".workspace = true") else { continue };
+            // The mapping of `weir replay` is compiled into the fuzz targets.
+            let elsewhere = krate == "fuzz" && ["anyhow", "jiff"].contains(&name);
+            if !has_word(&sources, &name.replace('-', "_")) && !elsewhere {
+                found.push(format!("{krate}: {name}"));
+            }
+        }
+    }
+    check_none("unused dependencies", &found);
+}
+
+#[test]
+fn every_build_keeps_to_the_lockfile() {
+    let builds = [
+        "cargo build",
+        "cargo test",
+        "cargo run",
+        "cargo clippy",
+        "cargo install",
+        "cargo metadata",
+        "cargo bench",
+    ];
+    let mut found = Vec::new();
+    for file in files()
+        .iter()
+        .filter(|file| file.ends_with(".sh") || file.ends_with(".md") || file.ends_with("Makefile"))
+    {
+        for (number, line) in text(file).unwrap_or_default().lines().enumerate() {
+            let build = builds.iter().any(|build| line.contains(build));
+            if build && !line.contains("--locked") && !line.contains("--version") {
+                found.push(format!("{file}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    check_none("a build that may take other versions than were tested", &found);
+}

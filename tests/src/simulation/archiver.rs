@@ -111,7 +111,12 @@ impl Archiver {
 
 impl World {
     fn archiver_config(&self) -> Config {
-        Config { group_rows: self.settings.group_rows, group_bytes: 1 << 20, group_wait_ms: 1 }
+        Config {
+            group_rows: self.settings.group_rows,
+            group_bytes: 1 << 20,
+            group_wait_ms: 1,
+            heads_every_ms: 60_000,
+        }
     }
 
     /// An archiver starts.

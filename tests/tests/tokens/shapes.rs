@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::{Signer, base64, claims, now_s, sign};
+use tests::signed::{base64, now_s, sign};
+
+use crate::{Signer, claims};
 
 /// A public key, as somebody may have it who hopes that it is taken for the secret.
 const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEVs/o5+uQbTjL3chynL4wXgUg2R9\nq9UU8I5mEovUf86QZ7kOBIjJwqnzD1omageEHWwHdBO6B+dFabmdT9POxg==\n-----END PUBLIC KEY-----\n";
