@@ -1,4 +1,4 @@
-//! Calls on their way to the log, Postgres and ClickHouse. A call is carried out at some time, once,
+//! Calls on their way to the log, Postgres and ClickHouse. A call is carried out once, at some time,
 //! or never; its caller hears of it, or not, or before it happens that it is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! Every order of a few steps: two owners, two of every reader, a handful of blocks, a crash between
-//! any two steps. Where a walk draws one step, this takes each of them, and remembers where it was.
+//! Every order of a few steps: two owners, two of every reader, some blocks, a crash between any two
+//! steps. Where a walk draws one step, this takes each of them, and remembers where it was.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -48,7 +48,7 @@ pub struct Scope {
     /// Transactions that each of two ledger-writers begins, which may be carried out at any later
     /// time.
     pub writers: u8,
-    /// Flushes that each of two archivers begins, step by step. Without any of these two everything is
+    /// Flushes that each of two archivers begins, step by step. Without either everything is
     /// posted and archived in one step, now and then.
     pub archivers: u8,
     /// Identities that a table holds, at most.

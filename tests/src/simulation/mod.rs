@@ -1,6 +1,5 @@
-//! The installation in one thread, without a clock: the product's own rules over a simulated log and
-//! simulated stores, in virtual time. Acceptance, state, table, verdicts, windows, postings and groups
-//! are the code that runs in production; the log, Postgres and ClickHouse are stood in for by what
+//! The installation in one thread, without a clock: the product's own rules over a simulated log
+//! and stores, in virtual time. Acceptance, state, table, verdicts, windows, postings and groups are the code that runs in production; the log, Postgres and ClickHouse are stood in for by what
 //! they promise, and every call to them may happen late, unheard, or never.
 //!
 //! Reading order: `traffic` (what is sent and what it is worth), `stores`, `calls`, `world` and its

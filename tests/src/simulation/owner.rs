@@ -169,7 +169,7 @@ impl World {
         });
     }
 
-    /// Looks at the oldest report. With `doubt` it hears that the outcome is unknown, whatever it is.
+    /// Looks at the oldest report. With `doubt` it hears that the outcome is unknown.
     pub fn hear_report(&mut self, partition: usize, which: usize, doubt: bool) {
         let Some(owner) = &mut self.owners[partition][which] else { return };
         let Some(oldest) = owner.reports.front().copied().filter(|_| !owner.broken) else { return };
@@ -189,7 +189,7 @@ impl World {
         self.tell(|| format!("rater {partition}.{which} hears of call {oldest}: good {good}"));
     }
 
-    /// Discards what is not accepted, reads `[rated]` to its end and goes on. A neighbour may be away
+    /// Discards what is not accepted, reads `[rated]` to its end, goes on. A neighbour may be away
     /// after so many messages, or when the catalog is read behind them.
     pub fn recover(&mut self, partition: usize, which: usize, away_after: Option<usize>) {
         let Some(owner) = &mut self.owners[partition][which] else { return };

@@ -1,5 +1,5 @@
 //! Simulated stores: the log, Postgres, ClickHouse. They keep what the real ones promise: an append
-//! has a place, a transaction is atomic and compares before it sets, an insert's token is taken once.
+//! has a place, a transaction is atomic and compares before it sets, a token is taken once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -135,7 +135,7 @@ impl Walk {
         }
     }
 
-    /// An event as a client sends it: an id has one time for ever, or none. Some ids are sent with a
+    /// An event as a client sends it: an id has one time for ever, or none. Some are sent with a
     /// quantity that is rejected, and corrected later; now and then the content is another.
     fn event(&mut self, partition: usize) -> Event {
         let id = self.ids(partition);
@@ -312,7 +312,7 @@ impl Walk {
         }
     }
 
-    /// What flies lands or is lost, one process of each kind starts anew, and nothing fails any more.
+    /// What flies lands or is lost, one process of each kind starts anew, and nothing fails now.
     fn heal(&mut self) {
         self.world.tell(|| "healing".into());
         while !self.world.calls.flying.is_empty() {
