@@ -147,7 +147,7 @@ impl Queue {
     pub fn due(&self) -> Option<Move> {
         let after = if self.waiting.is_empty() { self.read } else { self.answered };
         let answers = self.answers.iter().map(|(tenant, count)| (*tenant, *count)).collect();
-        (after != self.stored).then(|| Move { before: self.stored, after, answers })
+        (after != self.stored).then_some(Move { before: self.stored, after, answers })
     }
 
     /// A move was stored.
