@@ -1,0 +1,255 @@
+//! What two tenants have, and what nobody has.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use axum::http::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    Named,
+    world::{OTHER, TENANT, World},
+};
+
+/// What of another tenant, or of another team of one's own, must never be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// Nothing of the first tenant.
+    Tenant,
+    /// Nothing of the first tenant's first team.
+    Team,
+}
+
+/// Names of things by their kind.
+pub type Names = BTreeMap<&'static str, String>;
+
+/// What each has.
+pub struct Objects {
+    theirs: Names,
+    own: Names,
+    nobodys: Names,
+}
+
+impl Objects {
+    /// Gives both tenants one of everything, and two of what is listed.
+    pub async fn make(world: &World) -> Result<Objects> {
+        let theirs = make(world, "alpha7", &world.key).await?;
+        let own = make(world, "bravo7", &world.other_key).await?;
+        let mut nobodys: Names =
+            theirs.iter().map(|(kind, name)| (*kind, name.replace("alpha7", "gamma7"))).collect();
+        let reversed = |name: &str| -> String { name.chars().rev().collect() };
+        for kind in ["key", "secret"] {
+            nobodys.insert(kind, reversed(&theirs[kind]));
+        }
+        for kind in ["receipt", "rejected"] {
+            let (_, index) = theirs[kind].rsplit_once(':').context("a receipt")?;
+            nobodys.insert(kind, format!("0:1000000:{index}"));
+        }
+        let journal = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0009);
+        nobodys.insert("journal", journal.to_string());
+        nobodys.insert("transfer", format!("{journal}:0"));
+        Ok(Objects { theirs, own, nobodys })
+    }
+
+    /// The name of a thing of this kind.
+    pub fn of(&self, kind: &str, whose: Named) -> String {
+        let names = match whose {
+            Named::Own => &self.own,
+            Named::Theirs => &self.theirs,
+            Named::Nobodys => &self.nobodys,
+        };
+        names.get(kind).unwrap_or_else(|| panic!("nothing is a {kind}")).clone()
+    }
+
+    /// What a text tells that it must not.
+    pub fn told_by(&self, text: &str, foreign: Foreign) -> Option<String> {
+        let mut secrets = vec![self.theirs["team"].clone(), self.theirs["user"].clone()];
+        if foreign == Foreign::Tenant {
+            secrets.extend(["alpha7".to_owned(), TENANT.to_string()]);
+            let ids = ["key", "secret", "journal"].map(|kind| self.theirs[kind].clone());
+            secrets.extend(ids);
+        }
+        secrets.into_iter().find(|secret| text.contains(secret.as_str()))
+    }
+}
+
+/// A catalog of which each name begins with `mark`.
+pub fn catalog(mark: &str) -> Value {
+    let (calls, tokens) = (format!("{mark}-calls"), format!("{mark}-tokens"));
+    let card = |key: &str, kind: &str, price: &str| {
+        json!({"key": format!("{mark}-{key}"), "kind": kind, "currency": "USD", "versions": [{"rates": [
+            {"meter": tokens, "price": price}, {"meter": calls, "price": "0.5"}]}]})
+    };
+    json!({
+        "meters": [
+            {"key": calls, "event_types": [format!("{mark}.call")], "aggregation": "count"},
+            {"key": tokens, "event_types": [format!("{mark}.call")], "aggregation": "sum", "value": "$.tokens",
+             "dimensions": {"model": "$.model"}},
+        ],
+        "cards": [card("standard", "rate", "0.01"), card("special", "rate", "0.02"),
+            card("providers", "cost", "0.001"), card("others", "cost", "0.002")],
+        "default_rate_card": format!("{mark}-standard"),
+        "default_cost_card": format!("{mark}-providers"),
+    })
+}
+
+async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
+    let ask = async |method: Method, path: &str, body: Value| {
+        let answer = world.send(method, path, key, &[], Some(body)).await?;
+        anyhow::ensure!(answer.status.is_success(), "{path}: {}", answer.text);
+        Ok::<Value, anyhow::Error>(answer.body)
+    };
+    let named = |name: &str| format!("{mark}-{name}");
+    ask(Method::PUT, "/v1/catalog", catalog(mark)).await?;
+    for app in ["tool", "tool-2", "new-app"] {
+        ask(Method::POST, "/v1/apps", json!({"app": named(app)})).await?;
+    }
+    let secrets = format!("/v1/apps/{}/secrets", named("tool"));
+    let secret = ask(Method::POST, &secrets, json!({"scopes": ["*"]})).await?;
+    ask(Method::POST, &secrets, json!({"scopes": ["*"]})).await?;
+    let made = json!({"scopes": ["teams:read"], "name": named("key")});
+    let api_key = ask(Method::POST, "/v1/api-keys", made).await?;
+    let key_id = api_key["key_id"].as_str().context("a key")?.to_owned();
+    for mut body in [json!({}), json!({"credential": key_id})] {
+        body["events_per_second"] = json!(1_000_000);
+        ask(Method::PUT, "/v1/limits", body).await?;
+    }
+    for team in ["acme", "bolt", "new-team"] {
+        ask(Method::POST, "/v1/teams", json!({"team": named(team)})).await?;
+        let aliases = format!("/v1/teams/{}/aliases", named(team));
+        for alias in ["2", "3"] {
+            ask(Method::POST, &aliases, json!({"alias": named(&format!("{team}-{alias}"))}))
+                .await?;
+        }
+    }
+    let prices = json!({"input": "1", "output": "2"});
+    let list = json!({"source": named("prices"), "date": "2026-01-01", "currency": "USD", "per": 1000, "models": [
+        {"provider": named("provider"), "model": named("model"), "prices": prices},
+        {"provider": named("provider"), "model": named("model-2"), "prices": prices}]});
+    ask(Method::POST, "/v1/providers/pricing/imports", json!({"list": list})).await?;
+    let (receipt, rejected) = report(world, mark, key).await?;
+    let journals = world
+        .send(Method::GET, &format!("/v1/teams/{}/journals", named("acme")), key, &[], None)
+        .await?
+        .expect(200)?;
+    let journal = journals["items"][0]["journal_id"].as_str().context("a journal")?.to_owned();
+    let names = [
+        ("team", "acme"),
+        ("alias", "acme-2"),
+        ("user", "user"),
+        ("app", "tool"),
+        ("meter", "tokens"),
+        ("rate_card", "special"),
+        ("cost_card", "others"),
+        ("provider", "provider"),
+        ("model", "model"),
+        ("source", "source"),
+        ("event_id", "event-1"),
+        ("feature", "feature"),
+        ("new_app", "new-app"),
+        ("new_team", "new-team"),
+        ("new_alias", "bolt-3"),
+        ("new_meter", "calls"),
+        ("newer_meter", "calls"),
+        ("new_card", "standard"),
+        ("newer_card", "providers"),
+    ];
+    let mut found: Names = names.into_iter().map(|(kind, name)| (kind, named(name))).collect();
+    found.insert("event_type", format!("{mark}.call"));
+    found.insert("key", key_id);
+    found.insert("secret", secret["secret_id"].as_str().context("a secret")?.to_owned());
+    found.insert("receipt", receipt);
+    found.insert("rejected", rejected);
+    found.insert("transfer", format!("{journal}:0"));
+    found.insert("journal", journal);
+    Ok(found)
+}
+
+/// Reports usage in two rounds, so that there are two journals; a receipt of an event that is rated
+/// and of one that is not.
+async fn report(world: &World, mark: &str, key: &str) -> Result<(String, String)> {
+    let mut receipts = Vec::new();
+    let teams = ["acme", "acme", "acme", "bolt", "bolt"];
+    for round in 0..2 {
+        let mut events = Vec::new();
+        for (number, team) in teams.into_iter().enumerate() {
+            let tokens = if number == 1 { json!("many") } else { json!(7) };
+            let user = if team == "acme" { "user" } else { "other" };
+            events.push(json!({"id": format!("{mark}-event-{}", round * teams.len() + number),
+                "source": format!("{mark}-source"), "type": format!("{mark}.call"),
+                "subject": format!("{mark}-{team}"), "feature": format!("{mark}-feature"),
+                "user": format!("{mark}-{user}"),
+                "data": {"tokens": tokens, "model": format!("{mark}-model")}}));
+        }
+        let sent = sent(world, mark, key, json!(events)).await?;
+        let receipt = |at: usize| sent["results"][at]["receipt"].as_str().map(str::to_owned);
+        receipts.push((receipt(0).context("a receipt")?, receipt(1).context("a receipt")?));
+        settled(world, key, (round + 1) * teams.len()).await?;
+    }
+    receipts.into_iter().next().context("a round")
+}
+
+/// Sends events once ingest has heard of the app.
+async fn sent(world: &World, mark: &str, key: &str, events: Value) -> Result<Value> {
+    let path = format!("/v1/apps/{mark}-tool/events");
+    for _ in 0..2_000 {
+        let answer = world.send(Method::POST, &path, key, &[], Some(events.clone())).await?;
+        if answer.status.as_u16() != 404 {
+            return answer.expect(200);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    }
+    anyhow::bail!("ingest does not know the app")
+}
+
+async fn settled(world: &World, key: &str, accepted: usize) -> Result<()> {
+    for _ in 0..2_000 {
+        let body = world.send(Method::GET, "/v1/conservation", key, &[], None).await?.body;
+        let all = body["total"]["counts"]["accepted"] == accepted && body["total"]["pending"] == 0;
+        let partitions = body["partitions"].as_array().cloned().unwrap_or_default();
+        if all && partitions.iter().all(|one| one["archived_position"] == one["posted_position"]) {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    }
+    anyhow::bail!("the books did not settle")
+}
+
+/// All that the first tenant has, as it sees it itself.
+pub async fn snapshot(world: &World, objects: &Objects) -> Result<Vec<(String, Value)>> {
+    let (app, team) = (objects.of("app", Named::Theirs), objects.of("team", Named::Theirs));
+    let mut found = Vec::new();
+    for path in [
+        "/v1/api-keys".to_owned(),
+        "/v1/apps".to_owned(),
+        format!("/v1/apps/{app}/secrets"),
+        "/v1/limits".to_owned(),
+        "/v1/audit".to_owned(),
+        "/v1/catalog".to_owned(),
+        "/v1/providers/pricing".to_owned(),
+        "/v1/teams".to_owned(),
+        format!("/v1/teams/{team}/aliases"),
+        format!("/v1/teams/{team}/transfers"),
+        "/v1/events".to_owned(),
+        "/v1/rejected-events".to_owned(),
+        "/v1/usage".to_owned(),
+        "/v1/conservation".to_owned(),
+    ] {
+        let mut body = world.get(&format!("{path}{}", limit(&path))).await?.expect(200)?;
+        if path == "/v1/conservation" {
+            body = body["total"]["counts"].clone();
+        }
+        found.push((path, body));
+    }
+    let of_other: i64 = sqlx::query_scalar("SELECT count(*) FROM teams WHERE tenant_id = $1")
+        .bind(OTHER)
+        .fetch_one(&world.admin)
+        .await?;
+    anyhow::ensure!(of_other > 0, "the other tenant has teams of its own");
+    Ok(found)
+}
+
+fn limit(path: &str) -> &'static str {
+    if ["/v1/catalog", "/v1/conservation"].contains(&path) { "" } else { "?limit=1000" }
+}

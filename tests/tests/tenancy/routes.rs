@@ -1,0 +1,159 @@
+//! The routes: which scope each needs, and what its places name.
+
+/// An operation of the document, and what stands in it.
+pub struct Route {
+    /// `GET /v1/teams`.
+    pub operation: &'static str,
+    /// The scope that it needs.
+    pub scope: &'static str,
+    /// Kinds of what its path names, in order; `|` between several that may stand there.
+    pub ids: &'static [&'static str],
+    /// What its query must have besides.
+    pub query: &'static str,
+    /// Bodies; a kind in `<>` names something of it.
+    pub bodies: Vec<String>,
+}
+
+/// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
+/// those that name nothing.
+pub const FILTERS: [(&str, &str, &str); 27] = [
+    ("limit", "limit", ""),
+    // It has a place of its own.
+    ("cursor", "cursor", ""),
+    ("team", "team", "team"),
+    ("user", "user", "user"),
+    ("app", "app", "app"),
+    ("type", "type", "event_type"),
+    ("source", "source", "source"),
+    ("id", "id", "event_id"),
+    ("meter", "meter", "meter"),
+    ("feature", "feature", "feature"),
+    ("actor", "actor", "key"),
+    ("target", "target", "team"),
+    ("provider", "provider", "provider"),
+    ("model", "model", "model"),
+    ("filter[dimension]", "filter[model]", "model"),
+    ("outcome", "outcome", ""),
+    ("reason", "reason", ""),
+    ("action", "action", ""),
+    ("from", "from", ""),
+    ("to", "to", ""),
+    ("at", "at", ""),
+    ("history", "history", ""),
+    ("window", "window", ""),
+    ("time_zone", "time_zone", ""),
+    ("group_by", "group_by", ""),
+    ("period", "period", ""),
+    ("format", "format", ""),
+];
+
+/// A report is of a period; this one has all that is reported while the test runs.
+const REPORT: &str = "from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
+
+/// All of them.
+pub fn routes() -> Vec<Route> {
+    let mut all = Vec::new();
+    let mut add = |operation: &'static str,
+                   scope: &'static str,
+                   ids: &'static [&'static str],
+                   bodies: &[&str]| {
+        let bodies = bodies.iter().map(|body| (*body).to_owned()).collect();
+        let query = if operation == "GET /v1/usage-report" { REPORT } else { "" };
+        all.push(Route { operation, scope, ids, query, bodies });
+    };
+    let expiry = [r#"{"expires_at": "2100-01-01T00:00:00Z"}"#];
+    add("GET /v1/api-keys", "keys:write", &[], &[]);
+    add("POST /v1/api-keys", "keys:write", &[], &[r#"{"scopes": ["teams:read"], "app": "<app>"}"#]);
+    add("PATCH /v1/api-keys/{key_id}", "keys:write", &["key"], &expiry);
+    add("DELETE /v1/api-keys/{key_id}", "keys:write", &["key"], &[]);
+    add("GET /v1/apps", "keys:write", &[], &[]);
+    add("POST /v1/apps", "keys:write", &[], &[r#"{"app": "<new_app>"}"#]);
+    add("GET /v1/apps/{app}/secrets", "keys:write", &["app"], &[]);
+    add("POST /v1/apps/{app}/secrets", "keys:write", &["app"], &[r#"{"scopes": ["teams:read"]}"#]);
+    add("PATCH /v1/apps/{app}/secrets/{secret_id}", "keys:write", &["app", "secret"], &expiry);
+    add("DELETE /v1/apps/{app}/secrets/{secret_id}", "keys:write", &["app", "secret"], &[]);
+    add("GET /v1/audit", "audit:read", &[], &[]);
+    add("GET /v1/limits", "limits:write", &[], &[]);
+    let limit = [r#"{"credential": "<key>", "events_per_second": 1000000}"#];
+    add("PUT /v1/limits", "limits:write", &[], &limit);
+
+    add("GET /v1/catalog", "catalog:read", &[], &[]);
+    let catalog = super::objects::catalog("bravo7").to_string();
+    let meter = r#"{"key": "<new_meter>", "event_types": ["t"], "aggregation": "count"}"#;
+    let catalog = catalog.replacen(r#""meters":["#, &format!(r#""meters":[{meter},"#), 1);
+    add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str()]);
+    let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
+    add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
+    add("GET /v1/meters", "catalog:read", &[], &[]);
+    add("GET /v1/meters/{key}", "catalog:read", &["meter"], &[]);
+    add(
+        "POST /v1/meters",
+        "catalog:write",
+        &[],
+        &[meter.replace("new_meter", "newer_meter").as_str()],
+    );
+    let card = r#"{"key": "<new_card>", "currency": "EUR", "rates": [{"meter": "<meter>", "price": "1"}]}"#;
+    let version = r#"{"effective_from": "2040-01-01T00:00:00Z", "rates": [{"meter": "<meter>", "price": "1"}]}"#;
+    add("GET /v1/rate-cards", "catalog:read", &[], &[]);
+    add("POST /v1/rate-cards", "catalog:write", &[], &[card]);
+    add("GET /v1/rate-cards/{key}", "catalog:read", &["rate_card"], &[]);
+    add("POST /v1/rate-cards/{key}/versions", "catalog:write", &["rate_card"], &[version]);
+    add("GET /v1/cost-cards", "catalog:read", &[], &[]);
+    add(
+        "POST /v1/cost-cards",
+        "catalog:write",
+        &[],
+        &[card.replace("new_card", "newer_card").as_str()],
+    );
+    add("GET /v1/cost-cards/{key}", "catalog:read", &["cost_card"], &[]);
+    add("POST /v1/cost-cards/{key}/versions", "catalog:write", &["cost_card"], &[version]);
+    add("GET /v1/providers/pricing", "catalog:read", &[], &[]);
+    let import = r#"{"list": {"source": "s", "date": "2026-01-01", "currency": "USD", "per": 1,
+        "models": [{"provider": "<provider>", "model": "<model>", "prices": {"input": "7"}}]}, "partial": true, "dry_run": true}"#;
+    add("POST /v1/providers/pricing/imports", "catalog:write", &[], &[import]);
+    let made = r#"{"card": "<cost_card>", "dry_run": true, "meters": {"input": "<meter>"}}"#;
+    add("POST /v1/providers/pricing/cost-card", "catalog:write", &[], &[made]);
+
+    add("GET /v1/teams", "teams:read", &[], &[]);
+    add("POST /v1/teams", "teams:write", &[], &[r#"{"team": "<new_team>", "name": "n"}"#]);
+    add("GET /v1/teams/{team}", "teams:read", &["team|alias"], &[]);
+    add("GET /v1/teams/{team}/aliases", "teams:read", &["team"], &[]);
+    add(
+        "POST /v1/teams/{team}/aliases",
+        "teams:write",
+        &["team"],
+        &[r#"{"alias": "<new_alias>"}"#],
+    );
+    add("GET /v1/teams/{team}/balance", "balances:read", &["team"], &[]);
+    add("GET /v1/teams/{team}/transfers", "balances:read", &["team"], &[]);
+    add("GET /v1/teams/{team}/journals", "balances:read", &["team"], &[]);
+    add("GET /v1/teams/{team}/timeline", "usage:read", &["team"], &[]);
+    add("GET /v1/users/{user}/timeline", "usage:read", &["user"], &[]);
+    add("GET /v1/journals/{journal_id}", "balances:read", &["journal"], &[]);
+    // Two scopes are needed, so no key with one of them is let in.
+    add("GET /v1/explain/{id}", "balances:read and usage:read", &["journal|transfer"], &[]);
+    add("GET /v1/usage", "usage:read", &[], &[]);
+    add("GET /v1/usage-report", "usage:read", &[], &[]);
+    add("GET /v1/events", "usage:read", &[], &[]);
+    add("GET /v1/events/{receipt}", "usage:read", &["receipt|rejected"], &[]);
+    add("GET /v1/rejected-events", "usage:read", &[], &[]);
+    add("GET /v1/rejected-events/{receipt}", "usage:read", &["rejected"], &[]);
+    // They need two scopes as well.
+    let corrected = r#"{"id": "<event_id>", "source": "<source>", "type": "<event_type>", "subject": "<team>", "data": {"tokens": 1}}"#;
+    let both = "usage:read and events:write";
+    add("POST /v1/rejected-events/{receipt}/reinject", both, &["rejected"], &[corrected]);
+    let selection = r#"{"team": "<team>", "app": "<app>", "source": "<source>", "type": "<event_type>", "dry_run": true}"#;
+    add("POST /v1/rejected-events/reinject", both, &[], &[selection]);
+    add("GET /v1/conservation", "status:read", &[], &[]);
+
+    let event = r#"{"id": "<event_id>", "source": "<source>", "type": "<event_type>", "subject": "<team>", "user": "<user>",
+        "feature": "<feature>", "data": {"tokens": 1, "model": "<model>"}}"#;
+    let bulk = format!(r#"[{{"id": "bulk-1", "type": "t", "subject": "t"}}, {event}]"#);
+    add("POST /v1/events", "events:write", &[], &[event, bulk.as_str()]);
+    add("POST /v1/events/ingest", "events:write", &[], &[event]);
+    add("POST /v1/apps/{app}/events", "events:write", &["app"], &[event, bulk.as_str()]);
+    add("POST /api/v1/events", "events:write", &[], &[event]);
+    let lago = r#"{"events": [{"transaction_id": "<event_id>", "external_subscription_id": "<team>", "code": "<event_type>"}]}"#;
+    add("POST /api/v1/events/batch", "events:write", &[], &[lago]);
+    all
+}
