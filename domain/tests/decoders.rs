@@ -14,7 +14,7 @@ use domain::{
     chain::{GENESIS, Place},
     wire::{
         block::{BODY_BYTES_MAX, Block, BlockHeader},
-        rated::{OUTER_LENGTH, Outer, Sections, encode},
+        rated::{Counts, OUTER_LENGTH, Outer, Sections, encode},
         row::RowHead,
         sums::Sums,
     },
@@ -270,4 +270,14 @@ fn a_body_that_claims_to_be_large_is_refused_before_memory_is_taken() {
     message[24..28].copy_from_slice(&u32::try_from(BODY_BYTES_MAX).unwrap().to_le_bytes());
     seal_block(&mut message);
     assert!(peak(|| assert!(BlockHeader::decode(&message).is_err())) < ROOM);
+}
+
+#[test]
+fn counts_that_do_not_fit_together_are_not_balanced_and_end_nothing() {
+    let most = Counts::from_fields([u64::MAX; 10]);
+    assert!(!most.balanced());
+    assert_eq!(most.outcomes(), u64::MAX);
+    let most = u64::MAX;
+    let fields = [most, most, most, most, 0, 0, 0, 0, 0, most];
+    assert!(Counts::from_fields(fields).balanced(), "both sides are twice the most");
 }

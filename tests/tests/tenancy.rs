@@ -118,8 +118,9 @@ impl Composer<'_> {
             let value = pick(kind, whose("path", number));
             path = path.replace(&format!("{{{name}}}"), &escaped(&value));
         }
+        path = format!("{path}?{}", self.route.query);
         if let Some((name, kind, whose)) = filter {
-            path = format!("{path}?{}={}", escaped(name), escaped(&pick(kind, whose)));
+            path = format!("{path}&{}={}", escaped(name), escaped(&pick(kind, whose)));
         }
         let body = body.map(|template| {
             let mut text = String::new();
@@ -196,7 +197,7 @@ impl Composer<'_> {
         }
         if let Some(cursor) = cursor {
             let mut theirs = self.compose(kinds, None, first, &own);
-            theirs.path = format!("{}?cursor={cursor}", theirs.path);
+            theirs.path = format!("{}&cursor={cursor}", theirs.path);
             let nobodys = self.compose(kinds, None, first, &own);
             places.push(place("cursor".into(), "", theirs, nobodys));
         }
@@ -301,7 +302,7 @@ async fn look(
 /// The cursor of the second page of another's list.
 async fn their_cursor(world: &World, composer: &Composer<'_>, kinds: &[&str]) -> Result<String> {
     let theirs = composer.compose(kinds, None, None, &|_, _| Named::Theirs);
-    let page = world.get(&format!("{}?limit=1", theirs.path)).await?.expect(200)?;
+    let page = world.get(&format!("{}&limit=1", theirs.path)).await?.expect(200)?;
     let page = if page["next_cursor"].is_null() { nested(&page) } else { page };
     let cursor = page["next_cursor"].as_str();
     Ok(cursor.with_context(|| format!("{} has one page: {page}", theirs.path))?.to_owned())

@@ -8,6 +8,8 @@ pub struct Route {
     pub scope: &'static str,
     /// Kinds of what its path names, in order; `|` between several that may stand there.
     pub ids: &'static [&'static str],
+    /// What its query must have besides.
+    pub query: &'static str,
     /// Bodies; a kind in `<>` names something of it.
     pub bodies: Vec<String>,
 }
@@ -45,6 +47,9 @@ pub const FILTERS: [(&str, &str, &str); 27] = [
     ("format", "format", ""),
 ];
 
+/// A report is of a period; this one has all that is reported while the test runs.
+const REPORT: &str = "from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
+
 /// All of them.
 pub fn routes() -> Vec<Route> {
     let mut all = Vec::new();
@@ -53,7 +58,8 @@ pub fn routes() -> Vec<Route> {
                    ids: &'static [&'static str],
                    bodies: &[&str]| {
         let bodies = bodies.iter().map(|body| (*body).to_owned()).collect();
-        all.push(Route { operation, scope, ids, bodies });
+        let query = if operation == "GET /v1/usage-report" { REPORT } else { "" };
+        all.push(Route { operation, scope, ids, query, bodies });
     };
     let expiry = [r#"{"expires_at": "2100-01-01T00:00:00Z"}"#];
     add("GET /v1/api-keys", "keys:write", &[], &[]);
