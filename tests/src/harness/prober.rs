@@ -28,7 +28,8 @@ pub struct Seen {
 impl Seen {
     fn add(&mut self, question: &str, status: u16, retry_after: bool) {
         *self.statuses.entry(status).or_default() += 1;
-        if !matches!(status, 0 | 200 | 429) && !(status == 503 && retry_after) {
+        let promised = matches!(status, 0 | 200 | 429) || (status == 503 && retry_after);
+        if !promised {
             self.wrong.push(format!("{question}: {status}, Retry-After: {retry_after}"));
         }
     }
