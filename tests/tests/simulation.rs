@@ -93,7 +93,7 @@ fn no_walk_loses_or_doubles_anything() {
     });
     println!("{line}");
     for (name, number) in &total.numbers {
-        let least = if name == "recoveries_interrupted" { seeds / 50 } else { seeds / 20 };
+        let least = if name == "late_again" { seeds / 100 } else { seeds / 20 };
         assert!(seeds < 500 || *number > least, "{name} must bite: {number} in {seeds} seeds");
     }
 }
@@ -194,7 +194,7 @@ fn every_order_of_two_owners() {
 #[test]
 fn every_order_of_two_owners_with_small_tables() {
     let (sent, departures) = (2 + usize::from(further().min(1)), 1);
-    let starts = [2, 1 + further()];
+    let starts = [1 + further(), 1];
     let scope = Scope {
         sent,
         departures,
@@ -226,7 +226,7 @@ fn every_order_of_two_lanes() {
 #[test]
 fn every_order_of_two_ledger_writers() {
     let sent = 2 + usize::from(further().min(1));
-    let (batch_max, writers, blocks) = (1, 2, blocks()[..sent].to_vec());
+    let (batch_max, writers, blocks) = (1, 1 + further(), blocks()[..sent].to_vec());
     let most =
         explore_all(&Scope { sent, batch_max, writers, blocks, ..smallest("two ledger-writers") });
     assert!(most.ignored > 0 && most.effects > 1, "{most:?}");
@@ -234,10 +234,11 @@ fn every_order_of_two_ledger_writers() {
 
 #[test]
 fn every_order_of_two_archivers() {
-    let mut blocks = blocks();
-    blocks[1] = vec![Entry::Refused { tenant: 1 }];
-    let starts = [1, further().min(1)];
-    let scope = Scope { archivers: 2, starts, blocks, batch_max: 1, ..smallest("two archivers") };
+    // The second batch has no rows, only a reject.
+    let blocks = vec![vec![event(0, 5), event(1, 3)], vec![Entry::Refused { tenant: 1 }]];
+    let (sent, archivers, starts) = (2, 1 + further(), [1, further().min(1)]);
+    let scope =
+        Scope { sent, archivers, starts, blocks, batch_max: 1, ..smallest("two archivers") };
     let most = explore_all(&scope);
     assert!(most.rejected > 0 && most.effects > 1, "{most:?}");
 }

@@ -528,7 +528,9 @@ fn healed(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32) {
             _ => None,
         })
         .collect();
-    for at in sent.entries(x) {
+    // A late event is worth what its copy is, under the catalog in force there.
+    let is_late = |at: &At| chain.outcomes.get(at) == Some(&Outcome::Forwarded);
+    for at in sent.entries(x).filter(|at| !is_late(at)) {
         if let Some((event, ..)) = sent.event(at)
             && sent.worth(at).is_some()
         {

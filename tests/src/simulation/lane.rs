@@ -88,6 +88,9 @@ impl World {
         let verdicts = answers.verdicts.clone();
         let call = self.calls.begin(CALLER + which, Effect::Copies(number, answers.block.clone()));
         lane.appending = Some((call, answers));
+        if self.settings.planted == Planted::LanePlaceFirst {
+            self.store_lane(partition, which);
+        }
         self.tell(|| format!("lane {partition}.{which} sends {verdicts:?} as call {call}"));
     }
 
