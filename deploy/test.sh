@@ -30,15 +30,15 @@ fi
 phase "build" cargo test --locked --workspace --no-run
 phase "build weir" cargo build --locked --bin weir
 if [ "$only" = faults ]; then
-    phase "faults" cargo test --locked -p tests --test faults -- --nocapture --test-threads 1
+    phase "faults" cargo test --locked --workspace --test faults -- --nocapture --test-threads 1
 else
-    phase "unit tests" cargo test --locked --workspace --exclude tests
-    for file in tests/tests/*.rs; do
-        test=$(basename "$file" .rs)
-        threads=${TEST_THREADS:-2}
-        # Each scenario starts a dozen processes: one at a time tests them, not each other.
-        [ "$test" != faults ] || threads=1
-        phase "tests: $test" cargo test --locked -p tests --test "$test" -- --test-threads "$threads"
+    # With --workspace every crate has the same features in all of these, and is compiled once.
+    phase "unit tests" cargo test --locked --workspace --lib --bins
+    phase "examples in documents" cargo test --locked --workspace --doc
+    for test in $(ls domain/tests/*.rs fuzz/tests/*.rs tests/tests/*.rs | sed 's|.*/||; s|[.]rs$||' | sort -u); do
+        # Longer than a run of everything may take: `make test-deep` and `make soak` run them.
+        [ "$test" != faults ] || continue
+        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --test-threads "${TEST_THREADS:-2}"
     done
 fi
 echo

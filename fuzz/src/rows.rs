@@ -6,7 +6,8 @@ use crate::mapping::Mapping;
 
 /// The first row names the columns; of them the first is a time and the second a number of the data.
 pub fn csv_mapping(input: &[u8]) {
-    let mut reader = csv::ReaderBuilder::new().flexible(input.len().is_multiple_of(2)).from_reader(input);
+    let mut reader =
+        csv::ReaderBuilder::new().flexible(input.len().is_multiple_of(2)).from_reader(input);
     let Ok(headers) = reader.headers() else { return };
     let columns: Vec<String> = headers.iter().map(str::to_owned).collect();
     let mut maps = Vec::new();
