@@ -129,11 +129,14 @@ fn names(input: &mut Input<'_>) -> Result<(u32, Uuid, Vec<String>)> {
 
 /// Verdict, `checked_to` and origin.
 fn skip_copy(input: &mut Input<'_>) -> Result<()> {
-    (input.u8()?, input.i64()?, input.u32()?, input.i64()?, input.u32()?);
+    let _ = (input.u8()?, input.i64()?, input.u32()?, input.i64()?, input.u32()?);
     Ok(())
 }
 
-fn money(input: &mut Input<'_>) -> Result<(Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>)> {
+/// Card, its version, currency and amount of each line.
+type Money = (Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>);
+
+fn money(input: &mut Input<'_>) -> Result<Money> {
     Ok((
         column(input, text)?,
         column(input, |input| input.u32())?,
@@ -150,7 +153,7 @@ fn lines(input: &mut Input<'_>) -> Result<Vec<ArchivedLine>> {
     let (charge, cost) = (money(input)?, money(input)?);
     column(input, |input| column(input, |input| Ok((text(input)?, text(input)?))))?;
     column(input, decimal)?;
-    let of = |money: &(Vec<String>, Vec<u32>, Vec<String>, Vec<Option<i128>>), at: usize| {
+    let of = |money: &Money, at: usize| {
         (money.0[at].clone(), money.1[at], money.2[at].clone(), money.3[at])
     };
     let line = |(at, meter): (usize, String)| ArchivedLine {
@@ -176,9 +179,9 @@ pub fn usage_row(input: &mut Input<'_>) -> Result<UsageRow> {
     input.u32()?;
     skip_copy(input)?;
     nullable(input, decimal)?;
-    (text(input)?, input.u64()?, input.i64()?);
+    let _quote = (text(input)?, input.u64()?, input.i64()?);
     let lines = lines(input)?;
-    (input.bytes()?, input.u128()?, input.u8()?, input.u32()?);
+    let _raw = (input.bytes()?, input.u128()?, input.u8()?, input.u32()?);
     let team = names[4].clone();
     Ok(UsageRow {
         head,
@@ -203,7 +206,7 @@ pub fn other_row(input: &mut Input<'_>) -> Result<OtherRow> {
     let reason = text(input)?;
     text(input)?;
     let twin = (input.i64()?, input.u32()?);
-    (text(input)?, input.u32()?, input.i64()?, input.u32()?);
+    let _door = (text(input)?, input.u32()?, input.i64()?, input.u32()?);
     nullable(input, uuid)?;
     let catalog_version = input.u64()?;
     skip_copy(input)?;

@@ -117,7 +117,7 @@ impl Event {
 
     /// Its hold.
     pub fn hold(&self) -> Option<Uuid> {
-        (self.id % 5 == 0).then(|| Uuid::from_u128(0xF0 + u128::from(self.id)))
+        self.id.is_multiple_of(5).then(|| Uuid::from_u128(0xF0 + u128::from(self.id)))
     }
 
     /// Its identity, by the key of the installation.

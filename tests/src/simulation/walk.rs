@@ -152,7 +152,7 @@ impl Walk {
         let usual = 11 + 13 * i64::from(id);
         let quantity = match random.below(8) {
             0 => usual + 1,
-            1 | 2 if id % 4 == 0 => -usual,
+            1 | 2 if id.is_multiple_of(4) => -usual,
             _ => usual,
         };
         Event { id, quantity, time_us }

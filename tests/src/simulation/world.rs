@@ -20,6 +20,9 @@ use super::{
     writer::Writer,
 };
 
+/// Filters that one rater keeps on disk.
+pub type Folder = Arc<Vec<(Name, Filter)>>;
+
 /// A rule broken on purpose, where the simulation itself stands for the product's input and output.
 /// What is broken in the product's own code the same checks find.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +119,7 @@ pub struct World {
     /// Archivers: two, each of all partitions.
     pub archivers: [Option<Archiver>; 2],
     /// Filters that raters keep on disk.
-    pub folders: Vec<[Arc<Vec<(Name, Filter)>>; 2]>,
+    pub folders: Vec<[Folder; 2]>,
     /// Flushes so far.
     pub flushes: u32,
     /// What happened.
