@@ -13,10 +13,10 @@ end=$(($(date +%s) + minutes * 60))
 kept=$PWD/tests/data/faults.jsonl
 
 cargo build --locked --bin weir
-cargo test --locked -p tests --test faults --no-run
+cargo test --locked --workspace --test faults --no-run
 rounds=0
 while [ "$(date +%s)" -lt "$end" ]; do
-    WEIR_FAULTS_OUT=$kept cargo test --locked -p tests --test faults -- --nocapture --test-threads 1
+    WEIR_FAULTS_OUT=$kept cargo test --locked --workspace --test faults -- --nocapture --test-threads 1
     rounds=$((rounds + 1))
 done
 cargo run --locked -p tests --bin faults-table

@@ -151,7 +151,7 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
         ("new_team", "new-team"),
         ("new_alias", "bolt-3"),
         ("new_meter", "calls"),
-        ("newer_meter", "calls"),
+        ("newer_meter", "tokens"),
         ("new_card", "standard"),
         ("newer_card", "providers"),
     ];

@@ -76,6 +76,8 @@ pub fn routes() -> Vec<Route> {
     add("GET /v1/limits", "limits:write", &[], &[]);
     let limit = [r#"{"credential": "<key>", "events_per_second": 1000000}"#];
     add("PUT /v1/limits", "limits:write", &[], &limit);
+    add("GET /v1/quotas", "limits:write", &[], &[]);
+    add("PUT /v1/quotas", "limits:write", &[], &[r#"{"period": "month", "events": 1000000}"#]);
 
     add("GET /v1/catalog", "catalog:read", &[], &[]);
     let catalog = super::objects::catalog("bravo7").to_string();
@@ -138,12 +140,11 @@ pub fn routes() -> Vec<Route> {
     add("GET /v1/events/{receipt}", "usage:read", &["receipt|rejected"], &[]);
     add("GET /v1/rejected-events", "usage:read", &[], &[]);
     add("GET /v1/rejected-events/{receipt}", "usage:read", &["rejected"], &[]);
-    // They need two scopes as well.
-    let corrected = r#"{"id": "<event_id>", "source": "<source>", "type": "<event_type>", "subject": "<team>", "data": {"tokens": 1}}"#;
-    let both = "usage:read and events:write";
-    add("POST /v1/rejected-events/{receipt}/reinject", both, &["rejected"], &[corrected]);
+    // They read with this scope; what they send, ingest refuses without `events:write`. A corrected
+    // event of the caller's own is sent once, so two answers to it always differ.
+    add("POST /v1/rejected-events/{receipt}/reinject", "usage:read", &["rejected"], &[]);
     let selection = r#"{"team": "<team>", "app": "<app>", "source": "<source>", "type": "<event_type>", "dry_run": true}"#;
-    add("POST /v1/rejected-events/reinject", both, &[], &[selection]);
+    add("POST /v1/rejected-events/reinject", "usage:read", &[], &[selection]);
     add("GET /v1/conservation", "status:read", &[], &[]);
 
     let event = r#"{"id": "<event_id>", "source": "<source>", "type": "<event_type>", "subject": "<team>", "user": "<user>",

@@ -47,6 +47,15 @@ pub(crate) fn log_error(error: &KafkaError, reason: &str) {
     tracing::warn!(kafka.error = %error, "Kafka client: {reason}");
 }
 
+/// Why a client cannot be made. The value of a property that is refused stays untold: under a name that
+/// is misspelt it may be a password.
+pub(crate) fn unmade(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, reason, key, _) => format!("the property {key}: {reason}"),
+        error => error.to_string(),
+    }
+}
+
 /// Waits for an answer of librdkafka's own threads from a plain thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);

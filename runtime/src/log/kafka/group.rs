@@ -25,7 +25,7 @@ use rdkafka::{
 use tokio::sync::watch;
 
 use super::{
-    context::{log_error, log_line},
+    context::{log_error, log_line, unmade},
     options::KafkaOptions,
 };
 use crate::log::{LogError, Membership, Topic};
@@ -101,7 +101,8 @@ impl KafkaMembership {
         topic: Topic,
         group: &str,
     ) -> Result<Self, LogError> {
-        let broken = |error: KafkaError| LogError::Broken(format!("the group {group}: {error}"));
+        let broken =
+            |error: KafkaError| LogError::Broken(format!("the group {group}: {}", unmade(&error)));
         let (sender, owned) = watch::channel(Vec::new());
         let consumer = BaseConsumer::from_config_and_context(
             &options.member(group),

@@ -24,7 +24,7 @@ use rdkafka::{
 };
 
 use super::{
-    context::{log_error, log_line},
+    context::{log_error, log_line, unmade},
     options::KafkaOptions,
 };
 use crate::log::LogError;
@@ -118,7 +118,8 @@ impl Inbox {
     /// `.{name}.`.
     pub fn join(options: &KafkaOptions, name: &str, group: &str) -> Result<Inbox, LogError> {
         options.check()?;
-        let broken = |error: KafkaError| LogError::Broken(format!("the group {group}: {error}"));
+        let broken =
+            |error: KafkaError| LogError::Broken(format!("the group {group}: {}", unmade(&error)));
         let consumer =
             BaseConsumer::from_config_and_context(&options.inbox(group), Watch::default())
                 .map_err(broken)?;

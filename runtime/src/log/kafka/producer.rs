@@ -26,7 +26,7 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::{
-    context::{log_error, log_line},
+    context::{log_error, log_line, unmade},
     options::KafkaOptions,
     reader::append_time_us,
 };
@@ -147,7 +147,7 @@ impl Current {
         let fatal = Arc::new(AtomicBool::new(false));
         let reports = Reports { fatal: Arc::clone(&fatal) };
         let client = ThreadedProducer::from_config_and_context(&options.producer(), reports)
-            .map_err(|error| LogError::Broken(format!("the Kafka producer: {error}")))?;
+            .map_err(|error| LogError::Broken(format!("the Kafka producer: {}", unmade(&error))))?;
         Ok(Self { client, fatal })
     }
 

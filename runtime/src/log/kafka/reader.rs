@@ -18,7 +18,11 @@ use rdkafka::{
     topic_partition_list::Offset,
 };
 
-use super::{Cluster, context::Logging, options::KafkaOptions};
+use super::{
+    Cluster,
+    context::{Logging, unmade},
+    options::KafkaOptions,
+};
 use crate::log::{LogError, Message, Reader, Topic, deadline};
 
 /// How long to ask the broker where a partition begins and ends.
@@ -101,7 +105,8 @@ impl KafkaReader {
     /// A queue that begins at the position.
     fn begin(&self) -> Result<Source, LogError> {
         let options = &self.cluster.options;
-        let broken = |error: KafkaError| LogError::Broken(format!("a Kafka reader: {error}"));
+        let broken =
+            |error: KafkaError| LogError::Broken(format!("a Kafka reader: {}", unmade(&error)));
         let client =
             self.cluster.clients.give(options, (self.topic, self.partition)).map_err(broken)?;
         let name = options.topic_name(self.topic);

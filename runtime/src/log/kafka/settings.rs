@@ -15,7 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    context::{Logging, block_on},
+    context::{Logging, block_on, unmade},
     options::{BATCH_BYTES_MAX, KafkaOptions},
 };
 use crate::log::{LogError, Topic};
@@ -34,7 +34,7 @@ type Admin = AdminClient<Logging>;
 
 fn admin(options: &KafkaOptions) -> Result<Admin, LogError> {
     AdminClient::from_config_and_context(&options.admin(), Logging)
-        .map_err(|error| LogError::Broken(format!("the Kafka settings: {error}")))
+        .map_err(|error| LogError::Broken(format!("the Kafka settings: {}", unmade(&error))))
 }
 
 fn unavailable(doing: &str) -> impl Fn(KafkaError) -> LogError {
