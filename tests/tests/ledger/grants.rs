@@ -184,6 +184,8 @@ fn forbidden(role: &str) -> Vec<String> {
         "privileged_changes",
         "app_secrets",
         "ingest_limits",
+        "ingest_quotas",
+        "ingest_counts",
         "late_places",
         "late_answers",
     ];
