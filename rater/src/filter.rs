@@ -128,6 +128,7 @@ impl Filter {
         }
         let length = u64::from(segment_count_length) + 2 * u64::from(segment_length);
         let sound = segment_length.is_power_of_two()
+            && segment_count_length > 0
             && segment_count_length.is_multiple_of(segment_length)
             && u64::try_from(fingerprints.len()).is_ok_and(|found| found == length);
         if !sound {
