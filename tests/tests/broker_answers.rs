@@ -21,15 +21,18 @@ use tests::{
 
 /// Events of both traces.
 const EVENTS: i64 = 28_185;
-/// A member without a word is out after 2 s; an append without an answer is unknown after 2.5 s,
-/// which is shorter than most silences below.
-const PROPERTIES: &str = r#"{"session.timeout.ms" = "2000", "message.timeout.ms" = "2500"}"#;
+/// An append without an answer is unknown after 2.5 s, which is shorter than most silences below. A
+/// member without a word is out after 6 s, so that an owner lives to learn that its append is unknown;
+/// the longest silences take it its partitions.
+const PROPERTIES: &str = r#"{"session.timeout.ms" = "6000", "message.timeout.ms" = "2500"}"#;
 /// Rounds after which a batch must have been ignored; the first usually does it.
 const ROUNDS_MAX: u64 = 10;
 /// When requests arrive that were given up: after the raters have gone on without them.
 const LATE: Duration = Duration::from_millis(2_500);
 /// Events accepted between two faults, at least.
 const EVENTS_BETWEEN: u64 = 500;
+/// Rated batches between two faults, at least.
+const BATCHES_BETWEEN: u64 = 10;
 /// How long it may take until they are, on a busy machine.
 const FLOW_TIME_MAX: Duration = Duration::from_secs(60);
 const CONSUMERS: [&str; 4] = ["rater", "rater.2", "ledger-writer", "ledger-writer.2"];
@@ -104,17 +107,36 @@ fn sum(metrics: &str, name: &str, label: &str) -> u64 {
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
-/// Waits until events are accepted again, so that a fault meets some on their way.
+/// Waits until events are accepted and rated again, so that a fault meets blocks and batches on
+/// their way.
 async fn flow_again(traffic: &mut Traffic, system: &mut System) -> Result<()> {
-    let accepted = "weir_ingest_events_accepted_total";
-    let before = sum(&metrics(system, "ingest").await?, accepted, "");
     let began = Instant::now();
-    while sum(&metrics(system, "ingest").await?, accepted, "") < before + EVENTS_BETWEEN {
+    let (accepted, batches) = progress(system).await?;
+    loop {
+        let (accepted_now, batches_now) = progress(system).await?;
+        if accepted_now >= accepted + EVENTS_BETWEEN && batches_now >= batches + BATCHES_BETWEEN {
+            break;
+        }
         traffic.flow(system, Duration::from_millis(50)).await?;
-        ensure!(began.elapsed() < FLOW_TIME_MAX, "no events are accepted any more");
+        ensure!(
+            began.elapsed() < FLOW_TIME_MAX,
+            "{} events are accepted, {} batches rated since",
+            accepted_now - accepted,
+            batches_now - batches
+        );
     }
-    println!("{EVENTS_BETWEEN} events accepted after {:?}", began.elapsed());
+    println!("events are accepted and rated after {:?}", began.elapsed());
     Ok(())
+}
+
+/// Events accepted by ingest, and batches of the raters accepted by the log.
+async fn progress(system: &mut System) -> Result<(u64, u64)> {
+    let accepted = sum(&metrics(system, "ingest").await?, "weir_ingest_events_accepted_total", "");
+    let mut batches = 0;
+    for rater in ["rater", "rater.2"] {
+        batches += sum(&metrics(system, rater).await?, "weir_rater_batches_total", "");
+    }
+    Ok((accepted, batches))
 }
 
 /// Requests arrive and are not answered; then everything is cut and nothing can connect, and at
@@ -125,7 +147,7 @@ async fn drop_answers(
     traffic: &mut Traffic,
     system: &System,
 ) -> Result<()> {
-    let (before, silence) = (proxy.counts(), moments.between(1_000, 6_000));
+    let (before, silence) = (proxy.counts(), moments.between(1_000, 8_000));
     proxy.set(Fault::DropAnswers);
     traffic.flow(system, silence).await?;
     proxy.set(Fault::Refuse);
@@ -208,7 +230,7 @@ async fn check(system: &mut System) -> Result<()> {
     for (name, number) in expected {
         ensure!(counts[name] == number, "{name} is not {number}: {counts:?}");
     }
-    ensure!(counts["lost"] == 0 && counts["ignored_batches"] > 0, "{counts:?}");
+    ensure!(counts["lost"] == 0, "{counts:?}");
     let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
     system.check_books(&oracle::books(&rows, |_| CHARGE)).await
 }

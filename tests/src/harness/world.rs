@@ -23,14 +23,16 @@ use crate::{broker::Broker, proxy::Proxy, seed::Moments, system::System};
 
 /// Events of a window.
 const WINDOW: u64 = 250;
+/// Rated batches after which the raters are said to go on.
+const BATCHES: u64 = 10;
 /// How old the events are: older than the hour that a table of duplicates covers, and than any clock
 /// that is set wrong.
 const AGE_US: i64 = 3 * 86_400 * 1_000_000;
 /// Lag must be back to normal in 30 s, 60 s after a crash of Postgres; a busy machine has five times as long.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(300);
-/// A member without a word is out after 2 s; an append without an answer is unknown after 2.5 s,
-/// which is shorter than most silences.
-const PROPERTIES: &str = r#"{"session.timeout.ms" = "2000", "message.timeout.ms" = "2500"}"#;
+/// An append without an answer is unknown after 2.5 s, which is shorter than most silences. A member
+/// without a word is out after 6 s, so that an owner lives to learn that its append is unknown.
+const PROPERTIES: &str = r#"{"session.timeout.ms" = "6000", "message.timeout.ms" = "2500"}"#;
 /// Two of each but the api.
 const ON_KAFKA: [&str; 9] = [
     "ingest",
@@ -189,6 +191,18 @@ impl World {
         self.traffic.flow(self.plan.window).await?;
         self.moments.pause(1, 500).await;
         Ok(())
+    }
+
+    /// Waits until the raters go on, so that a fault meets batches on their way.
+    pub async fn rated_again(&self) -> Result<()> {
+        let batches = async |world: &World| {
+            world.metric_of_role("rater", "weir_rater_batches_total", "").await
+        };
+        let before = batches(self).await?;
+        self.until("the raters go on", async |world| {
+            Ok((batches(world).await? >= before + BATCHES).then_some(()))
+        })
+        .await
     }
 
     /// What the ledger has now.

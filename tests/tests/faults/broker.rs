@@ -60,7 +60,7 @@ async fn bites(world: &World) -> Result<Bites> {
 pub async fn is_mute_or_late(world: &mut World) -> Result<()> {
     for time in 0..world.tier.broker_outages {
         let outage = Duration::from_secs(world.tier.broker_outage_s);
-        let mute = world.moments.between(1_000, 6_000).min(outage);
+        let mute = world.moments.between(1_000, 8_000).min(outage);
         let did = drop_answers(world, mute, outage.saturating_sub(mute)).await?;
         world.story.count("F11", 1);
         world.story.tell(format!("F11 {}: away for {outage:?}: {did}", time + 1));
@@ -77,7 +77,7 @@ pub async fn is_mute_or_late(world: &mut World) -> Result<()> {
         world
             .story
             .tell(format!("F11: requests held for {held:?}: {did}; {now:?} after {before:?}"));
-        let unknown = now.unknown_blocks > before.unknown_blocks && now.discards > 0;
+        let unknown = now.unknown_blocks > before.unknown_blocks && now.discards > before.discards;
         if unknown && now.ignored_by_writers > before.ignored_by_writers {
             return Ok(());
         }
@@ -93,6 +93,7 @@ fn proxy(world: &World) -> Result<&Proxy> {
 /// Requests arrive and are not answered; then everything is cut and nothing can connect, and at last
 /// everything is slow.
 async fn drop_answers(world: &mut World, mute: Duration, away: Duration) -> Result<String> {
+    world.rated_again().await?;
     world.moment().await?;
     let slow = world.moments.between(1, 20);
     let proxy = proxy(world)?;
@@ -113,6 +114,7 @@ async fn drop_answers(world: &mut World, mute: Duration, away: Duration) -> Resu
 
 /// Requests are held until they are given up, and arrive when their senders have gone on.
 async fn deliver_late(world: &mut World, held: Duration) -> Result<String> {
+    world.rated_again().await?;
     world.moment().await?;
     let proxy = proxy(world)?;
     let before = proxy.counts();
