@@ -5,7 +5,7 @@
 
 use std::{fs, io::Write as _, process::Stdio, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use benches::spread::Spread;
 use rdkafka::{
     admin::{AdminClient, AdminOptions},
@@ -247,7 +247,51 @@ async fn every_form_is_accepted_and_what_is_refused_is_kept_once() -> Result<()>
     ensure!(refused(&system).await? == kept, "what is refused twice is listed once");
 
     javas_producers(&system, &broker, &door).await?;
+    refused_events_are_corrected_through_another_ingest(&mut system).await?;
     an_unknown_door_waits(&system, &broker).await
+}
+
+/// An api in a process of its own sends corrected events to the ingest that it is told of.
+async fn refused_events_are_corrected_through_another_ingest(system: &mut System) -> Result<()> {
+    let list = system.api()?.get("/v1/rejected-events?outcome=rejected&limit=100").await?;
+    let items = list["items"].as_array().context("no items")?;
+    let nobodys = items.iter().filter(|event| event["reason"] == "subject_missing");
+    let paths: Vec<String> = nobodys
+        .filter_map(|event| event["receipt"].as_str())
+        .map(|receipt| format!("/v1/rejected-events/{receipt}/reinject"))
+        .collect();
+    let [first, second] = paths.as_slice() else { bail!("not two without a subject: {list}") };
+    let corrected = serde_json::to_vec(&json!({"subject": "team-01",
+        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}}))?;
+
+    let refused = system.api()?.exchange("POST", first, corrected.clone()).await?;
+    ensure!(
+        (refused.0, &refused.1["code"]) == (501, &json!("ingest_not_configured")),
+        "{refused:?}"
+    );
+
+    let ingest = system.base("ingest")?;
+    system.set("api", "WEIR_API__INGEST_URL", &ingest);
+    let (code, _) = system.take("api")?.terminate().await?;
+    ensure!(code == Some(0), "SIGTERM ended the api with {code:?}");
+    system.start("api").await?;
+    let before = system.settled(None).await?;
+    let sent = system.api()?.exchange("POST", first, corrected.clone()).await?;
+    ensure!((sent.0, &sent.1["corrected"]) == (200, &json!(true)), "{sent:?}");
+    let after = system.settled(Some(before["accepted"] + 1)).await?;
+    // Both lack the same: one event, sent by itself and in an array.
+    ensure!(after["rated"] == before["rated"] + 1, "{before:?} {after:?}");
+
+    let (code, _) = system.take("ingest")?.terminate().await?;
+    ensure!(code == Some(0), "SIGTERM ended ingest with {code:?}");
+    let away = system.api()?.exchange("POST", second, corrected.clone()).await?;
+    ensure!((away.0, &away.1["code"]) == (503, &json!("ingest_unavailable")), "{away:?}");
+    system.start("ingest").await?;
+    let sent = system.api()?.exchange("POST", second, corrected).await?;
+    ensure!(sent.0 == 200, "{sent:?}");
+    let last = system.settled(Some(before["accepted"] + 2)).await?;
+    ensure!(last["rated"] == after["rated"], "the same event again is a duplicate: {last:?}");
+    Ok(())
 }
 
 /// Kafka's own producer, by its console and by its load generator, with headers and compression.

@@ -30,9 +30,9 @@ mod processes;
 mod replay;
 
 #[test]
-fn roles_on_kafka() -> Result<()> {
-    contained("roles_on_kafka", || async {
-        let mut world = World::on_kafka("roles_on_kafka", 8).await?;
+fn processes_on_kafka() -> Result<()> {
+    contained("processes_on_kafka", || async {
+        let mut world = World::on_kafka("processes_on_kafka", 8).await?;
         processes::are_killed(&mut world, &tests::system::ROLES).await?;
         let before = world.snapshot().await?;
         processes::are_told_to_stop(&mut world, &["ingest", "rater", "ledger-writer", "archiver"])
@@ -40,13 +40,6 @@ fn roles_on_kafka() -> Result<()> {
         postgres::is_killed(&mut world).await?;
         postgres::is_restarted(&mut world).await?;
         clients::hang_up(&mut world).await?;
-        owners::come_and_go(&mut world).await?;
-        owners::are_paused(&mut world).await?;
-        clocks::are_wrong(&mut world).await?;
-        broker::is_killed(&mut world).await?;
-        broker::is_mute_or_late(&mut world).await?;
-        archive::is_away(&mut world).await?;
-        clients::links_are_cut(&mut world).await?;
         let mut rest = world.rest().await?;
         let verdict = rest.check(Some(&before)).await?;
         replay::over_http_and_a_door(&mut rest).await?;
@@ -54,6 +47,24 @@ fn roles_on_kafka() -> Result<()> {
         rest.report(&again)?;
         anyhow::ensure!(verdict.events == again.events, "{verdict:?}, then {again:?}");
         door::unknown_formats_stop_a_partition(&mut rest).await
+    })
+}
+
+#[test]
+fn neighbours_on_kafka() -> Result<()> {
+    contained("neighbours_on_kafka", || async {
+        let mut world = World::on_kafka("neighbours_on_kafka", 8).await?;
+        owners::come_and_go(&mut world).await?;
+        owners::are_paused(&mut world).await?;
+        let before = world.snapshot().await?;
+        clocks::are_wrong(&mut world).await?;
+        broker::is_killed(&mut world).await?;
+        broker::is_mute_or_late(&mut world).await?;
+        archive::is_away(&mut world).await?;
+        clients::links_are_cut(&mut world).await?;
+        let mut rest = world.rest().await?;
+        let verdict = rest.check(Some(&before)).await?;
+        rest.report(&verdict)
     })
 }
 

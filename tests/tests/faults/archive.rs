@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::postgres;
 
 /// What an archiver sends with rows.
-const INSERT: &str = "INSERT INTO usage_events";
+const INSERT: &str = "INSERT+INTO+usage_events";
 
 /// Positions of a statement, added up.
 async fn places(world: &World, name: &str) -> Result<i64> {

@@ -99,13 +99,13 @@ fn send(
     }
 }
 
-/// A block of the next version in one partition: its rater says that it is not ready, and the others
+/// A block of a version to come in one partition: its rater says that it is not ready, and the others
 /// go on.
 pub async fn unknown_formats_stop_a_partition(rest: &mut Rest) -> Result<()> {
     let world = &rest.world;
     let producer = producer(world.broker.as_ref().context("no broker")?)?;
     let topic = format!("{}.usage", world.system.prefix()?);
-    let mut block = b"WRUB\x02\x00\x00\x00".to_vec();
+    let mut block = b"WRUB\xff\x00\x00\x00".to_vec();
     block.extend([0; 40]);
     send(&producer, BaseRecord::to(&topic).partition(STOPPED).payload(&block))?;
     producer.flush(FLUSH_TIME_MAX)?;
