@@ -9,7 +9,7 @@ MINUTES ?= 60
 SECONDS ?= 600
 WEIR = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/weir
 
-.PHONY: help up down status test test-deep soak fuzz supply-chain reproduce
+.PHONY: help up down status test test-deep test-planted soak fuzz supply-chain reproduce
 
 help:
 	@echo "make up          start Weir with a demo on this machine, and print what to try"
@@ -17,6 +17,7 @@ help:
 	@echo "make down        stop it; data stay in $(DATA)"
 	@echo "make test        format, lints, all tests"
 	@echo "make test-deep   the fault tests with larger counts (docs/RELIABILITY.md)"
+	@echo "make test-planted  makes a known mistake, one at a time, and sees that a test catches it"
 	@echo "make soak        the fault tests with new seeds for MINUTES=$(MINUTES), added to the totals"
 	@echo "make fuzz        every fuzz target for $(SECONDS) s (TARGETS names some)"
 	@echo "make supply-chain  licences and sources of dependencies, unused ones, and a list of all"
@@ -36,6 +37,9 @@ test:
 
 test-deep:
 	@WEIR_TIER=deep deploy/test.sh faults
+
+test-planted:
+	@deploy/planted.sh
 
 soak:
 	@deploy/soak.sh "$(MINUTES)"

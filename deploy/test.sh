@@ -36,8 +36,6 @@ else
     phase "unit tests" cargo test --locked --workspace --lib --bins
     phase "examples in documents" cargo test --locked --workspace --doc
     for test in $(ls domain/tests/*.rs fuzz/tests/*.rs tests/tests/*.rs | sed 's|.*/||; s|[.]rs$||' | sort -u); do
-        # Longer than a run of everything may take: `make test-deep` and `make soak` run them.
-        [ "$test" != faults ] || continue
         phase "tests: $test" cargo test --locked --workspace --test "$test" -- --test-threads "${TEST_THREADS:-2}"
     done
 fi

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::time::month_of;
+use domain::{
+    planted::{self, Bug},
+    time::month_of,
+};
 use runtime::{clickhouse::ClickHouse, postgres::Pool};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -158,7 +161,8 @@ impl Flusher {
         let flush = Uuid::now_v7();
         let wanted: Vec<_> =
             groups.iter().map(|group| (group.partition, group.borders())).collect();
-        if !fix(&self.pool, flush, &wanted).await? {
+        let forgets = planted::is(Bug::BordersForgotten);
+        if !forgets && !fix(&self.pool, flush, &wanted).await? {
             return Ok(Some(groups));
         }
         if began.elapsed() > FIX_TIME_MAX {

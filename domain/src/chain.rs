@@ -3,7 +3,10 @@
 //! Every reader of `[rated]` (rater, ledger-writer, archiver, api) keeps a [`Place`] per partition
 //! and asks [`Place::offer`] about each message in log order. There is no second copy of the rule.
 
-use crate::wire::rated::{Outer, OuterError};
+use crate::{
+    planted::{self, Bug},
+    wire::rated::{Outer, OuterError},
+};
 
 /// Length of a batch's hash (BLAKE3).
 pub const HASH_LENGTH: usize = 32;
@@ -44,7 +47,11 @@ impl Place {
     /// Whether a batch continues this place: `from == X + 1` and `prev == C`.
     #[must_use]
     pub fn continues(&self, outer: &Outer) -> bool {
-        self.x.checked_add(1) == Some(outer.from) && outer.prev == self.c && outer.to >= outer.from
+        let adjacent = self.x.checked_add(1) == Some(outer.from)
+            || planted::is(Bug::EarlierFrom) && outer.from <= self.x && outer.to > self.x;
+        let linked =
+            outer.prev == self.c || planted::is(Bug::PrevIgnored) || planted::is(Bug::EarlierFrom);
+        adjacent && linked && outer.to >= outer.from
     }
 
     /// The place after an accepted batch that stands at `position` of `[rated]`.

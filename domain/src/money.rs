@@ -9,6 +9,8 @@ use std::fmt;
 use ethnum::I256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::planted::{self, Bug};
+
 /// Decimal places of every amount and quantity.
 pub const SCALE: u32 = 12;
 /// 10¹², the raw value of one.
@@ -243,7 +245,13 @@ impl Price {
             return product.checked_div(divisor).and_then(Amount::from_raw);
         }
         let product = I256::from(self.amount.raw()).checked_mul(I256::from(quantity_raw))?;
-        i128::try_from(round(product, I256::from(divisor))).ok().and_then(Amount::from_raw)
+        let rounded = round(product, I256::from(divisor));
+        let rounded = if planted::is(Bug::RoundedTwice) {
+            round(rounded, I256::from(10)) * I256::from(10)
+        } else {
+            rounded
+        };
+        i128::try_from(rounded).ok().and_then(Amount::from_raw)
     }
 }
 

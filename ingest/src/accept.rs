@@ -7,6 +7,7 @@ use domain::{
         ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX,
         POINTER_BYTES_MAX, unescape,
     },
+    planted::{self, Bug},
     time::{self, FUTURE_US_MAX},
     wire::record::{Attribute, AttributeKind},
 };
@@ -98,8 +99,9 @@ fn prepare(
     }
     let content = content(found, batch, text, &event_type, &subject);
     let derived = usage::derive(found, &mut batch.strings, text.as_bytes())?;
-    let identity =
-        batch.caller.snapshot.identity_key.identity(&batch.identity_parts(&subject, &source, id));
+    let timed = planted::is(Bug::TimeIdentifies).then(|| format!("{id} {time_us:?}"));
+    let parts = batch.identity_parts(&subject, &source, timed.as_deref().unwrap_or(id));
+    let identity = batch.caller.snapshot.identity_key.identity(&parts);
     let team = batch.caller.team_of(&subject);
     if !batch.caller.may_report(&team) {
         return Err(Reject::new(

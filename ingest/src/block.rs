@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use domain::wire::trace::{APPEND, TraceContext};
+use domain::{
+    planted::{self, Bug},
+    wire::trace::{APPEND, TraceContext},
+};
 use runtime::{
     http::{Heartbeat, Readiness},
     log::{AppendError, Appended, SharedLog, Topic},
@@ -310,7 +313,12 @@ impl Sender<'_> {
         metrics.blocks_sent.inc();
         metrics.block_bytes.inc_by(payload.len() as u64);
         let sent_at = Instant::now();
-        let pending = self.log.append(USAGE, self.partition, payload);
+        let mut pending = self.log.append(USAGE, self.partition, payload);
+        if planted::is(Bug::AnswerBeforeAck) {
+            let (answer, answered) = oneshot::channel();
+            let _ = answer.send(Ok(Appended { position: 0, append_time_us: 0 }));
+            pending = runtime::log::Pending(answered);
+        }
         self.flying.push(Flying { pending, sent_at, chunks });
     }
 

@@ -197,7 +197,7 @@ impl Parser {
     }
 
     fn line(&mut self, text: &str, begin: usize, number: usize) -> Result<(), Problem> {
-        let before = self.parsed.items.len();
+        let before = (self.parsed.items.len(), self.parsed.batch.events.len());
         let mut scanner = Scanner::new(text, 0);
         let outcome = self.event(&mut scanner, (text, begin))?;
         let outcome = outcome.and_then(|()| match scanner.peek() {
@@ -206,7 +206,8 @@ impl Parser {
         });
         let Err(error) = outcome else { return Ok(()) };
         // An event before what does not belong there is not accepted either.
-        self.parsed.items.truncate(before);
+        self.parsed.items.truncate(before.0);
+        self.parsed.batch.events.truncate(before.1);
         let detail = format!("line {number} is {error} of the line");
         let reject = Reject::new("json_invalid", detail, "correct this line and send it again");
         self.reject(reject, (begin, text.len()))

@@ -8,6 +8,7 @@ use std::{
 use domain::{
     catalog::Catalog,
     chain::Hash,
+    planted::{self, Bug},
     rating::{Binding, Charge, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
@@ -177,6 +178,11 @@ impl Batch {
             tenants,
             interned: vec![0; block.dictionary.texts().len()],
         };
+        if planted::is(Bug::CatalogByClock)
+            && let Some(last) = coming.last()
+        {
+            *catalogs = Arc::clone(last);
+        }
         let mut coming = coming.iter();
         let mut bindings: HashMap<u32, (Arc<Catalog>, Binding)> = HashMap::new();
         let mut scratch = Scratch::default();
@@ -266,7 +272,9 @@ impl Batch {
                 return Ok(());
             }
             // What lies after the archive's `A` and has left the table was seen by nobody.
-            Some(Verdict::New { checked_to }) => known.coverage.table_from > checked_to + 1,
+            Some(Verdict::New { checked_to }) => {
+                known.coverage.table_from > checked_to + 1 && !planted::is(Bug::CheckedToIgnored)
+            }
             None => false,
         };
         let new = case.copy.is_some() || known.coverage.proves_new(case.event);

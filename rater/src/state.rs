@@ -11,6 +11,7 @@ use std::{
 
 use domain::{
     chain::{Hash, Offer, Place},
+    planted::{self, Bug},
     wire::{
         block::{Block, BlockHeader, marked_versions},
         codec::DecodeError,
@@ -236,6 +237,16 @@ impl State {
                 );
                 added.push(head.identity);
             }
+            if planted::is(Bug::OthersTakeIds) {
+                for row in sections.others().map_err(damaged)?.iter() {
+                    let head = RowHead::decode(row).map_err(damaged)?;
+                    if head.identity != 0 && self.table.seen.find(head.identity).is_none() {
+                        let RowHead { position, index, content, .. } = head;
+                        self.table.seen.take(head.identity, Taken { position, index, content });
+                        added.push(head.identity);
+                    }
+                }
+            }
             self.table.accept(AcceptedBatch { outer, append_time_us, added });
             self.table.sweep();
         }
@@ -362,7 +373,9 @@ impl State {
             self.catalogs = before;
         }
         while let Some(newest) = self.in_flight.pop_back() {
-            self.table.seen.remove(&newest.added);
+            if !planted::is(Bug::OverlayKept) {
+                self.table.seen.remove(&newest.added);
+            }
             self.catalogs = newest.catalogs_before;
         }
         self.rated_to = self.place.x;

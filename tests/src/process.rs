@@ -37,6 +37,7 @@ pub fn command() -> Result<Command> {
     for (name, _) in env::vars_os() {
         let name_text = name.to_string_lossy();
         let ours = name_text.starts_with("WEIR_")
+            && name_text != "WEIR_PLANT"
             && name_text != "WEIR_TOOLS"
             && name_text != "WEIR_LIBCHDB";
         if ours || name_text == "DATABASE_URL" || name_text == "CLICKHOUSE_URL" {

@@ -414,6 +414,21 @@ fn every_role_has_a_unit_that_systemd_takes() -> Result<()> {
     Ok(())
 }
 
+/// The mistakes of `make test-planted` are in no other build.
+#[cfg(not(feature = "planted"))]
+#[test]
+fn a_program_for_use_knows_no_mistake_to_make() -> Result<()> {
+    let program = process::program()?;
+    let found = |text: &str| Command::new("grep").args(["-qF", text]).arg(&program).status();
+    ensure!(found("WEIR_LIBCHDB")?.success(), "grep does not find what is there");
+    ensure!(found("WEIR_PLANT")?.code() == Some(1), "{} can be told to fail", program.display());
+    let refused = process::command()?.arg("rater").env("WEIR_PLANT", "4").output()?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("WEIR_PLANT"), "{said}");
+    ensure!(said.contains("is not a setting"), "{said}");
+    Ok(())
+}
+
 /// Names of metrics in the alert rules, without what Prometheus adds to a histogram's.
 fn alert_metrics() -> Result<BTreeSet<String>> {
     let rules = fs::read_to_string(repository("deploy/alerts.yml"))?;

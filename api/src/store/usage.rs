@@ -3,6 +3,7 @@
 
 use std::{fmt::Write as _, io::Cursor};
 
+use domain::planted::{self, Bug};
 use runtime::clickhouse::ClickHouse;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -161,6 +162,9 @@ fn csv_statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
 /// The lines that a question is about, each once, as `u`.
 fn lines(statement: &mut Statement, tenant: TenantScope, question: &UsageQuestion) -> String {
     let mut filter = format!("tenant_id = {}", statement.bind("UUID", tenant.id().to_string()));
+    if planted::is(Bug::TenantForgotten) {
+        filter = "true".to_owned();
+    }
     let mut and = |condition: String| {
         let _ = write!(filter, " AND {condition}");
     };

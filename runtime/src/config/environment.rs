@@ -22,12 +22,13 @@ pub const WELL_KNOWN: &[(&str, &str)] = &[
 ];
 
 /// Names that begin with `WEIR_` and are not keys: whoever needs one asks [`variable`].
-pub const RESERVED: [&str; 8] = [
+pub const RESERVED: &[&str] = &[
     "WEIR_API_KEY",
     "WEIR_CONFIG",
     "WEIR_KAFKA_BROKERS",
     "WEIR_LIBCHDB",
     "WEIR_MASTER_KEY",
+    #[cfg(feature = "planted")]
     "WEIR_PLANT",
     "WEIR_TOOLS",
     "WEIR_URL",

@@ -4,6 +4,7 @@
 use std::{
     env,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Result, ensure};
@@ -27,12 +28,16 @@ fn possible() -> bool {
     tried.is_ok_and(|status| status.success())
 }
 
-/// Runs the test `name` (its whole path) in namespaces of its own. Where there are none it says so,
+/// One at a time: each puts a machine under load.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Runs the test `name` (its whole path) in namespaces of its own, after those that run now. Where there are none it says so,
 /// and runs it here: processes then end with their parent.
 pub fn contained<F: Future<Output = Result<()>>>(
     name: &str,
     scenario: impl FnOnce() -> F,
 ) -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if env::var_os(INSIDE).is_none() && possible() {
         let status = unshare()
             .arg(env::current_exe()?)

@@ -244,7 +244,9 @@ pub(crate) fn read_at(file: &File, offset: u64) -> io::Result<Vec<u8>> {
         frame.truncate(wanted.max(HEADER_BYTES.min(got)));
         return Ok(frame);
     }
-    frame.resize(wanted, 0);
+    // A header that a crash tore may claim any length: no more room than the file has bytes.
+    let left = usize::try_from(file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+    frame.resize(wanted.min(left).max(got), 0);
     let rest = frame.get_mut(got..).unwrap_or_default();
     let more = read_up_to(file, rest, offset + got as u64)?;
     frame.truncate(got + more);

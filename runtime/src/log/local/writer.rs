@@ -319,6 +319,11 @@ impl Writer {
 
     fn write(&mut self) -> io::Result<()> {
         self.file.write_all_at(&self.buffer, self.end)?;
+        #[cfg(feature = "planted")]
+        if crate::config::variable("WEIR_PLANT").as_deref() == Some("14") {
+            self.end += self.buffer.len() as u64;
+            return Ok(());
+        }
         // Its errors never mean a full disk: nobody knows what they mean.
         self.file.sync_data().map_err(|error| io::Error::other(error.to_string()))?;
         self.end += self.buffer.len() as u64;

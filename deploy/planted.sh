@@ -1,0 +1,85 @@
+#!/bin/sh
+# Makes a mistake on purpose, one at a time, and sees that a test catches it. `make test-planted` calls it.
+#
+#   deploy/planted.sh          # each mistake of domain/src/planted.rs
+#   deploy/planted.sh 4b 11    # some of them
+#
+# The build has the feature `planted`; WEIR_PLANT chooses the mistake. Each test passes first without one.
+set -eu
+
+cd "$(dirname "$0")/.."
+folder=${CARGO_TARGET_DIR:-$PWD/target}/planted
+features=cli/planted,tests/planted
+walks=no_walk_loses_or_doubles_anything
+
+# Number, test, what of it is run (all without), and the mistake.
+plants="\
+1 ledger - the ledger's place moves in a transaction of its own
+2 simulation $walks the table of duplicates is rebuilt with events that did not take their id
+3 ingest every_form_says_the_same an event's time is part of what identifies it
+4 simulation $walks a batch is accepted that begins at or before X + 1
+4b simulation $walks the hash of the batch before is not compared
+5 ingest a_log_that a request is answered before the log has its events
+6 simulation $walks the slow lane's place is stored before its append is acknowledged
+7 simulation $walks what a batch that was not accepted took stays taken
+8 simulation $walks an amount is rounded twice
+9 simulation $walks rejected events of a group without rated ones are not archived
+10 tenancy - a question to the archive has no tenant
+11 archive - an archiver that starts again cuts its groups anew
+12 simulation $walks catalogs change by the clock, not at their marker
+13 simulation $walks a verdict is believed however far the archive was
+14 log_conformance every_acknowledgement_follows_a_sync_of_its_bytes the local log does not sync"
+
+check() { # test, what of it
+    [ "$2" != - ] && only=$2 || only=
+    cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 $only
+}
+
+deploy/setup/all.sh
+mkdir -p "$folder"
+cargo build --locked --workspace --features "$features" --bin weir
+cargo test --locked --workspace --features "$features" --no-run
+for sound in $(echo "$plants" | awk '{ print $2 "/" $3 }' | sort -u); do
+    echo "== without a mistake: $sound"
+    check "${sound%/*}" "${sound#*/}" >"$folder/sound.log" 2>&1 || {
+        tail -60 "$folder/sound.log"
+        echo "it fails without a mistake, and shows nothing" >&2
+        exit 1
+    }
+    # A name that is no test's would pass, too.
+    grep -q "test result: ok. [1-9]" "$folder/sound.log" || {
+        echo "$sound runs no test" >&2
+        exit 1
+    }
+done
+
+missed=
+report=
+while read -r number test only mistake; do
+    [ $# -eq 0 ] || case " $* " in *" $number "*) ;; *) continue ;; esac
+    echo "== $number: $mistake"
+    began=$(date +%s)
+    log=$folder/$number.log
+    if WEIR_PLANT=$number check "$test" "$only" >"$log" 2>&1 </dev/null; then
+        caught="NOTHING CAUGHT IT"
+        missed="$missed $number"
+    else
+        caught=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u | paste -s -d' ')
+        # A program that does not build or start is no catch.
+        [ -n "$caught" ] || missed="$missed $number"
+    fi
+    line=$(printf '%-3s %4d s  %-16s %s: %s' "$number" $(($(date +%s) - began)) "$test" "$mistake" "$caught")
+    echo "$line"
+    report="$report$line\n"
+done <<PLANTS
+$plants
+PLANTS
+
+echo
+printf '%b' "$report"
+# What is left in the folder of builds is a weir that makes no mistakes.
+cargo build --locked --bin weir
+[ -z "$missed" ] || {
+    echo "not caught:$missed" >&2
+    exit 1
+}
