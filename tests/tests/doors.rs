@@ -261,8 +261,11 @@ async fn refused_events_are_corrected_through_another_ingest(system: &mut System
         .map(|receipt| format!("/v1/rejected-events/{receipt}/reinject"))
         .collect();
     let [first, second] = paths.as_slice() else { bail!("not two without a subject: {list}") };
-    let corrected = serde_json::to_vec(&json!({"subject": "team-01",
-        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}}))?;
+    // What could not be read has no id of its own: the body says all of it.
+    let corrected = serde_json::to_vec(
+        &json!({"id": "p-2", "type": "llm.tokens.v1", "subject": "team-01",
+        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}}),
+    )?;
 
     let refused = system.api()?.exchange("POST", first, corrected.clone()).await?;
     ensure!(
