@@ -19,5 +19,5 @@ while [ "$(date +%s)" -lt "$end" ]; do
     WEIR_FAULTS_OUT=$kept cargo test --locked --workspace --test faults -- --nocapture --test-threads 1
     rounds=$((rounds + 1))
 done
-cargo run --locked -p tests --bin faults-table
+cargo run --locked --bin faults-table
 echo "$rounds rounds; $(wc -l <"$kept") runs in $kept"

@@ -40,7 +40,8 @@ pub struct FreshnessReport {
 pub struct Setting {
     /// `release`, or `debug`, which says nothing about speed.
     pub build: &'static str,
-    /// The commit, with `-dirty` where files differ from it.
+    /// The commit of the sources around the working folder, with `-dirty` where files differ from it; a
+    /// program that was built from others does not know.
     pub commit: String,
     /// Processor and cores.
     pub machine: String,

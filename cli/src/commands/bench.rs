@@ -182,7 +182,7 @@ async fn pipeline(
         let setting = &report.setting;
         sayln!("{}", report.table());
         sayln!(
-            "{} build of {} on {} ({}, {})",
+            "{} build, beside sources of {}, on {} ({}, {})",
             setting.build,
             setting.commit,
             setting.machine,
