@@ -36,7 +36,7 @@ test:
 	@deploy/test.sh
 
 test-deep:
-	@WEIR_TIER=deep deploy/test.sh faults
+	@deploy/test.sh deep
 
 test-planted:
 	@deploy/planted.sh

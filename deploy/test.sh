@@ -2,7 +2,7 @@
 # All checks, with the seconds that each phase took. `make test` calls it; continuous integration too.
 #
 #   deploy/test.sh          # everything
-#   deploy/test.sh faults   # the fault tests alone; WEIR_TIER=deep does each fault more often
+#   deploy/test.sh deep     # the fault tests alone, each fault more often, and more seeds
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -29,8 +29,11 @@ if [ "$only" = all ]; then
 fi
 phase "build" cargo test --locked --workspace --no-run
 phase "build weir" cargo build --locked --bin weir
-if [ "$only" = faults ]; then
-    phase "faults" cargo test --locked --workspace --test faults -- --nocapture --test-threads 1
+if [ "$only" = deep ]; then
+    export WEIR_TIER=deep WEIR_SIMULATION_SEEDS=20000
+    for test in faults restore verify simulation; do
+        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --nocapture --test-threads 1
+    done
 else
     # With --workspace every crate has the same features in all of these, and is compiled once.
     phase "unit tests" cargo test --locked --workspace --lib --bins

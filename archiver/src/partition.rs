@@ -17,7 +17,7 @@ use runtime::{
     progress::Progress,
     shutdown::Shutdown,
     task::{TaskError, now_us},
-    traces::{self, Kind, Span},
+    traces::{self, Span},
 };
 use tokio::runtime::Handle;
 
@@ -220,19 +220,9 @@ impl Owner<'_> {
     fn trace(&self, traces: &[TraceContext], began_us: i64, place: Place) {
         for request in traces {
             let (parent, own) = request.after(RATE, ARCHIVE, self.partition);
-            traces::record(Span {
-                trace: own.trace,
-                span: own.span,
-                parent: parent.span,
-                kind: Kind::Consumer,
-                name: ARCHIVE.into(),
-                time_us: (began_us, now_us()),
-                attributes: vec![
-                    ("weir.partition", i64::from(self.partition).into()),
-                    ("weir.position", place.x.into()),
-                ],
-                error: None,
-            });
+            let ids = (own.trace, own.span, parent.span);
+            let place = ("weir.position", place.x);
+            traces::record(Span::of_reader(ARCHIVE, ids, began_us, self.partition, place));
         }
     }
 

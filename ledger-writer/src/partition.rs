@@ -20,7 +20,7 @@ use runtime::{
     progress::Progress,
     shutdown::Shutdown,
     task,
-    traces::{self, Kind, Span},
+    traces::{self, Span},
 };
 use tokio::runtime::Handle;
 
@@ -352,19 +352,9 @@ impl Worker<'_> {
     fn trace(&self, window: &Window, began_us: i64) {
         for request in window.traces() {
             let (parent, own) = request.after(RATE, POST, self.partition);
-            traces::record(Span {
-                trace: own.trace,
-                span: own.span,
-                parent: parent.span,
-                kind: Kind::Consumer,
-                name: POST.into(),
-                time_us: (began_us, task::now_us()),
-                attributes: vec![
-                    ("weir.partition", i64::from(self.partition).into()),
-                    ("weir.position", window.place().x.into()),
-                ],
-                error: None,
-            });
+            let ids = (own.trace, own.span, parent.span);
+            let place = ("weir.position", window.place().x);
+            traces::record(Span::of_reader(POST, ids, began_us, self.partition, place));
         }
     }
 

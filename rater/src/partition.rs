@@ -20,7 +20,7 @@ use runtime::{
     progress::Progress,
     shutdown::Shutdown,
     task::{Task, now_us, panic_text, spawn_thread},
-    traces::{self, Kind, Span},
+    traces::{self, Span},
 };
 use tokio::runtime::Handle;
 
@@ -470,19 +470,9 @@ impl<'a> Owner<'a> {
     fn trace(&self, sent: &Sent, position: i64) {
         for parent in &sent.traces {
             let own = parent.below(RATE, self.partition);
-            traces::record(Span {
-                trace: own.trace,
-                span: own.span,
-                parent: parent.span,
-                kind: Kind::Consumer,
-                name: RATE.into(),
-                time_us: (sent.since_us, now_us()),
-                attributes: vec![
-                    ("weir.partition", i64::from(self.partition).into()),
-                    ("weir.rated_position", position.into()),
-                ],
-                error: None,
-            });
+            let ids = (own.trace, own.span, parent.span);
+            let place = ("weir.rated_position", position);
+            traces::record(Span::of_reader(RATE, ids, sent.since_us, self.partition, place));
         }
     }
 

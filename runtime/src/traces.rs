@@ -131,6 +131,25 @@ pub fn stop() {
     }
 }
 
+impl Span {
+    /// What a stage did with something that it read from a partition of the log: trace, own span and parent,
+    /// since when, and the position that it names.
+    #[must_use]
+    pub fn of_reader(
+        name: &'static str,
+        (trace, span, parent): (u128, u64, u64),
+        since_us: i64,
+        partition: u32,
+        (position_name, position): (&'static str, i64),
+    ) -> Span {
+        let attributes =
+            vec![("weir.partition", i64::from(partition).into()), (position_name, position.into())];
+        let time_us = (since_us, crate::task::now_us());
+        let (kind, name, error) = (Kind::Consumer, name.into(), None);
+        Span { trace, span, parent, kind, name, time_us, attributes, error }
+    }
+}
+
 /// Records a span, to be sent soon; drops it where too many wait.
 pub fn record(span: Span) {
     let Some(process) = PROCESS.get() else { return };

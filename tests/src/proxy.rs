@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of the protocol. Its worst faults: requests arrive and their answers do not
 //! ([`Fault::DropAnswers`]), requests arrive long after whoever sent them has given them up
-//! ([`Fault::HoldRequests`], then [`Proxy::cut_and_deliver`]), and everything ends right before or
+//! ([`Fault::HoldRequests`], then [`Proxy::cut_and_keep`] and [`Proxy::deliver`]), and everything ends right before or
 //! after a certain request ([`Fault::Before`], [`Fault::After`]).
 
 use std::{
@@ -134,8 +134,8 @@ struct Counters {
 struct Cut {
     /// The how manieth.
     number: u64,
-    /// When the requests that are held arrive, if they do.
-    deliver_after: Option<Duration>,
+    /// Whether the requests that are held are kept.
+    keep: bool,
 }
 
 #[derive(Clone)]
@@ -143,18 +143,20 @@ struct Shared {
     target: Arc<AtomicU16>,
     fault: watch::Sender<Fault>,
     cut: watch::Sender<Cut>,
+    /// Up to which cut what was kept has been delivered.
+    deliveries: watch::Sender<u64>,
     counters: Arc<Counters>,
 }
 
 impl Shared {
-    fn cut_with(&self, deliver_after: Option<Duration>) {
-        self.cut.send_modify(|cut| *cut = Cut { number: cut.number + 1, deliver_after });
+    fn cut_with(&self, keep: bool) {
+        self.cut.send_modify(|cut| *cut = Cut { number: cut.number + 1, keep });
     }
 
     /// Lets nothing through any more. The error resets the connection that it happened on.
     fn strike(&self) -> anyhow::Error {
         self.fault.send_replace(Fault::Refuse);
-        self.cut_with(None);
+        self.cut_with(false);
         count(&self.counters.struck, 1);
         anyhow::anyhow!("struck")
     }
@@ -184,6 +186,7 @@ impl Proxy {
             target: Arc::default(),
             fault: watch::Sender::new(Fault::None),
             cut: watch::Sender::new(Cut::default()),
+            deliveries: watch::Sender::default(),
             counters: Arc::default(),
         };
         let listening = shared.clone();
@@ -226,17 +229,17 @@ impl Proxy {
 
     /// Resets every connection; requests that are held are lost.
     pub fn cut(&self) {
-        self.cut_with(None);
+        self.shared.cut_with(false);
     }
 
-    /// Resets every connection for its client; the server gets the requests that are held after
-    /// a while, and its answers reach nobody.
-    pub fn cut_and_deliver(&self, after: Duration) {
-        self.cut_with(Some(after));
+    /// Resets every connection for its client; the requests that are held are kept.
+    pub fn cut_and_keep(&self) {
+        self.shared.cut_with(true);
     }
 
-    fn cut_with(&self, deliver_after: Option<Duration>) {
-        self.shared.cut_with(deliver_after);
+    /// The server gets the requests that were kept, and its answers reach nobody.
+    pub fn deliver(&self) {
+        self.shared.deliveries.send_replace(self.shared.cut.borrow().number);
     }
 
     /// What was done so far.
@@ -288,8 +291,8 @@ async fn accept(listener: &TcpListener, shared: &Shared) {
         count(&shared.counters.connections, 1);
         let shared = shared.clone();
         // Before anything is awaited, so that no cut is missed.
-        let cut = shared.cut.subscribe();
-        tokio::spawn(async move { carry(client, target, &shared, cut).await });
+        let (cut, deliveries) = (shared.cut.subscribe(), shared.deliveries.subscribe());
+        tokio::spawn(async move { carry(client, target, &shared, cut, deliveries).await });
     }
 }
 
@@ -300,7 +303,13 @@ async fn keep_silent(client: TcpStream, mut changes: watch::Receiver<Fault>) {
 }
 
 /// Carries a connection until both sides have closed it, or it is cut or damaged.
-async fn carry(mut client: TcpStream, target: u16, shared: &Shared, mut cut: watch::Receiver<Cut>) {
+async fn carry(
+    mut client: TcpStream,
+    target: u16,
+    shared: &Shared,
+    mut cut: watch::Receiver<Cut>,
+    mut deliveries: watch::Receiver<u64>,
+) {
     let _ = client.set_nodelay(true);
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else {
         let _ = client.set_zero_linger();
@@ -328,11 +337,8 @@ async fn carry(mut client: TcpStream, target: u16, shared: &Shared, mut cut: wat
     count(&shared.counters.cut, 1);
     let _ = client.set_zero_linger();
     drop(client);
-    let deliver_after = cut.borrow().deliver_after;
-    if let Some(after) = deliver_after
-        && !held.is_empty()
-    {
-        sleep(after).await;
+    let Cut { number, keep } = *cut.borrow();
+    if keep && !held.is_empty() && deliveries.wait_for(|to| *to >= number).await.is_ok() {
         let _ = deliver(server, &held, shared).await;
     }
 }
@@ -542,9 +548,11 @@ mod tests {
         proxy.set(Fault::HoldRequests);
         second.write_all(b"late").unwrap();
         assert!(seen.recv_timeout(Duration::from_millis(200)).is_err(), "it waits");
-        proxy.cut_and_deliver(Duration::from_millis(100));
+        proxy.cut_and_keep();
         proxy.set(Fault::None);
         assert!(second.read(&mut [0; 10]).is_err());
+        assert!(seen.recv_timeout(Duration::from_millis(200)).is_err(), "it is kept");
+        proxy.deliver();
         assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"late");
 
         let mut third = connect(&proxy);
