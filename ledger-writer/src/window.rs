@@ -205,7 +205,7 @@ impl Window {
         self.catalog_version
     }
 
-    /// Append time of its last block, microseconds since 1970.
+    /// Highest append time of its blocks, microseconds since 1970.
     #[must_use]
     pub fn append_time_us(&self) -> i64 {
         self.append_time_us
@@ -225,6 +225,7 @@ impl Window {
             from: self.from,
             to: self.place,
             catalog_version: self.catalog_version,
+            append_time_us: self.append_time_us,
             ignored: self.ignored,
             counts: self.counts.iter().map(|(tenant, counts)| (*tenant, *counts)).collect(),
             usage: self.sorted_usage(),
@@ -251,7 +252,8 @@ impl Window {
         }
         trace::add(&mut self.traces, &header.traces);
         self.catalog_version = header.catalog_version;
-        self.append_time_us = header.append_time_us.1;
+        let (first_us, highest_us) = header.append_time_us;
+        self.append_time_us = self.append_time_us.max(first_us).max(highest_us);
         self.batches += 1;
         // What was ignored after the last accepted batch is read again by a successor, so it
         // counts only once another batch is accepted.

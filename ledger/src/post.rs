@@ -37,6 +37,8 @@ pub struct Posting {
     pub to: Place,
     /// The catalog version after the last batch.
     pub catalog_version: u64,
+    /// Highest append time of its blocks, microseconds since 1970.
+    pub append_time_us: i64,
     /// Batches between that did not continue the chain.
     pub ignored: u64,
     /// Outcomes per tenant.
@@ -279,7 +281,8 @@ async fn write(
 /// The fence: moves `(X, R, C)` if nobody else did.
 async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<(), PostError> {
     let moved = sqlx::query(
-        "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9
+        "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9,
+             append_time = greatest(append_time, 'epoch'::timestamptz + $10 * interval '1 microsecond')
          WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4",
     )
     .bind(integer(posting.partition))
@@ -291,6 +294,7 @@ async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<(),
     .bind(posting.to.c.as_slice())
     .bind(count(posting.catalog_version))
     .bind(count(posting.ignored))
+    .bind(posting.append_time_us)
     .execute(connection)
     .await
     .map_err(PostgresError::from)?;

@@ -17,12 +17,12 @@ pub const EVERYTHING: Coverage = Coverage { table_from: 0, horizon_us: i64::MIN 
 /// newest posted batch says that its writer's did (`written`), as far as `[rated]` still reaches.
 ///
 /// `audited_before` answers the newest audited place below a position whose next batch is still in
-/// `[rated]`, `audited_from` the oldest one, and `latest_below` a time that no block up to such a place
-/// was appended after. `None`: batches were lost before they were posted.
+/// `[rated]`, and `audited_from` the oldest one; no block up to any of them was appended after
+/// `posted_us`. `None`: batches were lost before they were posted.
 pub fn beginning<E>(
     first: i64,
     written: Option<Coverage>,
-    latest_below: impl FnOnce(Place) -> Result<i64, E>,
+    posted_us: i64,
     audited_before: impl FnOnce(i64) -> Result<Option<Place>, E>,
     audited_from: impl FnOnce() -> Result<Option<Place>, E>,
 ) -> Result<Option<(Place, Coverage)>, E> {
@@ -37,9 +37,8 @@ pub fn beginning<E>(
         return Ok(Some((Place::EMPTY, EVERYTHING)));
     }
     let Some(begin) = audited_from()? else { return Ok(None) };
-    // Append times of what `[rated]` no longer has are not known.
-    let horizon_us = latest_below(begin)?;
-    Ok(Some((begin, Coverage { table_from: begin.x + 1, horizon_us })))
+    // Each append time of what `[rated]` no longer has is not known.
+    Ok(Some((begin, Coverage { table_from: begin.x + 1, horizon_us: posted_us })))
 }
 
 /// The refilling of a table while `[rated]` is read.

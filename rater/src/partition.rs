@@ -33,10 +33,7 @@ use crate::{
     ranges::Folder,
     start::{begin, read_rated},
     state::{State, StateError},
-    store::{
-        catalog::CatalogStore,
-        state::{Posted, posted},
-    },
+    store::{catalog::CatalogStore, state::posted},
     upkeep::Upkeep,
 };
 
@@ -272,13 +269,18 @@ impl<'a> Owner<'a> {
         link: &'a Link,
         stop: &Shutdown,
     ) -> Result<Owner<'a>, PartitionError> {
-        let Posted { place: posted, catalog_version } =
-            shared.handle.block_on(posted(&shared.pool, partition))?;
+        let posted = shared.handle.block_on(posted(&shared.pool, partition))?;
         let (first, end) = shared.log.bounds(RATED, partition, BOUNDS_WAIT)?;
-        let (begin, coverage) = begin(shared, partition, posted, first)?;
+        let (begin, coverage) = begin(shared, partition, &posted, first)?;
         let mut state = State::new(partition, begin, coverage, shared.config.limits());
-        let version =
-            read_rated(shared, partition, &mut state, end, catalog_version, Some((posted, stop)))?;
+        let version = read_rated(
+            shared,
+            partition,
+            &mut state,
+            end,
+            posted.catalog_version,
+            Some((posted.place, stop)),
+        )?;
         state.set_catalogs(Arc::new(shared.handle.block_on(shared.catalogs.at(version))?));
         let usage = shared.log.reader(USAGE, partition, state.next_position())?;
         tracing::info!(

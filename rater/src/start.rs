@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use domain::{chain::Place, wire::rated::Sections};
-use runtime::{shutdown::Shutdown, task::now_us};
+use runtime::shutdown::Shutdown;
 
 use crate::{
     batch::Coverage,
@@ -12,38 +12,28 @@ use crate::{
     ranges::Folder,
     rebuild::sealed,
     state::State,
-    store::state::{audited_before, audited_from},
+    store::state::{Posted, audited_before, audited_from},
 };
 
 /// See [`beginning::beginning`]: with what log and database say.
 pub(crate) fn begin(
     shared: &Shared,
     partition: u32,
-    posted: Place,
+    posted: &Posted,
     first: i64,
 ) -> Result<(Place, Coverage), PartitionError> {
-    let written = written_coverage(shared, partition, posted, first)?;
+    let written = written_coverage(shared, partition, posted.place, first)?;
     let (pool, handle) = (&shared.pool, &shared.handle);
     let begin = beginning::beginning::<PartitionError>(
         first,
         written,
-        |begin: Place| latest_below(shared, partition, begin.r.max(first)),
+        posted.append_time_us,
         |position| Ok(handle.block_on(audited_before(pool, partition, position, first))?),
         || Ok(handle.block_on(audited_from(pool, partition, first))?),
     )?;
     begin.ok_or_else(|| PartitionError::Stopped(format!(
         "[rated] begins at {first} and no audited place stands before it: batches were lost before they were posted"
     )))
-}
-
-/// A time that no block below the table was appended after, where [rated] no longer has the batches
-/// that say it. By our clock that is now; but a clock that was behind when we started would make
-/// old events provably new. By the log's own clock, no such block is later than the batch at `from`,
-/// which was written after all of them.
-fn latest_below(shared: &Shared, partition: u32, from: i64) -> Result<i64, PartitionError> {
-    let message = shared.log.reader(RATED, partition, from)?.next(BOUNDS_WAIT)?;
-    let appended_us = message.map_or(i64::MIN, |message| message.append_time_us);
-    Ok(appended_us.max(now_us()))
 }
 
 /// `S` and `H` in the header of the newest posted batch; `None` where `[rated]` has lost it.

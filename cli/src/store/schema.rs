@@ -28,6 +28,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "quotas_and_disabled_tenants",
         include_str!("../../../migrations/postgres/0009_quotas_and_disabled_tenants.sql"),
     ),
+    (
+        10,
+        "append_time_of_what_is_posted",
+        include_str!("../../../migrations/postgres/0010_append_time_of_what_is_posted.sql"),
+    ),
 ];
 
 /// Brings the tables up to date.

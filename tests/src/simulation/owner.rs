@@ -81,7 +81,7 @@ impl World {
         let begin = beginning::<()>(
             first,
             covered(log, posted.place),
-            |_| Ok(self.now_us),
+            database.append_times[partition],
             |position| Ok(database.audited_before(number, position, first)),
             || Ok(database.audited_from(number, first)),
         );

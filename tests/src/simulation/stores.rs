@@ -89,6 +89,8 @@ pub type TotalKey = (Uuid, String, String, i64, String, String);
 pub struct Database {
     /// Where the ledger stands, per partition.
     pub standings: Vec<Standing>,
+    /// Highest append time of any block up to there, microseconds.
+    pub append_times: Vec<i64>,
     /// Audit rows per partition, with their seals.
     pub audit: Vec<Vec<(AuditEntry, domain::chain::Hash)>>,
     /// `usage_totals`.
@@ -113,6 +115,7 @@ impl Database {
         let standing = Standing { place: Place::EMPTY, catalog_version: 0, head: seal::GENESIS };
         Database {
             standings: vec![standing; partitions],
+            append_times: vec![0; partitions],
             audit: vec![Vec::new(); partitions],
             totals: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -133,6 +136,8 @@ impl Database {
         }
         standing.place = posting.to;
         standing.catalog_version = posting.catalog_version;
+        let append_time_us = &mut self.append_times[posting.partition as usize];
+        *append_time_us = posting.append_time_us.max(*append_time_us);
         true
     }
 
