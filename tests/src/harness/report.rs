@@ -30,6 +30,14 @@ pub struct Line {
     pub doubled: u64,
     /// How long it took.
     pub seconds: u64,
+    /// Seeds of a run of the simulation, whose faults and events are not real ones; 0 for a system.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seeds: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Line {

@@ -57,16 +57,19 @@ pub fn read(text: &str) -> Result<Vec<Line>> {
 
 /// The table, in Markdown.
 pub fn table(lines: &[Line]) -> String {
+    let (simulated, lines): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().partition(|line| line.seeds > 0);
     let mut faults = BTreeMap::<&str, u64>::new();
     for (kind, times) in lines.iter().flat_map(|line| &line.faults) {
         *faults.entry(kind).or_default() += times;
     }
     let of = |kinds: &[&str]| kinds.iter().filter_map(|kind| faults.get(kind)).sum::<u64>();
-    let sum = |of: fn(&Line) -> u64| lines.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&Line) -> u64| lines.iter().map(|line| of(line)).sum::<u64>();
+    let walks: u64 = simulated.iter().map(|line| line.seeds).sum();
     let (events, lost, doubled) =
         (sum(|line| line.events), sum(|line| line.lost), sum(|line| line.doubled));
     let bound = |times: u64| match (times, lost + doubled) {
-        (1.., 0) => format!("{:.1e}", 3.0 / times as f64),
+        (1.., 0) => format!("{:.1e}", (3.0 / times as f64).min(1.0)),
         _ => "-".to_owned(),
     };
     let seeds: BTreeSet<u64> = lines.iter().map(|line| line.seed).collect();
@@ -77,6 +80,7 @@ pub fn table(lines: &[Line]) -> String {
         ("database crashes", of(&["F04", "F05"])),
         ("broker crashes", of(&["F10"])),
         ("events", events),
+        ("walks of the simulation (F35)", walks),
     ] {
         let _ = writeln!(text, "| {name} | {times} | {} |", bound(times));
     }
@@ -131,11 +135,14 @@ mod tests {
             lost: 0,
             doubled: 0,
             seconds: 60,
+            seeds: 0,
         };
-        let lines = [line(1, 10), line(2, 20)];
+        let simulated = Line { seeds: 500, ..line(9, 7) };
+        let lines = [line(1, 10), line(2, 20), simulated];
         let text = table(&lines);
         assert!(text.contains("| processes killed | 30 | 1.0e-1 |"), "{text}");
         assert!(text.contains("| events | 2000 | 1.5e-3 |"), "{text}");
+        assert!(text.contains("(F35) | 500 | 6.0e-3 |"), "{text}");
         assert!(text.contains("| F05 | all sessions of Postgres ended | 20 |"), "{text}");
         assert!(text.contains("2 runs of 2 seeds in 0.0 h, at abc."), "{text}");
         let written: Vec<String> =

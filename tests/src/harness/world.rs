@@ -372,6 +372,7 @@ impl Rest {
             lost,
             doubled,
             seconds: world.story.seconds(),
+            seeds: 0,
         }
         .write()
     }
