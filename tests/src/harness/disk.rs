@@ -97,8 +97,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let Some(folder) = self.folder.to_str() else { return };
         let _ = run("umount", &["--lazy", folder]);
-        // What is left of a folder that was removed around it.
-        let _ = run("rmdir", &["-p", "--ignore-fail-on-non-empty", folder]);
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     clocks::Clocks,
+    disk::SmallDisk,
     links::Links,
     oracle::{Oracle, Snapshot, Usage, Verdict},
     plan::Plan,
@@ -48,7 +49,9 @@ const ON_KAFKA: [&str; 9] = [
 
 /// A system under load.
 pub struct World {
-    /// The system. First, so that its processes end before what they need.
+    /// Disks under parts of its folders, which can only be removed without them.
+    disks: Vec<SmallDisk>,
+    /// The system. Early, so that its processes end before what they need.
     pub system: System,
     /// Clients.
     pub traffic: Traffic,
@@ -186,6 +189,7 @@ impl World {
         story.tell(format!("{} tenants send {} events a second", tenants.len(), sending.rate));
         let (links, broker) = (Links::default(), None);
         Ok(World {
+            disks: Vec::new(),
             system,
             traffic,
             prober,
@@ -205,6 +209,11 @@ impl World {
     /// Runs a server as long as the system.
     pub fn keep(&mut self, server: Server) {
         self.kept.push(server);
+    }
+
+    /// Leaves a disk where it is for as long as the system.
+    pub fn keep_disk(&mut self, disk: SmallDisk) {
+        self.disks.push(disk);
     }
 
     /// Lets events flow again, then waits for a random moment.

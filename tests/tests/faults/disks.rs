@@ -33,8 +33,8 @@ fn of_postgres() -> Result<()> {
         let mut world = World::embedded("disks_of_postgres", 4).await?;
         calls_of_postgres_fail(&mut world).await?;
         let before = world.snapshot().await?;
-        let _data = postgres_has_no_room(&mut world, "").await?;
-        let _log = postgres_has_no_room(&mut world, "pg_wal").await?;
+        postgres_has_no_room(&mut world, "").await?;
+        postgres_has_no_room(&mut world, "pg_wal").await?;
         let mut rest = world.rest().await?;
         let verdict = rest.check(Some(&before)).await?;
         rest.report(&verdict)
@@ -47,7 +47,7 @@ fn of_the_broker() -> Result<()> {
         let mut world = World::on_kafka("disks_of_the_broker", 8).await?;
         calls_of_the_broker_fail(&mut world).await?;
         let before = world.snapshot().await?;
-        let _data = the_broker_has_no_room(&mut world).await?;
+        the_broker_has_no_room(&mut world).await?;
         let mut rest = world.rest().await?;
         let verdict = rest.check(Some(&before)).await?;
         rest.report(&verdict)
@@ -60,10 +60,10 @@ fn server_log(world: &World) -> PathBuf {
 }
 
 /// F07: a part of Postgres' folder on a disk that is full for a while, several times.
-async fn postgres_has_no_room(world: &mut World, part: &str) -> Result<Option<SmallDisk>> {
+async fn postgres_has_no_room(world: &mut World, part: &str) -> Result<()> {
     if !SmallDisk::possible() {
         world.story.tell("F07: blocked: no mounts");
-        return Ok(None);
+        return Ok(());
     }
     let folder = world.system.data().join("postgres/cluster").join(part);
     let (code, _) = world.system.take("up")?.terminate().await?;
@@ -77,7 +77,8 @@ async fn postgres_has_no_room(world: &mut World, part: &str) -> Result<Option<Sm
         world.story.count("F07", 1);
         world.story.tell(format!("F07 {}: cluster/{part} was full: {did}", time + 1));
     }
-    Ok(Some(disk))
+    world.keep_disk(disk);
+    Ok(())
 }
 
 async fn postgres_without_room(world: &World, disk: &SmallDisk) -> Result<String> {
@@ -163,10 +164,10 @@ async fn calls_of_the_broker_fail(world: &mut World) -> Result<()> {
 }
 
 /// F12: the broker's data on a disk that is full for a while, several times.
-async fn the_broker_has_no_room(world: &mut World) -> Result<Option<SmallDisk>> {
+async fn the_broker_has_no_room(world: &mut World) -> Result<()> {
     if !SmallDisk::possible() {
         world.story.tell("F12: blocked: no mounts");
-        return Ok(None);
+        return Ok(());
     }
     let broker = world.broker.as_mut().context("no broker")?;
     broker.kill();
@@ -178,7 +179,8 @@ async fn the_broker_has_no_room(world: &mut World) -> Result<Option<SmallDisk>> 
         world.story.count("F12", 1);
         world.story.tell(format!("F12 {}: the broker's disk was full: {did}", time + 1));
     }
-    Ok(Some(disk))
+    world.keep_disk(disk);
+    Ok(())
 }
 
 async fn broker_without_room(world: &mut World, disk: &SmallDisk) -> Result<String> {
