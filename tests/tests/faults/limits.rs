@@ -20,10 +20,10 @@ use tokio::{
 const RATE: u64 = 1_000_000;
 /// What `weir up` may take beyond what it has at rest, as `docs/OPERATIONS.md` says.
 const ROOM_MIB: u64 = 512;
-/// Descriptors that ingest may still take.
-const SPARE: usize = 16;
-/// Connections that wait for each of them.
-const WAITING: usize = 4;
+/// Descriptors that ingest may still take: more than its usual clients, who keep their connections.
+const SPARE: usize = 400;
+/// Connections that want each of them; fewer may wait than a listener's queue holds.
+const WANTED_BY: usize = 2;
 /// Nobody answers, when nothing has come for so long.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Clients that send a byte a second, at each address; half of them in a request's body.
@@ -181,7 +181,8 @@ async fn no_descriptors_are_left(world: &mut World) -> Result<()> {
     let (usual, _) = limits(ingest, "Max open files")?;
     let most = Usage::of(ingest)?.descriptors + SPARE;
     limit(ingest, &format!("--nofile={most}:"))?;
-    let sockets = idle(&address, WAITING * SPARE).await?;
+    most_descriptors()?;
+    let sockets = idle(&address, WANTED_BY * SPARE).await?;
     let silent = async |_: &World| Ok((!answers(&address).await).then_some(()));
     world.until("nobody is answered any more", silent).await?;
     let said = async |_: &World| log.line_with("could not be accepted");
