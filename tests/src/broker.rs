@@ -40,6 +40,8 @@ pub struct Broker {
     advertised: u16,
     /// Where clients must sign in.
     secure: Option<u16>,
+    /// Further ports, each for those that come by one proxy.
+    apart: Vec<u16>,
     folder: TestFolder,
 }
 
@@ -52,13 +54,13 @@ struct Running {
 impl Broker {
     /// Starts a broker on free ports and waits until it answers.
     pub fn start() -> Result<Self> {
-        Self::start_with(None, false)
+        Self::start_with(None, false, &[])
     }
 
     /// [`Broker::start`], with a second address where clients sign in by SCRAM over TLS, and where only
     /// what an ACL allows is allowed. Whoever comes by the first address may do everything.
     pub fn start_secure() -> Result<Self> {
-        Self::start_with(None, true)
+        Self::start_with(None, true, &[])
     }
 
     /// `host:port` for clients that sign in.
@@ -73,14 +75,26 @@ impl Broker {
 
     /// [`Broker::start`], with all clients going through `proxy`.
     pub fn start_behind(proxy: &Proxy) -> Result<Self> {
-        let broker = Self::start_with(Some(proxy.port()), false)?;
+        Self::start_behind_each(proxy, &[])
+    }
+
+    /// [`Broker::start_behind`], where each proxy of `apart` is a way of its own: whoever came by it
+    /// once stays with it.
+    pub fn start_behind_each(proxy: &Proxy, apart: &[&Proxy]) -> Result<Self> {
+        let ports: Vec<u16> = apart.iter().map(|proxy| proxy.port()).collect();
+        let broker = Self::start_with(Some(proxy.port()), false, &ports)?;
         proxy.forward_to(broker.port);
+        for (proxy, port) in apart.iter().zip(&broker.apart) {
+            proxy.forward_to(*port);
+        }
         Ok(broker)
     }
 
-    fn start_with(advertised: Option<u16>, secure: bool) -> Result<Self> {
+    fn start_with(advertised: Option<u16>, secure: bool, by: &[u16]) -> Result<Self> {
         let folder = TestFolder::new("kafka")?;
-        let [port, controller, secure_port] = free_ports()?;
+        let mut apart = free_ports(3 + by.len())?;
+        let ports: Vec<u16> = apart.drain(..3).collect();
+        let (port, controller, secure_port) = (ports[0], ports[1], ports[2]);
         let secure = secure.then_some(secure_port);
         let advertised = advertised.unwrap_or(port);
         let mut properties = properties(&folder, port, advertised, controller);
@@ -88,10 +102,14 @@ impl Broker {
             make_certificate(&folder)?;
             properties.push_str(&secure_properties(&folder, (port, controller, secure)));
         }
+        if !apart.is_empty() {
+            let main = (port, advertised, controller);
+            properties.push_str(&properties_of_ways(main, &apart, by));
+        }
         fs::write(folder.path().join("server.properties"), properties)?;
         fs::write(folder.path().join("log4j2.properties"), LOGGING)?;
         format(&folder, secure.is_some())?;
-        let mut broker = Self { running: None, port, advertised, secure, folder };
+        let mut broker = Self { running: None, port, advertised, secure, apart, folder };
         broker.restart()?;
         Ok(broker)
     }
@@ -106,6 +124,29 @@ impl Broker {
         let mut command = java(self.folder.path())?;
         command.arg(class).stdin(Stdio::null());
         Ok(command)
+    }
+
+    /// Its data.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// What it says.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("broker.log")
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.running.as_ref().context("the broker was killed")?.java.id())
+    }
+
+    /// Whether it has ended, by itself or not.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        match &mut self.running {
+            Some(running) => Ok(running.java.try_wait()?.is_some()),
+            None => Ok(true),
+        }
     }
 
     /// Ends it with SIGKILL.
@@ -274,12 +315,33 @@ fn format(folder: &TestFolder, secure: bool) -> Result<()> {
     Ok(())
 }
 
-fn free_ports() -> Result<[u16; 3]> {
+fn free_ports(count: usize) -> Result<Vec<u16>> {
     // All are bound before any is let go, so that they differ.
-    let bind = || TcpListener::bind("127.0.0.1:0");
-    let listeners = [bind()?, bind()?, bind()?];
-    let port = |place: usize| Ok::<_, std::io::Error>(listeners[place].local_addr()?.port());
-    Ok([port(0)?, port(1)?, port(2)?])
+    let bind = |_| TcpListener::bind("127.0.0.1:0");
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_, _>>()?;
+    Ok(listeners.iter().map(|one| Ok(one.local_addr()?.port())).collect::<std::io::Result<_>>()?)
+}
+
+/// Later lines of a file of properties stand. Each way has a listener of its own, which tells clients
+/// to come by its proxy.
+fn properties_of_ways(
+    (port, advertised, controller): (u16, u16, u16),
+    apart: &[u16],
+    by: &[u16],
+) -> String {
+    let ways = |ports: &[u16]| {
+        let way = |(place, port): (usize, &u16)| format!(",WAY{place}://127.0.0.1:{port}");
+        ports.iter().enumerate().map(way).collect::<String>()
+    };
+    let plain = (0..apart.len()).map(|place| format!(",WAY{place}:PLAINTEXT")).collect::<String>();
+    format!(
+        "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}{}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{plain}\n\
+         num.network.threads=1\n",
+        ways(apart),
+        ways(by)
+    )
 }
 
 /// Asks for the API versions, the request that every broker answers to everyone.

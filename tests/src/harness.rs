@@ -8,7 +8,9 @@
 pub mod answers;
 pub mod clocks;
 pub mod contained;
+pub mod disk;
 pub mod expected;
+pub mod injected;
 pub mod links;
 pub mod oracle;
 pub mod plan;

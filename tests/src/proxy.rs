@@ -27,6 +27,8 @@ use tokio::{
 };
 
 const CHUNK_BYTES: usize = 64 << 10;
+/// Pieces a second, where so many bytes a second pass.
+const PIECES_PER_SECOND: usize = 20;
 /// What a connection holds at most; beyond it the sender waits.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// How long the server may take over requests that were delivered late.
@@ -60,6 +62,8 @@ pub enum Fault {
     DropRequests,
     /// One byte a second, either way.
     Trickle,
+    /// So many bytes a second pass on each connection, either way.
+    Narrow(usize),
     /// So many more bytes of answers pass on each connection, then it is reset.
     Truncate(usize),
 }
@@ -89,6 +93,8 @@ pub struct Counts {
     pub vanished_bytes: u64,
     /// Bytes that passed by themselves, a second apart.
     pub trickled: u64,
+    /// Pieces after which the next one had to wait, because only so many bytes a second pass.
+    pub narrowed: u64,
     /// Answers cut off.
     pub truncated: u64,
 }
@@ -108,6 +114,7 @@ impl Counts {
             half_open: self.half_open - before.half_open,
             vanished_bytes: self.vanished_bytes - before.vanished_bytes,
             trickled: self.trickled - before.trickled,
+            narrowed: self.narrowed - before.narrowed,
             truncated: self.truncated - before.truncated,
         }
     }
@@ -126,6 +133,7 @@ struct Counters {
     half_open: AtomicU64,
     vanished_bytes: AtomicU64,
     trickled: AtomicU64,
+    narrowed: AtomicU64,
     truncated: AtomicU64,
 }
 
@@ -258,6 +266,7 @@ impl Proxy {
             half_open: read(&counters.half_open),
             vanished_bytes: read(&counters.vanished_bytes),
             trickled: read(&counters.trickled),
+            narrowed: read(&counters.narrowed),
             truncated: read(&counters.truncated),
         }
     }
@@ -397,21 +406,35 @@ async fn requests(
         }
         // Not `write_all`: a cut in the midst of it must know what has arrived.
         while !held.is_empty() {
-            let slow = *changes.borrow() == Fault::Trickle;
-            let length = to.write(&held[..if slow { 1 } else { held.len() }]).await?;
+            let fault = *changes.borrow();
+            let length = to.write(&held[..piece_of(fault, held.len())]).await?;
             held.drain(..length);
-            if slow {
-                trickle(&mut changes, shared).await;
-            }
+            wait_after_a_piece(fault, &mut changes, shared).await;
         }
     }
     Ok(to.shutdown().await?)
 }
 
-/// Waits a second, or until the fault is another one.
-async fn trickle(changes: &mut watch::Receiver<Fault>, shared: &Shared) {
-    count(&shared.counters.trickled, 1);
-    let _ = timeout(Duration::from_secs(1), changes.wait_for(|now| *now != Fault::Trickle)).await;
+/// How many of `length` bytes pass at once.
+fn piece_of(fault: Fault, length: usize) -> usize {
+    match fault {
+        Fault::Trickle => 1,
+        Fault::Narrow(bytes) => (bytes / PIECES_PER_SECOND).clamp(1, length),
+        _ => length,
+    }
+}
+
+/// Waits until the next piece may pass, or until the fault is another one.
+async fn wait_after_a_piece(fault: Fault, changes: &mut watch::Receiver<Fault>, shared: &Shared) {
+    let (counter, pause) = match fault {
+        Fault::Trickle => (&shared.counters.trickled, Duration::from_secs(1)),
+        Fault::Narrow(_) => {
+            (&shared.counters.narrowed, Duration::from_secs(1) / PIECES_PER_SECOND as u32)
+        }
+        _ => return,
+    };
+    count(counter, 1);
+    let _ = timeout(pause, changes.wait_for(|now| *now != fault)).await;
 }
 
 /// Passes answers on; fails when the connection is to be reset.
@@ -456,13 +479,13 @@ async fn answers(
             _ => {}
         }
         passed += length;
-        for piece in 0..length {
-            if *changes.borrow() != Fault::Trickle {
-                to.write_all(&chunk[piece..length]).await?;
-                break;
-            }
-            to.write_all(&chunk[piece..=piece]).await?;
-            trickle(&mut changes, shared).await;
+        let mut rest = &chunk[..length];
+        while !rest.is_empty() {
+            let fault = *changes.borrow();
+            let (piece, more) = rest.split_at(piece_of(fault, rest.len()));
+            to.write_all(piece).await?;
+            rest = more;
+            wait_after_a_piece(fault, &mut changes, shared).await;
         }
     }
 }
@@ -585,6 +608,7 @@ mod tests {
             half_open: 0,
             vanished_bytes: 0,
             trickled: 0,
+            narrowed: 0,
             truncated: 0,
             connections: 5,
             dropped_bytes: 4,
@@ -637,7 +661,15 @@ mod tests {
         let began = Instant::now();
         assert_eq!(ask(&mut third, b"ab").unwrap(), b"ab");
         assert!(began.elapsed() > Duration::from_secs(1), "a second lies between two bytes");
+
+        proxy.set(Fault::Narrow(200));
+        let mut fourth = connect(&proxy);
+        let began = Instant::now();
+        assert_eq!(ask(&mut fourth, &[b'x'; 100]).unwrap(), [b'x'; 100]);
+        // Nine pauses either way, of which some pass at the same time.
+        assert!(began.elapsed() >= Duration::from_millis(450), "100 bytes take half a second");
         let counts = proxy.counts();
+        assert!(counts.narrowed >= 18, "{counts:?}");
         assert_eq!((counts.half_open, counts.vanished_bytes, counts.truncated), (1, 8, 1));
         assert!(counts.trickled >= 3, "{counts:?}");
     }

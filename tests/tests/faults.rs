@@ -16,10 +16,16 @@ mod broker;
 mod clients;
 #[path = "faults/clocks.rs"]
 mod clocks;
+#[path = "faults/disks.rs"]
+mod disks;
 #[path = "faults/door.rs"]
 mod door;
+#[path = "faults/limits.rs"]
+mod limits;
 #[path = "faults/owners.rs"]
 mod owners;
+#[path = "faults/partition.rs"]
+mod partition;
 #[path = "faults/partitions.rs"]
 mod partitions;
 #[path = "faults/postgres.rs"]
@@ -28,6 +34,8 @@ mod postgres;
 mod processes;
 #[path = "faults/replay.rs"]
 mod replay;
+#[path = "faults/slowness.rs"]
+mod slowness;
 
 #[test]
 fn processes_on_kafka() -> Result<()> {

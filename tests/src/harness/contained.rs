@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 
+use super::tier::Tier;
+
 /// Says to the inner process that it is inside.
 const INSIDE: &str = "WEIR_CONTAINED";
 const ARGUMENTS: [&str; 5] = ["--pid", "--net", "--fork", "--mount-proc", "--kill-child=KILL"];
@@ -28,6 +30,23 @@ fn possible() -> bool {
     tried.is_ok_and(|status| status.success())
 }
 
+/// Whether this process is in namespaces of its own.
+pub fn is_contained() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
+/// [`contained`], for what only deep runs do; others say so.
+pub fn contained_when_deep<F: Future<Output = Result<()>>>(
+    name: &str,
+    scenario: impl FnOnce() -> F,
+) -> Result<()> {
+    if Tier::is_deep() {
+        return contained(name, scenario);
+    }
+    println!("{name}: only make test-deep does this");
+    Ok(())
+}
+
 /// One at a time: each puts a machine under load.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -38,7 +57,7 @@ pub fn contained<F: Future<Output = Result<()>>>(
     scenario: impl FnOnce() -> F,
 ) -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if env::var_os(INSIDE).is_none() && possible() {
+    if !is_contained() && possible() {
         let status = unshare()
             .arg(env::current_exe()?)
             .args(["--exact", name, "--nocapture", "--test-threads", "1"])
@@ -47,7 +66,7 @@ pub fn contained<F: Future<Output = Result<()>>>(
         ensure!(status.success(), "{name} failed, see above");
         return Ok(());
     }
-    if env::var_os(INSIDE).is_none() {
+    if !is_contained() {
         println!("{name}: this machine gives no namespaces; running without");
     }
     let runtime =

@@ -15,6 +15,8 @@ use crate::{
 pub struct Links {
     /// To Kafka, of all processes together: a broker has one address.
     pub kafka: Option<Proxy>,
+    /// To Kafka, of each process, where each has a way of its own.
+    pub kafka_apart: BTreeMap<String, Proxy>,
     /// To Postgres, of each process.
     pub postgres: BTreeMap<String, Proxy>,
     /// To ClickHouse, of each process.
@@ -42,9 +44,10 @@ impl Links {
     pub fn all(&self) -> Vec<(String, &Proxy)> {
         let named = |to: &str, of: &str| format!("{of} to {to}");
         let kafka = self.kafka.iter().map(|proxy| (named("kafka", "all"), proxy));
+        let apart = self.kafka_apart.iter().map(|(of, proxy)| (named("kafka", of), proxy));
         let postgres = self.postgres.iter().map(|(of, proxy)| (named("postgres", of), proxy));
         let clickhouse = self.clickhouse.iter().map(|(of, proxy)| (named("clickhouse", of), proxy));
-        kafka.chain(postgres).chain(clickhouse).collect()
+        kafka.chain(apart).chain(postgres).chain(clickhouse).collect()
     }
 
     /// Lets everything through.

@@ -14,7 +14,7 @@ use super::report::Line;
 /// What stands before and after the table in the document.
 const MARKS: (&str, &str) = ("<!-- totals: begin -->", "<!-- totals: end -->");
 /// Kinds of faults that are told by name.
-const KINDS: [(&str, &str); 20] = [
+const KINDS: [(&str, &str); 24] = [
     ("F01", "a process killed (`kill -9`)"),
     ("F02", "an owner paused until another one had its partitions"),
     ("F03", "SIGTERM under load"),
@@ -33,7 +33,11 @@ const KINDS: [(&str, &str); 20] = [
     ("F16", "another split, order or count of partitions"),
     ("F17", "a clock that is wrong"),
     ("F18", "poison"),
+    ("F19", "a role cut off from what it depends on, in one direction or both"),
     ("F20", "links cut one by one, healed in another order"),
+    ("F21", "everything slow: links, processors, bandwidth"),
+    ("F22", "little memory under as much load as clients can make"),
+    ("F23", "no descriptors left, or clients that say nothing or little"),
     ("F25", "a client that hung up"),
 ];
 

@@ -155,6 +155,11 @@ impl Traffic {
         *self.shared.bases.write().unwrap_or_else(PoisonError::into_inner) = bases;
     }
 
+    /// So many events a second are sent from now on.
+    pub fn send_at(&self, rate: u64) {
+        self.shared.rate.store(rate.max(1), Ordering::SeqCst);
+    }
+
     /// The next so many requests are begun by a client that hangs up, before they are sent properly.
     pub fn hang_up(&self, times: u64) {
         self.shared.hang_ups.fetch_add(times, Ordering::SeqCst);

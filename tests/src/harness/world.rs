@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     clocks::Clocks,
+    disk::SmallDisk,
     links::Links,
     oracle::{Oracle, Snapshot, Usage, Verdict},
     plan::Plan,
@@ -48,7 +49,9 @@ const ON_KAFKA: [&str; 9] = [
 
 /// A system under load.
 pub struct World {
-    /// The system. First, so that its processes end before what they need.
+    /// Disks under parts of its folders, which can only be removed without them.
+    disks: Vec<SmallDisk>,
+    /// The system. Early, so that its processes end before what they need.
     pub system: System,
     /// Clients.
     pub traffic: Traffic,
@@ -104,13 +107,34 @@ pub struct Rest {
 impl World {
     /// A process per role, two of most, on Kafka, with a proxy on every link.
     pub async fn on_kafka(scenario: &'static str, partitions: u32) -> Result<World> {
+        Self::on_kafka_with(scenario, partitions, &[]).await
+    }
+
+    /// [`World::on_kafka`], where each process has a way to Kafka of its own.
+    pub async fn on_kafka_apart(scenario: &'static str, partitions: u32) -> Result<World> {
+        Self::on_kafka_with(scenario, partitions, &ON_KAFKA).await
+    }
+
+    async fn on_kafka_with(
+        scenario: &'static str,
+        partitions: u32,
+        apart: &[&str],
+    ) -> Result<World> {
         let (moments, story) = (Moments::new(scenario), Story::default());
+        let mut links = Links::default();
+        for name in apart {
+            links.kafka_apart.insert((*name).to_owned(), Proxy::listen()?);
+        }
         let proxy = Proxy::listen()?;
-        let broker = Broker::start_behind(&proxy)?;
-        let mut links = Links { kafka: Some(proxy), ..Links::default() };
+        let ways: Vec<&Proxy> = links.kafka_apart.values().collect();
+        let broker = Broker::start_behind_each(&proxy, &ways)?;
+        links.kafka = Some(proxy);
         let further = [("WEIR_LOG__KAFKA__PROPERTIES", PROPERTIES)];
         let mut system = System::kafka_without_roles(&broker, partitions, &further).await?;
         links.place(&mut system, &ON_KAFKA)?;
+        for (name, proxy) in &links.kafka_apart {
+            system.set(name, "WEIR_KAFKA_BROKERS", &format!("127.0.0.1:{}", proxy.port()));
+        }
         let clocks = Clocks::new()?;
         for name in ON_KAFKA {
             for (setting, value) in clocks.settings(name)? {
@@ -165,6 +189,7 @@ impl World {
         story.tell(format!("{} tenants send {} events a second", tenants.len(), sending.rate));
         let (links, broker) = (Links::default(), None);
         Ok(World {
+            disks: Vec::new(),
             system,
             traffic,
             prober,
@@ -184,6 +209,11 @@ impl World {
     /// Runs a server as long as the system.
     pub fn keep(&mut self, server: Server) {
         self.kept.push(server);
+    }
+
+    /// Leaves a disk where it is for as long as the system.
+    pub fn keep_disk(&mut self, disk: SmallDisk) {
+        self.disks.push(disk);
     }
 
     /// Lets events flow again, then waits for a random moment.

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 const COMMIT: &str = "COMMIT";
 
 /// The postmaster of `weir up`.
-fn postmaster(world: &World) -> Option<i32> {
+pub fn postmaster(world: &World) -> Option<i32> {
     let path = world.system.data().join("postgres/cluster/postmaster.pid");
     std::fs::read_to_string(path).ok()?.lines().next()?.trim().parse().ok()
 }
@@ -51,7 +51,7 @@ pub async fn is_killed(world: &mut World) -> Result<()> {
 }
 
 /// The ledger goes on by itself.
-async fn posts_again(world: &World) -> Result<()> {
+pub async fn posts_again(world: &World) -> Result<()> {
     let posted = async |world: &World| {
         let statement = world.statement().await?;
         let partitions = statement["partitions"].as_array().context("no partitions")?;
