@@ -32,7 +32,7 @@ phase "build weir" cargo build --locked --bin weir
 if [ "$only" = deep ]; then
     export WEIR_TIER=deep WEIR_SIMULATION_SEEDS=20000
     for test in faults restore verify simulation; do
-        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --nocapture --test-threads 1
+        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --include-ignored --nocapture --test-threads 1
     done
 else
     # With --workspace every crate has the same features in all of these, and is compiled once.

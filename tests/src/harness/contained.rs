@@ -9,8 +9,6 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::tier::Tier;
-
 /// Says to the inner process that it is inside.
 const INSIDE: &str = "WEIR_CONTAINED";
 const ARGUMENTS: [&str; 5] = ["--pid", "--net", "--fork", "--mount-proc", "--kill-child=KILL"];
@@ -35,18 +33,6 @@ pub fn is_contained() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// [`contained`], for what only deep runs do; others say so.
-pub fn contained_when_deep<F: Future<Output = Result<()>>>(
-    name: &str,
-    scenario: impl FnOnce() -> F,
-) -> Result<()> {
-    if Tier::is_deep() {
-        return contained(name, scenario);
-    }
-    println!("{name}: only make test-deep does this");
-    Ok(())
-}
-
 /// One at a time: each puts a machine under load.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -60,7 +46,7 @@ pub fn contained<F: Future<Output = Result<()>>>(
     if !is_contained() && possible() {
         let status = unshare()
             .arg(env::current_exe()?)
-            .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+            .args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads", "1"])
             .env(INSIDE, "1")
             .status()?;
         ensure!(status.success(), "{name} failed, see above");

@@ -115,14 +115,10 @@ const DEEP: Tier = Tier {
 };
 
 impl Tier {
-    /// Whether the environment names the tier `deep`.
-    pub fn is_deep() -> bool {
-        env::var("WEIR_TIER").as_deref() == Ok("deep")
-    }
-
     /// The tier that the environment names, at the rate that it names.
     pub fn of_environment() -> Tier {
-        let tier = if Tier::is_deep() { DEEP } else { TEST };
+        let deep = env::var("WEIR_TIER").as_deref() == Ok("deep");
+        let tier = if deep { DEEP } else { TEST };
         Tier { rate: number("WEIR_RATE").unwrap_or(tier.rate), ..tier }
     }
 }

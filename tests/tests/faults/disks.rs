@@ -8,7 +8,7 @@ use benches::measure;
 use runtime::postgres::server::SUPERUSER;
 use sqlx::{Connection as _, PgConnection};
 use tests::harness::{
-    contained::contained_when_deep,
+    contained::contained,
     disk::{LogFrom, SmallDisk},
     injected::Injected,
     world::World,
@@ -30,8 +30,9 @@ const STATEMENT_TIME_MAX: Duration = Duration::from_secs(5);
 const FAILURES: [(&str, &str); 2] = [("fsync,fdatasync", "EIO"), ("pwrite64", "ENOSPC")];
 
 #[test]
+#[ignore = "make test-deep does it"]
 fn of_postgres() -> Result<()> {
-    contained_when_deep("disks::of_postgres", || async {
+    contained("disks::of_postgres", || async {
         let mut world = World::embedded("disks_of_postgres", 4).await?;
         calls_of_postgres_fail(&mut world).await?;
         let before = world.snapshot().await?;
@@ -44,8 +45,9 @@ fn of_postgres() -> Result<()> {
 }
 
 #[test]
+#[ignore = "make test-deep does it"]
 fn of_the_broker() -> Result<()> {
-    contained_when_deep("disks::of_the_broker", || async {
+    contained("disks::of_the_broker", || async {
         let mut world = World::on_kafka("disks_of_the_broker", 8).await?;
         calls_of_the_broker_fail(&mut world).await?;
         let before = world.snapshot().await?;

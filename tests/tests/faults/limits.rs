@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use benches::measure;
-use tests::harness::{contained::contained_when_deep, disk::LogFrom, oracle::Usage, world::World};
+use tests::harness::{contained::contained, disk::LogFrom, oracle::Usage, world::World};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -36,8 +36,9 @@ const USUAL: usize = 100;
 const OURS: usize = 2_000;
 
 #[test]
+#[ignore = "make test-deep does it"]
 fn of_memory() -> Result<()> {
-    contained_when_deep("limits::of_memory", || async {
+    contained("limits::of_memory", || async {
         let mut world = World::embedded("limits_of_memory", 4).await?;
         memory_is_limited(&mut world).await?;
         let before = world.snapshot().await?;
@@ -49,8 +50,9 @@ fn of_memory() -> Result<()> {
 }
 
 #[test]
+#[ignore = "make test-deep does it"]
 fn of_descriptors() -> Result<()> {
-    contained_when_deep("limits::of_descriptors", || async {
+    contained("limits::of_descriptors", || async {
         let mut world = World::on_kafka("limits_of_descriptors", 8).await?;
         no_descriptors_are_left(&mut world).await?;
         let before = world.snapshot().await?;

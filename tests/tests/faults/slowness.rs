@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use tests::{
-    harness::{contained::contained_when_deep, world::World},
+    harness::{contained::contained, world::World},
     proxy::{Counts, Fault},
 };
 use tokio::time::{Instant, sleep};
@@ -30,8 +30,9 @@ const WORK: Duration = Duration::from_millis(20);
 const STILL: Duration = Duration::from_millis(80);
 
 #[test]
+#[ignore = "make test-deep does it"]
 fn of_everything() -> Result<()> {
-    contained_when_deep("slowness::of_everything", || async {
+    contained("slowness::of_everything", || async {
         let mut world = World::on_kafka("slowness_of_everything", 8).await?;
         links_are_slow(&mut world, Fault::Delay(LATE), |did| did.delayed).await?;
         let before = world.snapshot().await?;
