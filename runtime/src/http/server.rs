@@ -16,7 +16,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,9 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Time for the request line and the headers, and for an idle connection to be kept: a little more
 /// than the 90 s after which common clients close it themselves.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(100);
+/// Connections that wait to be accepted: a burst of more has to knock again, which takes a second. The
+/// kernel's own limit, `net.core.somaxconn`, may be lower.
+const QUEUE: u32 = 4_096;
 /// Pause after `accept` failed, which it does when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -70,7 +73,14 @@ pub enum ServeError {
 
 /// Listens on `address`; port 0 takes a free one.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+    listen(address).map_err(|source| ServeError::Bind { address, source })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 /// Adds to `router` what every request gets: see the module's documentation. [`serve`] calls it;
