@@ -5,6 +5,8 @@
 //! ([`Fault::HoldRequests`], then [`Proxy::cut_and_keep`] and [`Proxy::deliver`]), and everything ends right before or
 //! after a certain request ([`Fault::Before`], [`Fault::After`]).
 
+mod pace;
+
 use std::{
     net::Ipv4Addr,
     sync::{
@@ -17,18 +19,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    net::{TcpListener, TcpStream, tcp::WriteHalf},
     runtime::{Builder, Runtime},
-    sync::watch,
-    time::{sleep, timeout},
+    sync::{mpsc, watch},
+    time::timeout,
 };
 
-const CHUNK_BYTES: usize = 64 << 10;
-/// Pieces a second, where so many bytes a second pass.
-const PIECES_PER_SECOND: usize = 20;
+use self::pace::{Arrived, be_late, piece_of, wait_after_a_piece};
+
 /// What a connection holds at most; beyond it the sender waits.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// How long the server may take over requests that were delivered late.
@@ -330,14 +328,18 @@ async fn carry(
     let ended = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
+        let (to_requests, arrived_requests) = pace::pieces();
+        let (to_answers, arrived_answers) = pace::pieces();
         tokio::select! {
             // First, so that a fault that ends right after a cut lets nothing through.
             biased;
             _ = cut.changed() => Err(anyhow::anyhow!("cut")),
-            both = async { tokio::try_join!(
-                requests(from_client, to_server, &mut held, &last_request, shared),
-                answers(from_server, to_client, &last_request, shared),
-            ) } => both.map(|_| ()),
+            all = async { tokio::try_join!(
+                pace::take(from_client, to_requests),
+                requests(arrived_requests, to_server, &mut held, &last_request, shared),
+                pace::take(from_server, to_answers),
+                answers(arrived_answers, to_client, &last_request, shared),
+            ) } => all.map(|_| ()),
         }
     };
     if ended.is_ok() {
@@ -357,29 +359,31 @@ async fn deliver(mut server: TcpStream, held: &[u8], shared: &Shared) -> Result<
     count(&shared.counters.late_bytes, held.len());
     server.write_all(held).await?;
     server.shutdown().await?;
-    let mut answer = vec![0; CHUNK_BYTES];
+    let mut answer = [0; 1024];
     let drained = async { while matches!(server.read(&mut answer).await, Ok(1..)) {} };
     timeout(LATE_TIME_MAX, drained).await.context("the server has not closed")
 }
 
 /// Passes requests on through `held`, where they stay when the connection is cut.
 async fn requests(
-    mut from: ReadHalf<'_>,
+    mut arrived: mpsc::Receiver<Arrived>,
     mut to: WriteHalf<'_>,
     held: &mut Vec<u8>,
     last_request: &AtomicBool,
     shared: &Shared,
 ) -> Result<()> {
     let mut changes = shared.fault.subscribe();
-    let mut chunk = vec![0; CHUNK_BYTES];
     let (mut open, mut damaged) = (true, false);
     while open || !held.is_empty() {
         tokio::select! {
-            length = from.read(&mut chunk), if open && held.len() < HELD_BYTES_MAX => {
-                let length = length?;
-                open = length > 0;
-                held.extend_from_slice(&chunk[..length]);
-            }
+            piece = arrived.recv(), if open && held.len() < HELD_BYTES_MAX => match piece {
+                None => open = false,
+                Some(piece) => {
+                    let fault = *changes.borrow();
+                    be_late(&piece, fault, &shared.counters).await;
+                    held.extend_from_slice(&piece.bytes);
+                }
+            },
             changed = changes.changed() => changed?,
         }
         let fault = *changes.borrow_and_update();
@@ -398,10 +402,6 @@ async fn requests(
             Fault::Before(bytes) if has(held, bytes) => return Err(shared.strike()),
             Fault::After(bytes) if has(held, bytes) => last_request.store(true, Ordering::SeqCst),
             Fault::DropAnswers => count(&shared.counters.unanswered_bytes, held.len()),
-            Fault::Delay(delay) if !held.is_empty() => {
-                count(&shared.counters.delayed, 1);
-                sleep(delay).await;
-            }
             _ => {}
         }
         // Not `write_all`: a cut in the midst of it must know what has arrived.
@@ -409,83 +409,57 @@ async fn requests(
             let fault = *changes.borrow();
             let length = to.write(&held[..piece_of(fault, held.len())]).await?;
             held.drain(..length);
-            wait_after_a_piece(fault, &mut changes, shared).await;
+            wait_after_a_piece(fault, &mut changes, &shared.counters).await;
         }
     }
     Ok(to.shutdown().await?)
 }
 
-/// How many of `length` bytes pass at once.
-fn piece_of(fault: Fault, length: usize) -> usize {
-    match fault {
-        Fault::Trickle => 1,
-        Fault::Narrow(bytes) => (bytes / PIECES_PER_SECOND).clamp(1, length),
-        _ => length,
-    }
-}
-
-/// Waits until the next piece may pass, or until the fault is another one.
-async fn wait_after_a_piece(fault: Fault, changes: &mut watch::Receiver<Fault>, shared: &Shared) {
-    let (counter, pause) = match fault {
-        Fault::Trickle => (&shared.counters.trickled, Duration::from_secs(1)),
-        Fault::Narrow(_) => {
-            (&shared.counters.narrowed, Duration::from_secs(1) / PIECES_PER_SECOND as u32)
-        }
-        _ => return,
-    };
-    count(counter, 1);
-    let _ = timeout(pause, changes.wait_for(|now| *now != fault)).await;
-}
-
 /// Passes answers on; fails when the connection is to be reset.
 async fn answers(
-    mut from: ReadHalf<'_>,
+    mut arrived: mpsc::Receiver<Arrived>,
     mut to: WriteHalf<'_>,
     last_request: &AtomicBool,
     shared: &Shared,
 ) -> Result<()> {
     let mut changes = shared.fault.subscribe();
-    let mut chunk = vec![0; CHUNK_BYTES];
     let (mut damaged, mut passed) = (false, 0);
     loop {
-        let length = tokio::select! {
-            length = from.read(&mut chunk) => Some(length?),
+        let piece = tokio::select! {
+            piece = arrived.recv() => Some(piece),
             changed = changes.changed() => { changed?; passed = 0; None }
         };
         let fault = *changes.borrow_and_update();
         if damaged && fault != Fault::DropAnswers {
             bail!("the rest of a torn answer means nothing");
         }
-        let Some(length) = length else { continue };
+        let Some(piece) = piece else { continue };
         if last_request.load(Ordering::SeqCst) {
             return Err(shared.strike());
         }
+        let Some(piece) = piece else { return Ok(to.shutdown().await?) };
+        be_late(&piece, fault, &shared.counters).await;
         match fault {
-            _ if length == 0 => return Ok(to.shutdown().await?),
             Fault::DropAnswers => {
                 damaged = true;
-                count(&shared.counters.dropped_bytes, length);
+                count(&shared.counters.dropped_bytes, piece.bytes.len());
                 continue;
             }
-            Fault::Delay(delay) => {
-                count(&shared.counters.delayed, 1);
-                sleep(delay).await;
-            }
-            Fault::Truncate(bytes) if passed + length > bytes => {
-                to.write_all(&chunk[..bytes - passed]).await?;
+            Fault::Truncate(bytes) if passed + piece.bytes.len() > bytes => {
+                to.write_all(&piece.bytes[..bytes - passed]).await?;
                 count(&shared.counters.truncated, 1);
                 bail!("cut off");
             }
             _ => {}
         }
-        passed += length;
-        let mut rest = &chunk[..length];
+        passed += piece.bytes.len();
+        let mut rest = piece.bytes.as_slice();
         while !rest.is_empty() {
             let fault = *changes.borrow();
-            let (piece, more) = rest.split_at(piece_of(fault, rest.len()));
-            to.write_all(piece).await?;
+            let (now, more) = rest.split_at(piece_of(fault, rest.len()));
+            to.write_all(now).await?;
             rest = more;
-            wait_after_a_piece(fault, &mut changes, shared).await;
+            wait_after_a_piece(fault, &mut changes, &shared.counters).await;
         }
     }
 }
@@ -535,6 +509,31 @@ mod tests {
         Ok(answer)
     }
 
+    /// Twenty pieces, sent one after the other, arrive one after the other: not each after the one before has arrived.
+    fn pieces_are_late_together(
+        proxy: &Proxy,
+        stream: &mut net::TcpStream,
+        seen: &std::sync::mpsc::Receiver<Vec<u8>>,
+    ) {
+        let late = Duration::from_millis(400);
+        proxy.set(Fault::Delay(late));
+        let before = proxy.counts().delayed;
+        let began = Instant::now();
+        for _ in 0..20 {
+            stream.write_all(b"0123456789").unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+        stream.read_exact(&mut [0; 200]).unwrap();
+        assert!(began.elapsed() >= late * 2, "both ways are slow");
+        // Were the next one taken only after the one before, all but the first would be one.
+        let pieces = proxy.counts().delayed - before;
+        assert!(pieces >= 10, "{pieces} pieces");
+        let mut arrived = 0;
+        while arrived < 200 {
+            arrived += seen.recv_timeout(PATIENCE).unwrap().len();
+        }
+    }
+
     #[test]
     fn each_fault_does_what_it_says() {
         let proxy = Proxy::listen().unwrap();
@@ -551,6 +550,7 @@ mod tests {
         assert_eq!(ask(&mut first, b"slow").unwrap(), b"slow");
         assert!(began.elapsed() >= Duration::from_millis(200), "both ways are slow");
         assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"slow");
+        pieces_are_late_together(&proxy, &mut first, &seen);
 
         proxy.set(Fault::DropAnswers);
         first.write_all(b"lost").unwrap();
@@ -614,7 +614,7 @@ mod tests {
             dropped_bytes: 4,
             unanswered_bytes: 4,
             late_bytes: 4,
-            delayed: 2,
+            delayed: counts.delayed,
             cut: 5,
             refused: 3,
             struck: 2,
