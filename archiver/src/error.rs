@@ -31,6 +31,9 @@ pub enum ArchiveError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// The rows of accepted batches are not what rows of the archive are.
+    #[error("rows of accepted batches cannot be read: {0}")]
+    Rows(DecodeError),
     /// The borders fixed in Postgres belong to another log than the one read.
     #[error(
         "archive_groups has a group from {from_x} to {to_x} that ends at position {to_r} of [rated], \
@@ -76,6 +79,7 @@ impl ArchiveError {
             Self::Log(error) => matches!(error, LogError::Unavailable(_)),
             Self::Message { .. }
             | Self::Batch { .. }
+            | Self::Rows(_)
             | Self::Borders { .. }
             | Self::Archived(_) => false,
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use domain::{
     chain::{Offer, Place},
     time::month_of,
@@ -36,12 +37,12 @@ pub struct Group {
     pub from_r: i64,
     /// The place after the last batch.
     pub place: Place,
-    /// Rows of `usage_events`.
-    pub rows: Vec<u8>,
+    /// Rows of `usage_events`, as many pieces as batches: putting them together would copy them.
+    pub rows: Vec<Bytes>,
     /// How many.
     pub row_count: usize,
-    /// Rows of `rejected_events`.
-    pub others: Vec<u8>,
+    /// Rows of `rejected_events`, in pieces.
+    pub others: Vec<Bytes>,
     /// How many.
     pub other_count: usize,
     /// Append time of the last block, microseconds.
@@ -66,7 +67,7 @@ impl Group {
     /// Bytes of rows of both tables.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.rows.len().saturating_add(self.others.len())
+        self.rows.iter().chain(&self.others).map(Bytes::len).sum()
     }
 }
 
@@ -268,8 +269,8 @@ impl Batch<'_> {
         let others = self.sections.others().map_err(self.damaged())?;
         group.row_count = group.row_count.saturating_add(rows.lengths.len());
         group.other_count = group.other_count.saturating_add(others.lengths.len());
-        group.rows.extend_from_slice(&rows.bytes);
-        group.others.extend_from_slice(&others.bytes);
+        group.rows.push(rows.bytes.into());
+        group.others.push(others.bytes.into());
         group.place = self.after;
         group.append_time_us = header.append_time_us.1;
         trace::add(&mut group.traces, &header.traces);

@@ -55,7 +55,9 @@ async fn turn(
         return Ok(());
     }
     let rows: Vec<u8> = heads.iter().flat_map(row).collect();
-    clickhouse.insert_row_binary("audit_heads", COLUMNS, "", &[], rows.into()).await?;
+    clickhouse
+        .insert("audit_heads", COLUMNS, "RowBinary", "", [Ok::<_, ClickHouseError>(rows.into())])
+        .await?;
     copied.extend(heads.into_iter().map(|(partition, _, _, hash, _)| (partition, hash)));
     Ok(())
 }

@@ -6,15 +6,13 @@ use bytes::Bytes;
 use domain::{
     chain::{Place, hash_of_hex},
     planted::{self, Bug},
-    wire::row::{REJECTED_EVENTS_COLUMNS, USAGE_EVENTS_COLUMNS},
+    wire::columns::{ARCHIVED, REJECTED_EVENTS, Table, USAGE_EVENTS},
 };
 use runtime::clickhouse::ClickHouse;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::{error::ArchiveError, group::Group, metrics::ArchiverMetrics};
-
-const ARCHIVED_COLUMNS: &str = "partition, from_x, to_x, r, c, rows, others";
+use crate::{error::ArchiveError, group::Group, metrics::ArchiverMetrics, native};
 
 #[derive(Deserialize)]
 struct Archived {
@@ -72,13 +70,11 @@ impl fmt::Display for Token {
 #[derive(Clone, Debug)]
 pub struct Insert {
     /// The table.
-    pub table: &'static str,
-    /// The columns of its rows, in order.
-    pub columns: &'static str,
+    pub table: &'static Table,
     /// What it is known by: it has no second effect.
     pub token: String,
-    /// The rows, RowBinary.
-    pub rows: Bytes,
+    /// The rows, RowBinary, in pieces of whole rows; none is empty.
+    pub rows: Vec<Bytes>,
 }
 
 /// The inserts of groups whose borders are fixed, in their order: each may be repeated, by anyone. The
@@ -86,23 +82,22 @@ pub struct Insert {
 #[must_use]
 pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Vec<Insert> {
     let positions: Vec<u8> = groups.iter().flat_map(archived).collect();
-    let others = joined(groups.iter_mut().map(|group| mem::take(&mut group.others)));
-    let rows = joined(groups.iter_mut().map(|group| mem::take(&mut group.rows)));
-    drop(groups);
-    let insert = |table, columns, name: &str, rows| Insert {
-        table,
-        columns,
-        token: format!("{name}:{token}"),
-        rows,
+    let others = groups.iter_mut().flat_map(|group| mem::take(&mut group.others)).collect();
+    let rows = groups.iter_mut().flat_map(|group| mem::take(&mut group.rows)).collect();
+    let insert = |table, name: &str, mut rows: Vec<Bytes>| {
+        rows.retain(|piece| !piece.is_empty());
+        Insert { table, token: format!("{name}:{token}"), rows }
     };
     let mut inserts = vec![
-        insert("rejected_events", REJECTED_EVENTS_COLUMNS, "rejected", others),
-        insert("usage_events", USAGE_EVENTS_COLUMNS, "usage", rows),
-        insert("archived", ARCHIVED_COLUMNS, "archived", positions.into()),
+        insert(&REJECTED_EVENTS, "rejected", others),
+        insert(&USAGE_EVENTS, "usage", rows),
+        insert(&ARCHIVED, "archived", vec![positions.into()]),
     ];
     inserts.retain(|insert| !insert.rows.is_empty());
-    if planted::is(Bug::RejectsDropped) && !inserts.iter().any(|one| one.table == "usage_events") {
-        inserts.retain(|one| one.table != "rejected_events");
+    if planted::is(Bug::RejectsDropped)
+        && !inserts.iter().any(|one| one.table.name == USAGE_EVENTS.name)
+    {
+        inserts.retain(|one| one.table.name != REJECTED_EVENTS.name);
     }
     inserts
 }
@@ -116,18 +111,13 @@ pub(crate) async fn insert(
 ) -> Result<(), ArchiveError> {
     let count = |rows: fn(&Group) -> usize| groups.iter().map(rows).sum::<usize>() as u64;
     let (rows, others) = (count(|group| group.row_count), count(|group| group.other_count));
-    for Insert { table, columns, token, rows } in inserts(token, groups) {
-        clickhouse.insert_row_binary(table, columns, &token, &[], rows).await?;
+    for Insert { table, token, rows } in inserts(token, groups) {
+        let blocks = native::blocks(table, rows).map(|piece| piece.map_err(ArchiveError::Rows));
+        clickhouse.insert(table.name, &table.names(), "Native", &token, blocks).await?;
     }
-    metrics.rows.with_label_values(&["rejected_events"]).inc_by(others);
-    metrics.rows.with_label_values(&["usage_events"]).inc_by(rows);
+    metrics.rows.with_label_values(&[REJECTED_EVENTS.name]).inc_by(others);
+    metrics.rows.with_label_values(&[USAGE_EVENTS.name]).inc_by(rows);
     Ok(())
-}
-
-/// One after the other; a single one as it is.
-fn joined(parts: impl Iterator<Item = Vec<u8>>) -> Bytes {
-    let mut parts: Vec<Vec<u8>> = parts.filter(|part| !part.is_empty()).collect();
-    if parts.len() == 1 { parts.remove(0).into() } else { parts.concat().into() }
 }
 
 /// The group's row of `archived`, RowBinary.

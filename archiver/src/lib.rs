@@ -8,6 +8,7 @@ pub mod group;
 mod heads;
 pub mod insert;
 pub mod metrics;
+pub mod native;
 mod partition;
 
 use std::sync::Arc;

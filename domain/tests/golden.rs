@@ -14,9 +14,10 @@ use domain::{
     event::{ContentHasher, IdentityKey, IdentityParts},
     wire::{
         block::{Block, BlockHeader, BlockWriter, TenantCount},
+        columns::{REJECTED_EVENTS, Table, USAGE_EVENTS},
         rated::{Rows, Sections, encode},
         record::{Attribute, AttributeKind, Entry, EventRecord},
-        row::{REJECTED_EVENTS_COLUMNS, RowHead, USAGE_EVENTS_COLUMNS},
+        row::RowHead,
     },
 };
 use xxhash_rust::xxh3::xxh3_64;
@@ -114,8 +115,8 @@ fn rated_v1() {
     assert_eq!(sections.forwards().unwrap(), forwards());
     let (usage, others) = (sections.rows().unwrap(), sections.others().unwrap());
     assert_eq!((usage.lengths.len(), others.lengths.len()), (rows().0.count(), rows().1.count()));
-    assert_eq!(read_rows(&usage, USAGE_EVENTS_COLUMNS, USAGE_TYPES), USAGE_ROWS);
-    assert_eq!(read_rows(&others, REJECTED_EVENTS_COLUMNS, REJECTED_TYPES), REJECTED_ROWS);
+    assert_eq!(read_rows(&usage, &USAGE_EVENTS, USAGE_TYPES), USAGE_ROWS);
+    assert_eq!(read_rows(&others, &REJECTED_EVENTS, REJECTED_TYPES), REJECTED_ROWS);
 }
 
 /// They decide what is a duplicate of what is already stored: other values here are a mistake.
@@ -220,8 +221,8 @@ fn read(kind: &str, input: &mut &[u8]) -> String {
 }
 
 /// Each row as `column=value`, columns that are empty or zero left out.
-fn read_rows(rows: &Rows, columns: &str, types: &str) -> Vec<String> {
-    let columns: Vec<&str> = columns.split(',').map(str::trim).collect();
+fn read_rows(rows: &Rows, table: &Table, types: &str) -> Vec<String> {
+    let columns: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
     let types: Vec<&str> = types.split_whitespace().collect();
     assert_eq!(columns.len(), types.len());
     rows.iter()

@@ -1,8 +1,22 @@
-//! What the rater rebuilds its table from: rows of the archive, and files of filters.
+//! Rows of the archive, of which the archiver makes columns and the rater its table; files of filters.
 
-use domain::wire::row::RowHead;
+use archiver::native;
+use bytes::Bytes;
+use domain::wire::{
+    columns::{ARCHIVED, REJECTED_EVENTS, USAGE_EVENTS},
+    row::RowHead,
+};
 use rater::filter::Filter;
 use xxhash_rust::xxh3::xxh3_64;
+
+/// Rows of one of the tables, which the first byte chooses. What is read once is read twice.
+pub fn block(input: &[u8]) {
+    let Some((table, rows)) = input.split_first() else { return };
+    let table = [&USAGE_EVENTS, &REJECTED_EVENTS, &ARCHIVED][usize::from(table % 3)];
+    let rows = Bytes::copy_from_slice(rows);
+    let once = native::block(table, std::slice::from_ref(&rows));
+    assert_eq!(once.is_ok(), native::block(table, &[rows.clone(), rows]).is_ok());
+}
 
 /// The head of a row.
 pub fn row(input: &[u8]) {

@@ -43,8 +43,9 @@ const MIB: usize = 1 << 20;
 const LZ4: usize = 256;
 
 /// All targets.
-pub const TARGETS: [Target; 25] = [
+pub const TARGETS: [Target; 26] = [
     target("api_key", credentials::api_key, 16, 4 * KIB),
+    target("archive_block", archive::block, 64, 64 * KIB),
     target("archive_row", archive::row, 0, 4 * KIB),
     target("block", blocks::message, 2 * LZ4 * 64, 64 * KIB),
     target("block_body", blocks::body, 256, 64 * KIB),

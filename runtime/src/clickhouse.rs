@@ -10,7 +10,7 @@
 //!   blanks are swallowed, and of 200,000 rows 29,578 arrived, without an error. Data goes through
 //!   `chdb_stream_insert_n` instead, which takes any bytes and was exact every time.
 //! * **Blocks.** One insert is one block up to 1,048,449 rows; beyond, the settings that
-//!   [`ClickHouse::insert_row_binary`] sends keep it one (seen with 2 M rows). Deduplication by
+//!   [`ClickHouse::insert`] sends keep it one (seen with 2 M rows). Deduplication by
 //!   token works across connections and across `kill -9`.
 //! * **Parallelism.** A connection runs one statement at a time, several run in parallel: an
 //!   insert beside a heavy aggregation takes 3 to 10 ms, and the slowest of 80 by 8 clients on 4
@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use crate::config::variable;
 
 mod blocks;
+mod bodies;
 mod chdb;
 mod client;
 pub mod engine;

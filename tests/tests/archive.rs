@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use domain::wire::row::{REJECTED_EVENTS_COLUMNS, RowHead, USAGE_EVENTS_COLUMNS};
+use domain::wire::{
+    columns::{self, Column, REJECTED_EVENTS, Table, USAGE_EVENTS},
+    row::RowHead,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -122,10 +125,11 @@ async fn rows_arrive_exactly_and_views_add_them_up() -> Result<()> {
     eventually("it is ready", async || Ok(archiver.context.readiness.is_ready())).await?;
 
     // Byte for byte what the rater wrote.
-    for (columns, table, want) in [
-        (USAGE_EVENTS_COLUMNS, "usage_events", &world.rater.chains[0].bytes),
-        (REJECTED_EVENTS_COLUMNS, "rejected_events", &world.rater.chains[0].other_bytes),
+    for (table, want) in [
+        (&USAGE_EVENTS, &world.rater.chains[0].bytes),
+        (&REJECTED_EVENTS, &world.rater.chains[0].other_bytes),
     ] {
+        let (columns, table) = (table.names(), table.name);
         let sql = format!(
             "SELECT {columns} FROM {table} ORDER BY partition, position, `index` FORMAT RowBinary"
         );
@@ -444,19 +448,27 @@ async fn what_cannot_be_read_stops_loudly() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_columns_of_rows_are_those_of_the_tables() -> Result<()> {
     let world = World::new(1).await?;
-    for (columns, table) in
-        [(USAGE_EVENTS_COLUMNS, "usage_events"), (REJECTED_EVENTS_COLUMNS, "rejected_events")]
-    {
+    for Table { name, columns } in [&USAGE_EVENTS, &REJECTED_EVENTS, &columns::ARCHIVED] {
         let sql = format!(
-            "SELECT name FROM system.columns WHERE database = 'weir' AND table = '{table}' ORDER BY position"
+            "SELECT name, type FROM system.columns
+             WHERE database = 'weir' AND table = '{name}' AND name <> 'archived_at' ORDER BY position"
         );
-        let want: Vec<&str> = columns.split(',').map(str::trim).collect();
-        assert_eq!(world.lines(&sql).await?, want, "{table}");
+        // A quote is escaped in the answer.
+        let of =
+            |column: &Column| format!("{}|{}", column.name, column.data_type.replace('\'', "\\'"));
+        let want: Vec<String> = columns.iter().map(of).collect();
+        assert_eq!(world.lines(&sql).await?, want, "{name}");
     }
     // A row cut short is refused, not stored in part.
     let refused = world
         .clickhouse
-        .insert_row_binary("usage_events", USAGE_EVENTS_COLUMNS, "cut", &[], vec![1; 50].into())
+        .insert(
+            "usage_events",
+            &USAGE_EVENTS.names(),
+            "RowBinary",
+            "cut",
+            [Ok::<_, ClickHouseError>(vec![1; 50].into())],
+        )
         .await;
     assert!(matches!(refused, Err(ClickHouseError::Refused { .. })), "{refused:?}");
     Ok(())

@@ -103,7 +103,7 @@ fn rows(values: &[(u64, &[u8])]) -> Bytes {
 }
 
 async fn insert(clickhouse: &ClickHouse, token: &str, rows: Bytes) -> Result<(), ClickHouseError> {
-    clickhouse.insert_row_binary("t", "a, s", token, &[], rows).await
+    clickhouse.insert("t", "a, s", "RowBinary", token, [Ok(rows)]).await
 }
 
 #[tokio::test]
@@ -128,6 +128,40 @@ async fn a_token_is_inserted_once_across_connections_and_kills() -> Result<()> {
     assert_eq!(setup.count().await?, 2);
     insert(&setup.clickhouse, "block-2", block).await?;
     assert_eq!(setup.count().await?, 4);
+    setup.engine.stop().await;
+    Ok(())
+}
+
+/// A block of `a UInt64, s String` in the format Native: columns one after the other.
+fn native(numbers: std::ops::Range<u64>) -> Bytes {
+    let count = numbers.clone().count();
+    let mut block = Row::default().length(2).length(count).string("a").string("UInt64");
+    block = numbers.clone().fold(block, |block, number| block.put(number.to_le_bytes()));
+    block = block.string("s").string("String");
+    numbers.fold(block, |block, number| block.string(number.to_string().repeat(20))).0.into()
+}
+
+#[tokio::test]
+async fn many_blocks_are_one_insert_and_one_token() -> Result<()> {
+    let setup = setup("blocks").await?;
+    setup.table("a UInt64, s String").await?;
+    // 14 MB in 20 blocks: what the archiver sends for a second of many events.
+    let blocks: Vec<Bytes> =
+        (0..20).map(|block| native(block * 5_000..(block + 1) * 5_000)).collect();
+    for _ in 0..3 {
+        let pieces = blocks.iter().cloned().map(Ok::<_, ClickHouseError>);
+        setup.clickhouse.insert("t", "a, s", "Native", "one", pieces).await?;
+        assert_eq!(setup.count().await?, 100_000);
+    }
+    let parts = "SELECT toString(count()) AS n FROM system.parts WHERE table = 't' AND active";
+    assert_eq!(number(&setup.clickhouse, parts).await?, 1);
+    let wrong = "SELECT toString(count()) AS n FROM t WHERE s != repeat(toString(a), 20)";
+    assert_eq!(number(&setup.clickhouse, wrong).await?, 0);
+
+    // A piece that is an error: nothing of it is there.
+    let cut = blocks.iter().cloned().map(Ok).chain([Err(ClickHouseError::Unavailable("x".into()))]);
+    assert!(setup.clickhouse.insert("t", "a, s", "Native", "two", cut).await.is_err());
+    assert_eq!(setup.count().await?, 100_000);
     setup.engine.stop().await;
     Ok(())
 }
@@ -202,7 +236,10 @@ async fn every_type_of_the_archive_passes_through_row_binary() -> Result<()> {
         .put([1]);
     let columns = "a, amount, identity, id, at, lines.meter, lines.charge, costs, labels, outcome, \
                    app, sign, maybe";
-    setup.clickhouse.insert_row_binary("t", columns, "one", &[], row.0.into()).await?;
+    setup
+        .clickhouse
+        .insert("t", columns, "RowBinary", "one", [Ok::<_, ClickHouseError>(row.0.into())])
+        .await?;
     let found = setup.clickhouse.query_json_rows("SELECT * FROM t", &[]).await?;
     assert_eq!(
         found,
@@ -309,7 +346,10 @@ async fn exceptions_carry_their_code() -> Result<()> {
     check("SELECT 1; SELECT 2", 62).await;
     check("SELECT nothing", 47).await;
     check("SELECT {x:String}", 456).await;
-    let wrong = setup.clickhouse.insert_row_binary("nowhere", "a", "", &[], Bytes::from("x")).await;
+    let wrong = setup
+        .clickhouse
+        .insert("nowhere", "a", "RowBinary", "", [Ok::<_, ClickHouseError>(Bytes::from("x"))])
+        .await;
     assert!(matches!(wrong, Err(ClickHouseError::Refused { code: 60, .. })), "{wrong:?}");
     setup.table("a UInt64, s String").await?;
     let cut = insert(&setup.clickhouse, "cut", rows(&[(1, b"x")]).slice(..7)).await;

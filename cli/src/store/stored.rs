@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use domain::{catalog::CatalogDocument, wire::row::USAGE_EVENTS_COLUMNS};
+use domain::{catalog::CatalogDocument, wire::columns::USAGE_EVENTS};
 use runtime::clickhouse::ClickHouse;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -36,13 +36,13 @@ pub async fn catalog(
         .with_context(|| format!("the catalog {version} of tenant {tenant}"))
 }
 
-/// Rows of events chosen by `seed`, as RowBinary in the order of [`USAGE_EVENTS_COLUMNS`]. `ends` are
+/// Rows of events chosen by `seed`, as RowBinary in the order of [`USAGE_EVENTS`]. `ends` are
 /// the last positions of the partitions, of which 0 is the first.
 pub async fn sample(clickhouse: &ClickHouse, ends: &[i64], count: u32, seed: u64) -> Result<Bytes> {
     const KEY: &str = "tenant_id, team, time, partition, position, `index`";
     let ends: Vec<String> = ends.iter().map(i64::to_string).collect();
     let ends = ends.join(", ");
-    let columns = USAGE_EVENTS_COLUMNS.replace(" index,", " `index`,");
+    let columns = USAGE_EVENTS.names();
     let sql = format!(
         "SELECT {columns} FROM usage_events WHERE rating_run = 0 AND sign = 1 AND ({KEY}) IN (
              SELECT {KEY} FROM usage_events WHERE rating_run = 0 AND sign = 1

@@ -2,80 +2,9 @@
 
 use domain::wire::{
     codec::{DecodeError, Input},
-    row::USAGE_EVENTS_COLUMNS,
+    columns::{Kind, USAGE_EVENTS, Value},
 };
 use uuid::Uuid;
-
-/// How a column is encoded.
-#[derive(Clone, Copy)]
-enum Kind {
-    Fixed(usize),
-    Text,
-    /// A byte, 1 for NULL, else 0 and so many bytes.
-    Nullable(usize),
-    Fixeds(usize),
-    Texts,
-    Nullables(usize),
-    /// An array of maps of text to text.
-    Maps,
-}
-
-/// The kinds of [`USAGE_EVENTS_COLUMNS`].
-const KINDS: [Kind; 50] = {
-    use Kind::{Fixed, Fixeds, Maps, Nullable, Nullables, Text, Texts};
-    [
-        Fixed(8),
-        Fixed(4),
-        Fixed(16),
-        Fixed(8),
-        Fixed(4),
-        Fixed(16),
-        Text,
-        Text,
-        Text,
-        Text,
-        Text,
-        Text,
-        Text,
-        Text,
-        Text,
-        Fixed(8),
-        Fixed(1),
-        Fixed(8),
-        Fixed(1),
-        Nullable(16),
-        Fixed(1),
-        Fixed(8),
-        Fixed(4),
-        Fixed(1),
-        Fixed(8),
-        Fixed(4),
-        Fixed(8),
-        Fixed(4),
-        Nullable(16),
-        Text,
-        Fixed(8),
-        Fixed(8),
-        Texts,
-        Texts,
-        Fixeds(16),
-        Fixeds(1),
-        Texts,
-        Fixeds(4),
-        Texts,
-        Nullables(16),
-        Texts,
-        Fixeds(4),
-        Texts,
-        Nullables(16),
-        Maps,
-        Fixeds(16),
-        Text,
-        Fixed(16),
-        Fixed(1),
-        Fixed(4),
-    ]
-};
 
 /// A row, taken apart.
 pub struct Row<'a> {
@@ -86,13 +15,12 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// Takes the next row.
     pub fn take(input: &mut Input<'a>) -> Result<Row<'a>, DecodeError> {
-        let names = USAGE_EVENTS_COLUMNS.split(", ").map(str::trim);
-        let mut columns = Vec::with_capacity(KINDS.len());
-        for (name, kind) in names.zip(KINDS) {
+        let mut columns = Vec::with_capacity(USAGE_EVENTS.columns.len());
+        for column in USAGE_EVENTS.columns {
             let before = input.rest();
-            skip(input, kind)?;
+            skip(input, column.kind)?;
             let length = before.len() - input.rest().len();
-            columns.push((name, before.get(..length).unwrap_or_default()));
+            columns.push((column.name, before.get(..length).unwrap_or_default()));
         }
         Ok(Row { columns })
     }
@@ -147,22 +75,26 @@ impl<'a> Row<'a> {
 
 fn skip(input: &mut Input<'_>, kind: Kind) -> Result<(), DecodeError> {
     match kind {
-        Kind::Fixed(length) => drop(input.take(length)?),
-        Kind::Text => drop(input.bytes()?),
-        Kind::Nullable(length) => {
+        Kind::One(value) => skip_value(input, value),
+        Kind::Many(value) => each(input, |input| skip_value(input, value)),
+        Kind::Maps => each(input, |input| {
+            each(input, |input| {
+                skip_value(input, Value::Text)?;
+                skip_value(input, Value::Text)
+            })
+        }),
+    }
+}
+
+fn skip_value(input: &mut Input<'_>, value: Value) -> Result<(), DecodeError> {
+    match value {
+        Value::Fixed(length) => drop(input.take(length)?),
+        Value::Text | Value::Word => drop(input.bytes()?),
+        Value::Nullable(length) => {
             if input.u8()? == 0 {
                 input.take(length)?;
             }
         }
-        Kind::Fixeds(length) => each(input, |input| skip(input, Kind::Fixed(length)))?,
-        Kind::Texts => each(input, |input| skip(input, Kind::Text))?,
-        Kind::Nullables(length) => each(input, |input| skip(input, Kind::Nullable(length)))?,
-        Kind::Maps => each(input, |input| {
-            each(input, |input| {
-                skip(input, Kind::Text)?;
-                skip(input, Kind::Text)
-            })
-        })?,
     }
     Ok(())
 }
@@ -180,11 +112,6 @@ fn each(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_column_has_a_kind() {
-        assert_eq!(USAGE_EVENTS_COLUMNS.split(", ").count(), KINDS.len());
-    }
 
     #[test]
     fn a_row_that_ends_too_early_is_not_read() {

@@ -1,4 +1,5 @@
-//! Rows of the archive, encoded once by the rater as ClickHouse's RowBinary.
+//! Rows of the archive, encoded once by the rater as ClickHouse's RowBinary, in the order of
+//! [`super::columns`].
 //!
 //! Both tables begin with the same five columns ([`RowHead`]), at fixed places, so that a duplicates
 //! table can be rebuilt from rows without reading the rest.
@@ -12,21 +13,6 @@ use crate::{
     catalog::Catalog,
     rating::{Charge, Line, Outcome, RULES_VERSION, Rejection},
 };
-
-/// Columns of `usage_events` in the order of its rows.
-pub const USAGE_EVENTS_COLUMNS: &str = "position, index, identity, content_hash, partition, tenant_id, event_id, source, type, \
-     subject, team, user, app, key, feature, time, has_client_time, append_time, outcome, hold, hold_end, \
-     catalog_version, rules_version, verdict, checked_to, origin_partition, origin_position, origin_index, \
-     quote_charge, quote_currency, quote_catalog_version, quote_not_after, \
-     lines.meter, lines.unit, lines.quantity, lines.status, lines.card, lines.card_version, lines.currency, lines.charge, \
-     lines.cost_card, lines.cost_card_version, lines.cost_currency, lines.cost, lines.dimensions, lines.total_before, \
-     raw, raw_hash, sign, rating_run";
-
-/// Columns of `rejected_events` in the order of its rows.
-pub const REJECTED_EVENTS_COLUMNS: &str = "position, index, identity, content_hash, partition, tenant_id, event_id, source, type, \
-     subject, team, user, app, key, feature, time, append_time, outcome, reason, detail, twin_position, twin_index, \
-     door, door_partition, door_offset, door_index, hold, catalog_version, verdict, checked_to, \
-     origin_partition, origin_position, origin_index, raw";
 
 /// The columns both tables begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

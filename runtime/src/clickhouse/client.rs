@@ -83,20 +83,21 @@ impl ClickHouse {
         within(STATEMENT_TIME_MAX, query.execute()).await
     }
 
-    /// Inserts rows that are RowBinary already, as one block, at most once per token.
+    /// Inserts rows that are in one of ClickHouse's formats already, as one block, at most once per
+    /// token. They come in pieces; where one is an error, nothing is inserted.
     ///
     /// The rows must be less than a gigabyte and 100 million, so that one token is one block; the
     /// table needs `non_replicated_deduplication_window` (or be replicated) for the token to count.
     /// An empty token means none. `columns` is what stands between the parentheses.
-    pub async fn insert_row_binary(
+    pub async fn insert<E: From<ClickHouseError>>(
         &self,
         table: &str,
         columns: &str,
+        format: &str,
         deduplication_token: &str,
-        settings: &[(&str, &str)],
-        rows: Bytes,
-    ) -> Result<(), ClickHouseError> {
-        let sql = format!("INSERT INTO {table} ({columns}) FORMAT RowBinary");
+        rows: impl IntoIterator<Item = Result<Bytes, E>>,
+    ) -> Result<(), E> {
+        let sql = format!("INSERT INTO {table} ({columns}) FORMAT {format}");
         let mut insert = self
             .client
             .insert_formatted_with(sql)
@@ -109,14 +110,22 @@ impl ClickHouse {
         if !deduplication_token.is_empty() {
             insert = insert.with_setting("insert_deduplication_token", deduplication_token);
         }
-        for (name, value) in settings {
-            insert = insert.with_setting(*name, *value);
-        }
+        let mut damage = None;
         let sent = async {
-            insert.send(rows).await?;
+            for piece in rows {
+                match piece {
+                    Ok(piece) => insert.send(piece).await?,
+                    Err(error) => {
+                        damage = Some(error);
+                        // Dropped without its end, it is none.
+                        return Ok(());
+                    }
+                }
+            }
             insert.end().await
         };
-        within(INSERT_TIME_MAX * 2, sent).await
+        within(INSERT_TIME_MAX * 2, sent).await?;
+        damage.map_or(Ok(()), Err)
     }
 
     /// Reads rows as JSON objects. 64-bit integers and decimals arrive as strings, so that none

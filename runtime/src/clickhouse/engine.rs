@@ -9,7 +9,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    bodies::Bodies,
     chdb::ChdbError,
     pool::{Failure, Pool},
     request,
@@ -159,6 +160,7 @@ async fn listen(listener: TcpListener, front: Arc<Front>, mut stopped: watch::Re
 /// The pool and the limits in front of it.
 struct Front {
     pool: Arc<Pool>,
+    bodies: Bodies,
     connections: u32,
     waiting: Arc<Semaphore>,
     in_memory: Arc<Semaphore>,
@@ -172,6 +174,7 @@ impl Front {
             .map_err(|fault: ChdbError| EngineError::Library(fault.to_string()))?;
         Ok(Self {
             pool: Arc::new(pool),
+            bodies: Bodies::default(),
             connections: u32::try_from(connections).unwrap_or(1),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             in_memory: Arc::new(Semaphore::new(connections + READ_AHEAD)),
@@ -223,7 +226,7 @@ async fn handle(front: &Front, request: Request) -> Result<(String, Vec<u8>), Pr
     };
     let waiting = Arc::clone(&front.waiting).try_acquire_owned().map_err(|_| busy())?;
     let in_memory = Arc::clone(&front.in_memory).acquire_owned().await.map_err(|_| busy())?;
-    let body = tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX))
+    let body = tokio::time::timeout(BODY_TIME_MAX, front.bodies.read(body, BODY_BYTES_MAX))
         .await
         .map_err(|_| unreadable(StatusCode::REQUEST_TIMEOUT, "The body took too long"))?
         .map_err(|fault| {

@@ -594,7 +594,7 @@ fn effect(effect: &Effect, caller: usize) -> u64 {
         Effect::Post(posting, _) => hash_of(&(posting.from.x, posting.to.x, posting.to.c)),
         Effect::Move(_, moved) => hash_of(&format!("{moved:?}")),
         Effect::Fix(_, wanted) => hash_of(&format!("{wanted:?}")),
-        Effect::Insert(insert) => hash_of(&(insert.table, &insert.rows)),
+        Effect::Insert(insert) => hash_of(&(insert.table.name, insert.rows.concat())),
     };
     hash_of(&(fact, caller)).cast_unsigned()
 }
