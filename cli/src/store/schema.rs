@@ -33,6 +33,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "append_time_of_what_is_posted",
         include_str!("../../../migrations/postgres/0010_append_time_of_what_is_posted.sql"),
     ),
+    (
+        11,
+        "cheaper_check_of_transfers",
+        include_str!("../../../migrations/postgres/0011_cheaper_check_of_transfers.sql"),
+    ),
 ];
 
 /// Brings the tables up to date.
