@@ -39,6 +39,11 @@ const BOUNDS_WAIT: Duration = Duration::from_secs(5);
 const POST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for the one attempt after a stop was asked for, within the drain.
 const LAST_POST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A window is at least so many times as long as the posting before it took: where Postgres is slow
+/// or much is used, windows are fewer and larger, and each key costs less.
+const POSTING_TIMES: u32 = 3;
+/// But at most so many times as long as it is set to be.
+const LENGTH_TIMES_MAX: u32 = 5;
 /// Back-off between attempts: doubles from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -93,12 +98,13 @@ pub(crate) fn run(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         partition,
         stop,
         book: Book::default(),
+        took: Duration::ZERO,
         label: partition.to_string(),
         check: OWNERSHIP.check(partition),
         progress: Progress::new(
             &shared.readiness,
             OWNERSHIP.check(partition),
-            shared.config.window(),
+            shared.config.window() * LENGTH_TIMES_MAX,
             &shared.log,
             (RATED, partition),
         ),
@@ -111,6 +117,8 @@ struct Worker<'a> {
     partition: u32,
     stop: &'a Shutdown,
     book: Book,
+    /// How long the newest posting took.
+    took: Duration,
     label: String,
     check: String,
     progress: Progress,
@@ -202,8 +210,7 @@ impl Worker<'_> {
                     }
                     self.offer(&mut window, message.position, &message.payload)?;
                     if !window.is_empty() {
-                        deadline
-                            .get_or_insert_with(|| Instant::now() + self.shared.config.window());
+                        deadline.get_or_insert_with(|| Instant::now() + self.length());
                     }
                 }
                 Err(error @ LogError::Unavailable(_)) => {
@@ -214,6 +221,12 @@ impl Worker<'_> {
                 Err(error) => return Err(self.log_error(error)),
             }
         }
+    }
+
+    /// How long the next window is.
+    fn length(&self) -> Duration {
+        let set = self.shared.config.window();
+        set.max(self.took * POSTING_TIMES).min(set * LENGTH_TIMES_MAX)
     }
 
     fn window(&self, standing: &Standing) -> Window {
@@ -310,7 +323,8 @@ impl Worker<'_> {
         let outcome = self.block_on(timeout, posting);
         self.book = book;
         if outcome.is_ok() {
-            shared.metrics.post_seconds.observe(started.elapsed().as_secs_f64());
+            self.took = started.elapsed();
+            shared.metrics.post_seconds.observe(self.took.as_secs_f64());
         }
         outcome
     }
