@@ -328,7 +328,12 @@ fn field<'a>(
         let detail = format!("`{name}` has {} bytes; at most {FIELD_BYTES_MAX}", value.len());
         return Err(Reject::new("field_too_long", detail, "send a shorter one"));
     }
-    if value.chars().any(char::is_control) {
+    let controls = if value.is_ascii() {
+        value.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        value.chars().any(char::is_control)
+    };
+    if controls {
         let detail = format!("`{name}` holds a control character");
         return Err(Reject::new(
             "field_control_character",

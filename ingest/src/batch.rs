@@ -3,7 +3,7 @@
 //! Text that repeats is a number of [`Strings`]; everything else is a place in the body. A batch is
 //! shared by the chunks that wait in several partitions and lets go of its memory with the last.
 
-use std::{collections::HashMap, mem::size_of, sync::Arc};
+use std::{mem::size_of, sync::Arc};
 
 use bytes::Bytes;
 use domain::{
@@ -15,6 +15,7 @@ use domain::{
         trace::TraceContext,
     },
 };
+use hashbrown::HashMap;
 use uuid::Uuid;
 
 use crate::{

@@ -3,15 +3,13 @@
 //! Members may come in any order, so everything that could turn out to be data is collected: what
 //! stands in `data`, and the rest of the top level, which is the data of clients that have none.
 
-use std::{
-    fmt::Write as _,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::fmt::Write as _;
 
 use domain::{
     event::{ATTRIBUTES_MAX, EVENT_BYTES_MAX, NESTING_MAX, POINTER_BYTES_MAX, unescape},
     wire::record::{Attribute, AttributeKind},
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     batch::Strings,
@@ -235,9 +233,8 @@ impl Collector {
             bytes
         };
         let Some(frame) = self.frames.last() else { return };
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        self.names.push((frame.number, hasher.finish()));
+        // Two names with one hash can be made, and only hurt the event that they are in.
+        self.names.push((frame.number, xxh3_64(name)));
         let top = self.frames.len() == 1;
         if top {
             self.member = Some(member(name));
@@ -372,6 +369,12 @@ fn same(first: &Leaf, second: &Leaf, text: &[u8]) -> bool {
 /// Appends `/name` as RFC 6901 writes it.
 fn push_name(path: &mut String, name: &[u8]) {
     path.push('/');
+    if !name.iter().any(|byte| matches!(byte, b'~' | b'/'))
+        && let Ok(name) = std::str::from_utf8(name)
+    {
+        path.push_str(name);
+        return;
+    }
     for part in String::from_utf8_lossy(name).chars() {
         match part {
             '~' => path.push_str("~0"),
