@@ -7,7 +7,10 @@
 
 use std::{
     mem,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,24 +42,45 @@ const FIX_TIME_MAX: Duration = Duration::from_secs(10);
 /// Flushes between two clearings of old borders.
 const PRUNE_EVERY: u64 = 1_000;
 
+/// A flush takes a fourth of the time at most: where ClickHouse is slow or much is archived, flushes are
+/// fewer and larger.
+const FLUSH_TIMES: u32 = 4;
+/// But ticks are at most so many times as far apart as they are set to be.
+const LENGTH_TIMES_MAX: u32 = 5;
+
 /// Instants that all partitions of the process share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ticks {
     origin: Instant,
     length: Duration,
+    /// How many times as far apart they are.
+    times: Arc<AtomicU32>,
 }
 
 impl Ticks {
     /// Ticks this far apart.
     pub fn new(length: Duration) -> Ticks {
-        Ticks { origin: Instant::now(), length: length.max(Duration::from_millis(1)) }
+        let length = length.max(Duration::from_millis(1));
+        Ticks { origin: Instant::now(), length, times: Arc::new(AtomicU32::new(1)) }
+    }
+
+    /// The longest time between two.
+    pub fn longest(&self) -> Duration {
+        self.length * LENGTH_TIMES_MAX
+    }
+
+    /// Adapts them to how long a flush took.
+    fn flush_took(&self, took: Duration) {
+        let times = (took * FLUSH_TIMES).as_nanos().div_ceil(self.length.as_nanos());
+        let times = u32::try_from(times).unwrap_or(u32::MAX).clamp(1, LENGTH_TIMES_MAX);
+        self.times.store(times, Ordering::Relaxed);
     }
 
     /// The first tick after `now`.
     pub fn next(&self, now: Instant) -> Instant {
+        let length = (self.length * self.times.load(Ordering::Relaxed)).as_nanos();
         let passed = now.saturating_duration_since(self.origin).as_nanos();
-        let ticks = passed.div_euclid(self.length.as_nanos()).saturating_add(1);
-        let after = ticks.saturating_mul(self.length.as_nanos());
+        let after = passed.div_euclid(length).saturating_add(1).saturating_mul(length);
         self.origin + Duration::from_nanos(u64::try_from(after).unwrap_or(u64::MAX))
     }
 }
@@ -83,17 +107,24 @@ pub(crate) struct Flusher {
     pool: Pool,
     clickhouse: ClickHouse,
     metrics: ArchiverMetrics,
+    ticks: Ticks,
     waiting: Mutex<Vec<Waiting>>,
     /// Held by who flushes; counts flushes.
     turn: tokio::sync::Mutex<u64>,
 }
 
 impl Flusher {
-    pub fn new(pool: Pool, clickhouse: ClickHouse, metrics: ArchiverMetrics) -> Flusher {
+    pub fn new(
+        pool: Pool,
+        clickhouse: ClickHouse,
+        metrics: ArchiverMetrics,
+        ticks: Ticks,
+    ) -> Flusher {
         Flusher {
             pool,
             clickhouse,
             metrics,
+            ticks,
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
@@ -170,6 +201,7 @@ impl Flusher {
         }
         let count = groups.len();
         insert(&self.clickhouse, &Token::Flush(flush), groups, &self.metrics).await?;
+        self.ticks.flush_took(began.elapsed());
         self.metrics.insert_s.observe(began.elapsed().as_secs_f64());
         self.metrics.flushes.inc();
         self.metrics.groups.inc_by(count as u64);
@@ -211,6 +243,12 @@ mod tests {
         assert_eq!(ticks.next(start), at(250));
         assert_eq!(ticks.next(at(249)), at(250));
         assert_eq!(ticks.next(at(250)), at(500));
+        assert_eq!(ticks.next(at(10_001)), at(10_250));
+        ticks.flush_took(Duration::from_millis(120));
+        assert_eq!(ticks.next(at(10_001)), at(10_500), "a flush that takes long: half as many");
+        ticks.flush_took(Duration::from_secs(60));
+        assert_eq!(ticks.next(at(10_001)), at(11_250), "five times as far apart, and no more");
+        ticks.flush_took(Duration::from_millis(50));
         assert_eq!(ticks.next(at(10_001)), at(10_250));
     }
 }

@@ -180,12 +180,12 @@ impl Collector {
         partition: u32,
         place: Place,
         metrics: &ArchiverMetrics,
-        ticks: Ticks,
+        ticks: &Ticks,
     ) -> Result<Collector, ArchiveError> {
         let reader = log.reader(RATED, partition, place.r.saturating_add(1))?;
         let (gathering, ignored) = (Gathering::new(partition, place), metrics.ignored.clone());
         let next = place.r.saturating_add(1);
-        Ok(Collector { reader, gathering, ignored, ticks, next })
+        Ok(Collector { reader, gathering, ignored, ticks: ticks.clone(), next })
     }
 
     /// The position of `[rated]` that is read next.

@@ -52,9 +52,12 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let pool = OWNERSHIP.until_available(&context, |_| true, connect).await?;
     let Some(pool) = pool else { return Ok(()) };
     let (heads_pool, heads_metrics, every) = (pool.clone(), metrics.clone(), config.heads_every());
+    let ticks = Ticks::new(config.group_wait());
+    let (own_pool, own_metrics) = (pool.clone(), metrics.clone());
+    let flusher = Flusher::new(own_pool, context.clickhouse.clone(), own_metrics, ticks.clone());
     let shared = Shared {
-        ticks: Ticks::new(config.group_wait()),
-        flusher: Arc::new(Flusher::new(pool.clone(), context.clickhouse.clone(), metrics.clone())),
+        ticks,
+        flusher: Arc::new(flusher),
         config,
         log: context.log.clone(),
         pool,

@@ -63,7 +63,7 @@ pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
     let mut progress = Progress::new(
         &shared.readiness,
         OWNERSHIP.check(partition),
-        shared.config.group_wait(),
+        shared.ticks.longest(),
         &shared.log,
         (RATED, partition),
     );
@@ -194,7 +194,7 @@ impl Owner<'_> {
     ) -> Result<Group, ArchiveError> {
         let shared = self.shared;
         let mut collector =
-            Collector::open(&shared.log, partition, before, &shared.metrics, shared.ticks)?;
+            Collector::open(&shared.log, partition, before, &shared.metrics, &shared.ticks)?;
         let stopped = || self.stop.is_cancelled();
         loop {
             let group = collector.collect(End::At(fixed.to_x), &shared.config, &stopped)?;
@@ -247,7 +247,7 @@ impl Owner<'_> {
             self.partition,
             place,
             &self.shared.metrics,
-            self.shared.ticks,
+            &self.shared.ticks,
         )
     }
 

@@ -41,7 +41,7 @@ const POST_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_POST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A window is at least so many times as long as the posting before it took: where Postgres is slow
 /// or much is used, windows are fewer and larger, and each key costs less.
-const POSTING_TIMES: u32 = 3;
+const POSTING_TIMES: u32 = 8;
 /// But at most so many times as long as it is set to be.
 const LENGTH_TIMES_MAX: u32 = 5;
 /// Back-off between attempts: doubles from the first to the second.
