@@ -17,7 +17,13 @@ fn event(id: &str, team: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_share_blocks_and_a_lone_event_leaves_at_once() -> Result<()> {
-    let world = Arc::new(World::start().await?);
+    requests_share_blocks(1).await?;
+    requests_share_blocks(2).await
+}
+
+/// With so many blocks of a partition on their way at a time.
+async fn requests_share_blocks(in_flight: usize) -> Result<()> {
+    let world = Arc::new(World::with(Config { in_flight, ..config() }).await?);
     assert_eq!(world.post(&[], event("lone", "a")).await?.status, 200);
     assert_eq!(world.logged()?.1, 1);
 
@@ -34,9 +40,9 @@ async fn requests_share_blocks_and_a_lone_event_leaves_at_once() -> Result<()> {
             > 0
     };
     world.until("requests", arrived).await;
-    world.until("blocks in flight", || world.gate.held().0 == 2).await;
+    world.until("blocks in flight", || world.gate.held().0 == in_flight).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(world.gate.held().0, 2, "no more than two blocks of a partition are on their way");
+    assert_eq!(world.gate.held().0, in_flight, "no more of a partition are on their way");
     world.gate.open();
     let mut receipts = Vec::new();
     for request in requests {
