@@ -64,9 +64,9 @@ impl Ticks {
         Ticks { origin: Instant::now(), length, times: Arc::new(AtomicU32::new(1)) }
     }
 
-    /// The longest time between two.
-    pub fn longest(&self) -> Duration {
-        self.length * LENGTH_TIMES_MAX
+    /// The time between two, now.
+    pub fn apart(&self) -> Duration {
+        self.length * self.times.load(Ordering::Relaxed)
     }
 
     /// Adapts them to how long a flush took.
@@ -78,7 +78,7 @@ impl Ticks {
 
     /// The first tick after `now`.
     pub fn next(&self, now: Instant) -> Instant {
-        let length = (self.length * self.times.load(Ordering::Relaxed)).as_nanos();
+        let length = self.apart().as_nanos();
         let passed = now.saturating_duration_since(self.origin).as_nanos();
         let after = passed.div_euclid(length).saturating_add(1).saturating_mul(length);
         self.origin + Duration::from_nanos(u64::try_from(after).unwrap_or(u64::MAX))

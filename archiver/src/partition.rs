@@ -63,7 +63,7 @@ pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
     let mut progress = Progress::new(
         &shared.readiness,
         OWNERSHIP.check(partition),
-        shared.ticks.longest(),
+        shared.config.group_wait(),
         &shared.log,
         (RATED, partition),
     );
@@ -116,6 +116,7 @@ impl Owner<'_> {
         let mut known_at = Instant::now();
         let mut collector = self.collector(place)?;
         while !self.stop.is_cancelled() {
+            self.progress.allow(self.shared.ticks.apart());
             let Some(group) =
                 collector.collect(End::Full, &self.shared.config, &|| self.stop.is_cancelled())?
             else {

@@ -104,7 +104,7 @@ pub(crate) fn run(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         progress: Progress::new(
             &shared.readiness,
             OWNERSHIP.check(partition),
-            shared.config.window() * LENGTH_TIMES_MAX,
+            shared.config.window(),
             &shared.log,
             (RATED, partition),
         ),
@@ -210,7 +210,7 @@ impl Worker<'_> {
                     }
                     self.offer(&mut window, message.position, &message.payload)?;
                     if !window.is_empty() {
-                        deadline.get_or_insert_with(|| Instant::now() + self.length());
+                        deadline.get_or_insert_with(|| Instant::now() + self.begin());
                     }
                 }
                 Err(error @ LogError::Unavailable(_)) => {
@@ -223,10 +223,12 @@ impl Worker<'_> {
         }
     }
 
-    /// How long the next window is.
-    fn length(&self) -> Duration {
+    /// How long the window is that begins.
+    fn begin(&self) -> Duration {
         let set = self.shared.config.window();
-        set.max(self.took * POSTING_TIMES).min(set * LENGTH_TIMES_MAX)
+        let length = set.max(self.took * POSTING_TIMES).min(set * LENGTH_TIMES_MAX);
+        self.progress.allow(length);
+        length
     }
 
     fn window(&self, standing: &Standing) -> Window {

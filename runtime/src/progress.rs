@@ -41,6 +41,11 @@ impl Progress {
         Self { log, topic, partition, heartbeat, next: 0, looked_at: None, at_end: false }
     }
 
+    /// From now on a step may take this much longer than those of others.
+    pub fn allow(&self, allowed: Duration) {
+        self.heartbeat.allow(allowed);
+    }
+
     /// The position that is read next is this one.
     pub fn next_is(&mut self, position: i64) {
         if position != self.next {

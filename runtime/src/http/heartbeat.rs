@@ -2,7 +2,10 @@
 //! last went on. A part that hangs cannot say so.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,21 +16,30 @@ use super::Readiness;
 pub(super) struct Pulse {
     pub(super) check: String,
     since: Mutex<Option<Instant>>,
-    /// How much longer than the others it may take.
-    allowed: Duration,
+    /// How much longer than the others it may take, now; milliseconds.
+    allowed_ms: AtomicU64,
 }
 
 impl Pulse {
     /// Why it is not ready, if it has not gone on for longer than `patience` and what it is allowed.
     pub(super) fn fault(&self, patience: Duration) -> Option<String> {
         let since = (*self.lock())?.elapsed();
-        let stalled = since > patience.saturating_add(self.allowed);
+        let stalled = since > patience.saturating_add(self.allowed());
         stalled.then(|| {
             format!(
                 "it has not gone on for {} s, although there is something to do",
                 since.as_secs()
             )
         })
+    }
+
+    fn allowed(&self) -> Duration {
+        Duration::from_millis(self.allowed_ms.load(Ordering::Relaxed))
+    }
+
+    fn allow(&self, allowed: Duration) {
+        let milliseconds = u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX);
+        self.allowed_ms.store(milliseconds, Ordering::Relaxed);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -47,9 +59,16 @@ impl Heartbeat {
     /// Begins to beat for `check`; `allowed` is how much longer than others it may take for a step.
     pub fn new(readiness: &Readiness, check: impl Into<String>, allowed: Duration) -> Self {
         let since = Mutex::new(Some(Instant::now()));
-        let pulse = Arc::new(Pulse { check: check.into(), since, allowed });
+        let pulse = Pulse { check: check.into(), since, allowed_ms: AtomicU64::new(0) };
+        pulse.allow(allowed);
+        let pulse = Arc::new(pulse);
         readiness.pulses().push(Arc::clone(&pulse));
         Self { readiness: readiness.clone(), pulse }
+    }
+
+    /// From now on a step may take this much longer than those of others.
+    pub fn allow(&self, allowed: Duration) {
+        self.pulse.allow(allowed);
     }
 
     /// It went on, or has looked and there was nothing to do.
@@ -93,6 +112,10 @@ mod tests {
         other.rest();
         assert!(readiness.is_ready(), "nothing is expected of it");
         other.wake();
+        other.allow(Duration::from_secs(3600));
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(readiness.is_ready(), "it is allowed an hour now");
+        other.allow(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(2));
         assert!(!readiness.is_ready());
         drop(other);
