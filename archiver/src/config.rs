@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// Rows of one group, at most; far below what the client keeps in one block.
 const GROUP_ROWS_MAX: usize = 1_000_000;
 /// Bytes of one group, at most: one is held in memory for every partition.
-const GROUP_BYTES_MAX: usize = 256 << 20;
+const GROUP_BYTES_MAX: usize = 64 << 20;
 /// Longest wait for a group, in milliseconds: one minute.
 const GROUP_WAIT_MS_MAX: u64 = 60_000;
 /// Longest time between two copies of the heads, in milliseconds: one hour.
@@ -39,7 +39,7 @@ impl Config {
         faults.check(
             (1..=GROUP_BYTES_MAX).contains(&self.group_bytes),
             "archiver.group_bytes",
-            "it must be between 1 and 268435456",
+            "it must be between 1 and 67108864",
         );
         faults.check(
             (1..=GROUP_WAIT_MS_MAX).contains(&self.group_wait_ms),

@@ -32,8 +32,9 @@ use crate::{
 
 /// Rows of one flush, at most; far below what the client keeps in one block.
 const FLUSH_ROWS_MAX: usize = 1_000_000;
-/// Bytes of one flush, at most, unless one group has more.
-const FLUSH_BYTES_MAX: usize = 256 << 20;
+/// Bytes of rows of one flush, at most, unless one group has more. As columns they may be twice as many
+/// ([`crate::native`]), and the engine takes 512 MiB.
+const FLUSH_BYTES_MAX: usize = 64 << 20;
 /// How long a flush waits for groups that end at the same tick.
 const GATHER: Duration = Duration::from_millis(20);
 /// Borders that took longer than this to fix are not inserted: who was paused may have been

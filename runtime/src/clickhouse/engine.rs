@@ -59,7 +59,7 @@ pub enum EngineError {
 }
 
 /// Size of one request's body, compressed or not: an insert of 200,000 rows has about 100 MB.
-pub(super) const BODY_BYTES_MAX: usize = 256 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 512 << 20;
 /// Requests that wait for a connection; the next one is told to come back.
 const WAITING_MAX: usize = 256;
 /// Requests whose body is in memory beyond those that run.
