@@ -1,5 +1,5 @@
-//! Rows become columns: RowBinary, as the rater writes it, is turned into one block of ClickHouse's
-//! format Native.
+//! Rows become columns: RowBinary, as the rater writes it, is turned into blocks of ClickHouse's
+//! format Native. ClickHouse puts the blocks of an insert together again: one token is one part.
 //!
 //! ClickHouse takes a wide row of RowBinary value by value, and looks each word of a
 //! `LowCardinality` column up in a dictionary; columns it takes as they are. An insert of
