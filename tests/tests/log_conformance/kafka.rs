@@ -11,10 +11,11 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use runtime::log::{
     AppendError, LogError, SharedLog,
-    kafka::{KafkaLog, KafkaOptions, check_settings, create_topics},
+    kafka::{Inbox, KafkaLog, KafkaOptions, check_settings, create_topics},
 };
 use tests::broker::Broker;
 
@@ -204,6 +205,78 @@ fn new_options(broker: &Broker) -> KafkaOptions {
     let mut options = KafkaOptions::new(broker.bootstrap(), super::place::TOPICS);
     options.prefix = format!("t{}", uuid::Uuid::now_v7().simple());
     options
+}
+
+/// A topic of others, and one who writes it.
+struct Others {
+    options: KafkaOptions,
+    topic: String,
+    producer: BaseProducer,
+}
+
+impl Others {
+    fn new(broker: &Broker) -> Self {
+        let options = new_options(broker);
+        let topic = format!("{}.in.somebody", options.prefix);
+        create_wrong(&options, &[(&topic, i32::try_from(PARTITIONS).unwrap(), &[])]);
+        let producer =
+            ClientConfig::new().set("bootstrap.servers", &options.brokers).create().unwrap();
+        Self { options, topic, producer }
+    }
+
+    fn join(&self) -> Inbox {
+        Inbox::join(&self.options, "in", "readers").unwrap()
+    }
+
+    /// A message into each partition.
+    fn send_each(&self, text: &str) {
+        for partition in 0..i32::try_from(PARTITIONS).unwrap() {
+            let record = BaseRecord::<str, str>::to(&self.topic).partition(partition).payload(text);
+            self.producer.send(record).unwrap();
+        }
+        self.producer.flush(PATIENCE).unwrap();
+    }
+}
+
+/// Takes what comes, and adds the partitions that a text came from.
+fn take(inbox: &Inbox, text: &str, partitions: &mut BTreeSet<u32>) {
+    let letter = inbox.next(Duration::from_millis(50)).unwrap();
+    if let Some(letter) = letter.filter(|letter| letter.value.as_deref() == Some(text.as_bytes())) {
+        partitions.insert(letter.place.partition);
+    }
+}
+
+#[test]
+fn a_place_that_was_paused_when_it_was_taken_away_is_read_when_it_comes_back() {
+    let broker = calm();
+    let others = Others::new(&broker);
+    let (first, mut read) = (others.join(), BTreeSet::new());
+    others.send_each("before");
+    until(|| {
+        take(&first, "before", &mut read);
+        (read.len() == PARTITIONS as usize).then_some(())
+    });
+
+    first.pause_all().unwrap();
+    let second = others.join();
+    others.send_each("meanwhile");
+    let (mut nothing, mut read) = (BTreeSet::new(), BTreeSet::new());
+    until(|| {
+        take(&first, "meanwhile", &mut nothing);
+        take(&second, "meanwhile", &mut read);
+        (!read.is_empty()).then_some(())
+    });
+    assert!(!first.revoked().is_empty() && nothing.is_empty(), "{nothing:?}");
+    first.resume_all_but(&BTreeSet::new()).unwrap();
+    let leaves = std::thread::spawn(move || drop(second));
+
+    others.send_each("after");
+    let mut read = BTreeSet::new();
+    until(|| {
+        take(&first, "after", &mut read);
+        (read.len() == PARTITIONS as usize).then_some(())
+    });
+    leaves.join().unwrap();
 }
 
 fn refusal(options: KafkaOptions) -> String {

@@ -111,6 +111,15 @@ impl ConsumerContext for Watch {
             self.with(|state| state.revoked.extend(revoked));
         }
     }
+
+    /// The client remembers that a partition was paused while others have it.
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(list) = rebalance
+            && let Err(error) = consumer.resume(list)
+        {
+            log_error(&error, "resuming what was paused before it was taken away");
+        }
+    }
 }
 
 impl Inbox {
