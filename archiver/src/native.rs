@@ -225,7 +225,7 @@ impl<'a> Words<'a> {
 
 #[cfg(test)]
 mod tests {
-    use domain::wire::columns::{ARCHIVED, USAGE_EVENTS};
+    use domain::wire::columns::{ARCHIVED, REJECTED_EVENTS, USAGE_EVENTS};
 
     use super::*;
 
@@ -288,6 +288,41 @@ mod tests {
         let pieces = block(&TABLE, &[rows.into()]).unwrap();
         let (_, numbers) = pieces[2].split_at(pieces[2].len() - 600);
         assert_eq!(numbers[598..], 299_u16.to_le_bytes());
+    }
+
+    /// A row as short as it can be with lists of so many elements: empty texts, NULLs.
+    fn shortest(table: &Table, elements: u8) -> Vec<u8> {
+        let mut row = Vec::new();
+        let one = |row: &mut Vec<u8>, value| match value {
+            Value::Fixed(length) => row.resize(row.len() + length, 0),
+            Value::Text | Value::Word => row.push(0),
+            Value::Nullable(_) => row.push(1),
+        };
+        for column in table.columns {
+            match column.kind {
+                Kind::One(value) => one(&mut row, value),
+                Kind::Many(value) => {
+                    row.push(elements);
+                    (0..elements).for_each(|_| one(&mut row, value));
+                }
+                Kind::Maps => row.extend(std::iter::once(elements).chain((0..elements).map(|_| 0))),
+            }
+        }
+        row
+    }
+
+    /// What lets a flush be bounded by its rows.
+    #[test]
+    fn columns_are_at_most_three_times_as_long_as_their_rows() {
+        for table in [&USAGE_EVENTS, &REJECTED_EVENTS, &ARCHIVED] {
+            for elements in [0, 1, 2, 100] {
+                let rows = Bytes::from(shortest(table, elements).repeat(300));
+                let pieces = block(table, std::slice::from_ref(&rows)).unwrap();
+                let length: usize = pieces.iter().map(Bytes::len).sum();
+                let times = (length as f64) / (rows.len() as f64);
+                assert!(times < 3.0, "{} with lists of {elements}: {times}", table.name);
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
+use archiver::Config;
 use domain::wire::{
     columns::{self, Column, REJECTED_EVENTS, Table, USAGE_EVENTS},
     row::RowHead,
@@ -393,6 +394,48 @@ async fn stores_that_were_away_are_caught_up_with() -> Result<()> {
     assert_eq!(world.lines(MARGINS).await?, margins(&events(0..1_230, JANUARY_US)));
     eventually("it is ready again", async || Ok(archiver.context.readiness.is_ready())).await?;
     archiver.stop().await?;
+    Ok(())
+}
+
+/// The engine stands still while each partition gets more than one flush may hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_larger_than_a_flush_is_caught_up_with() -> Result<()> {
+    const NAME_BYTES: usize = 16_000;
+    const EVENTS: u32 = 100;
+    let mut world = World::new(3).await?;
+    let flush_bytes: usize = 64 << 20;
+    let archiver = world.archiver(
+        Config { group_bytes: flush_bytes, ..config(1_000_000, 100) },
+        &world.engine.url(),
+        world.log.clone(),
+    );
+    world.rater.batch(0, JANUARY_US, &events(0..9, JANUARY_US)).await?;
+    world.complete().await?;
+    let engine = Pid::from_raw(i32::try_from(world.engine.process_id())?);
+    kill(engine, Signal::SIGSTOP)?;
+    world.rater.name_bytes = NAME_BYTES;
+    let mut with_user = 0;
+    while world.rater.chains.iter().any(|chain| chain.bytes.len() < flush_bytes * 5 / 4) {
+        // Those whose number is a multiple of three have a user; some of them are no new events.
+        let part: Vec<TestEvent> = events(0..3 * EVENTS, JANUARY_US)
+            .into_iter()
+            .filter(|event| event.number.is_multiple_of(3) && event.outcome == Wanted::Rated)
+            .collect();
+        for partition in 0..3 {
+            world.rater.batch(partition, JANUARY_US, &part).await?;
+            with_user += part.len();
+        }
+    }
+    kill(engine, Signal::SIGCONT)?;
+    world.complete().await?;
+    archiver.stop().await?;
+    let sql =
+        format!("SELECT toInt64(countIf(length(user) = {NAME_BYTES})) AS n FROM usage_events");
+    assert_eq!(world.number(&sql).await?, i64::try_from(with_user)?);
+    let flushes: i64 = sqlx::query_scalar("SELECT count(DISTINCT flush) FROM archive_groups")
+        .fetch_one(&world.pool)
+        .await?;
+    assert!(flushes > 3, "{flushes} flushes");
     Ok(())
 }
 

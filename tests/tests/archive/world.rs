@@ -48,6 +48,9 @@ pub const JANUARY_US: i64 = 1_768_478_400_000_000;
 /// 2026-02-01 00:00 UTC.
 pub const FEBRUARY_US: i64 = 1_769_904_000_000_000;
 
+/// A user whose name is no ASCII.
+const USER: &str = "żółw@example.com";
+
 const CATALOG: &str = r#"{
     "meters": [
         {"key": "tokens", "event_types": ["llm.call"], "aggregation": "sum", "value": "$.tokens", "unit": "token",
@@ -172,7 +175,9 @@ impl World {
     /// Waits until the archive of every partition is where the rater is.
     pub async fn archived(&self) -> Result<()> {
         for (partition, chain) in self.rater.chains.iter().enumerate() {
-            let sql = format!("SELECT max(to_x) AS n FROM archived WHERE partition = {partition}");
+            let sql = format!(
+                "SELECT if(count() = 0, -1, max(to_x)) AS n FROM archived WHERE partition = {partition}"
+            );
             eventually(&format!("partition {partition} is archived"), async || {
                 Ok(chain.place.x < 0 || self.number(&sql).await.unwrap_or(-1) == chain.place.x)
             })
@@ -281,6 +286,8 @@ pub struct Rater {
     log: Arc<LocalLog>,
     catalog: Catalog,
     pub chains: Vec<Chain>,
+    /// How long the users' names are that events carry: what makes rows long.
+    pub name_bytes: usize,
 }
 
 impl Rater {
@@ -295,7 +302,7 @@ impl Rater {
             other_bytes: Vec::new(),
         };
         let chains = (0..log.partitions()).map(|_| chain()).collect();
-        Rater { log, catalog: document.compile().unwrap(), chains }
+        Rater { log, catalog: document.compile().unwrap(), chains, name_bytes: USER.len() }
     }
 
     /// Rates `events` as one block appended at `append_time_us`, and appends the batch.
@@ -339,7 +346,7 @@ impl Rater {
         append_time_us: i64,
         events: &[TestEvent],
     ) -> Result<Parts> {
-        let message = block(events);
+        let message = block(events, self.name_bytes);
         let header = BlockHeader::decode(&message)?;
         let body = header.body(&message)?;
         let block = Block::decode(&header, &body)?;
@@ -415,8 +422,9 @@ async fn append(log: &LocalLog, partition: u32, message: Vec<u8>) -> Result<i64,
     Ok(log.append(RATED, partition, message.into()).outcome().await?.position)
 }
 
-/// A block of events; every third has a hold, a quote and a user.
-fn block(events: &[TestEvent]) -> Vec<u8> {
+/// A block of events; every third has a hold, a quote and a user, whose name is made so long.
+fn block(events: &[TestEvent], name_bytes: usize) -> Vec<u8> {
+    let user = format!("{USER:_<width$}", width = name_bytes - USER.len() + USER.chars().count());
     let mut writer = BlockWriter::default();
     let key = IdentityKey([3; 16]);
     for event in events {
@@ -447,7 +455,7 @@ fn block(events: &[TestEvent]) -> Vec<u8> {
             subject: intern(event.team),
             source: intern("openai"),
             event_type: intern("llm.call"),
-            user: rich.then(|| intern("żółw@example.com")),
+            user: rich.then(|| intern(&user)),
             app: Some(intern("app")),
             key: Some(intern("key-1")),
             feature: rich.then(|| intern("chat")),
