@@ -20,7 +20,7 @@ use super::{
     tier::Tier,
     traffic::{Sending, Sent, Traffic},
 };
-use crate::{broker::Broker, proxy::Proxy, seed::Moments, system::System};
+use crate::{broker::Broker, canaries::Canaries, proxy::Proxy, seed::Moments, system::System};
 
 /// Events of a window.
 const WINDOW: u64 = 250;
@@ -333,6 +333,17 @@ async fn start_all(system: &mut System) -> Result<()> {
     Ok(())
 }
 
+/// S17, of everything that the run left behind.
+async fn secrets_are_nowhere(world: &World) -> Result<()> {
+    let mut canaries = Canaries::of(&world.system)?;
+    for tenant in &world.tenants {
+        canaries.key(&tenant.name, &tenant.key)?;
+    }
+    canaries.check(&world.system).await?;
+    world.story.tell(format!("S17: {} secrets are nowhere", canaries.count()));
+    Ok(())
+}
+
 /// Addresses of all that take events.
 pub fn bases(system: &System) -> Result<Vec<String>> {
     let names = system.names();
@@ -378,6 +389,7 @@ impl Rest {
         };
         let verdict = oracle.check(before).await?;
         world.prober.check()?;
+        secrets_are_nowhere(world).await?;
         let Verdict { events, lost, doubled, others, told } = &verdict;
         world
             .story
