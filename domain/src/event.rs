@@ -7,7 +7,7 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 use uuid::Uuid;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{money::split_number, wire::record::AttributeKind};
 
@@ -74,8 +74,12 @@ pub fn without_version(source: &str) -> &str {
 #[derive(Clone)]
 pub struct ContentHasher {
     sum: u64,
-    hasher: Xxh3,
+    /// What is hashed of one scalar.
+    scalar: Vec<u8>,
 }
+
+/// Most scalars and their pointers are shorter.
+const SCALAR_BYTES: usize = 128;
 
 impl ContentHasher {
     /// Begins with what is not in `data`.
@@ -84,16 +88,16 @@ impl ContentHasher {
         let (first, second) = (xxh3_64(event_type.as_bytes()), xxh3_64(subject.as_bytes()));
         ContentHasher {
             sum: first.rotate_left(1).wrapping_add(second.rotate_left(2)),
-            hasher: Xxh3::new(),
+            scalar: Vec::with_capacity(SCALAR_BYTES),
         }
     }
 
     /// Adds a scalar; `bytes` is its text, a string's without quotes.
     pub fn scalar(&mut self, pointer: &str, kind: AttributeKind, bytes: &[u8]) {
-        self.hasher.reset();
-        self.hasher.update(pointer.as_bytes());
-        hash_value(kind, bytes, &mut self.hasher);
-        self.sum = self.sum.wrapping_add(self.hasher.digest());
+        self.scalar.clear();
+        self.scalar.extend_from_slice(pointer.as_bytes());
+        put_value(kind, bytes, &mut self.scalar);
+        self.sum = self.sum.wrapping_add(xxh3_64(&self.scalar));
     }
 
     /// The hash.
@@ -103,30 +107,39 @@ impl ContentHasher {
     }
 }
 
-/// Feeds one scalar, so that equal values feed equal bytes: `1.0` as `1`, `"\u0061"` as `"a"`.
-fn hash_value(kind: AttributeKind, bytes: &[u8], hasher: &mut Xxh3) {
+/// Appends one scalar, so that equal values are equal bytes: `1.0` as `1`, `"\u0061"` as `"a"`.
+fn put_value(kind: AttributeKind, bytes: &[u8], out: &mut Vec<u8>) {
     let tag = if kind == AttributeKind::EscapedText { AttributeKind::Text } else { kind };
-    hasher.update(&[0xff, tag as u8]);
+    out.extend_from_slice(&[0xff, tag as u8]);
     match kind {
-        AttributeKind::Number => hash_number(bytes, hasher),
-        AttributeKind::EscapedText => hasher.update(unescape(bytes).as_bytes()),
-        _ => hasher.update(bytes),
+        AttributeKind::Number => put_number(bytes, out),
+        AttributeKind::EscapedText => out.extend_from_slice(unescape(bytes).as_bytes()),
+        _ => out.extend_from_slice(bytes),
     }
 }
 
-fn hash_number(bytes: &[u8], hasher: &mut Xxh3) {
+/// Sign, decimals and digits, without zeros that say nothing.
+fn put_number(bytes: &[u8], out: &mut Vec<u8>) {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
-    let Ok(number) = split_number(text) else { return hasher.update(bytes) };
-    let digits: Vec<u8> = number.digits().collect();
-    let kept =
-        digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last.saturating_add(1));
-    if kept == 0 {
-        return hasher.update(b"0");
+    let Ok(number) = split_number(text) else { return out.extend_from_slice(bytes) };
+    let begin = out.len();
+    out.push(u8::from(number.negative));
+    out.extend_from_slice(&[0; 8]);
+    let digits_at = out.len();
+    out.extend(number.digits());
+    let all = out.len();
+    while out.len() > digits_at && out.last() == Some(&0) {
+        out.pop();
     }
-    let dropped = i64::try_from(digits.len().saturating_sub(kept)).unwrap_or(0);
-    hasher.update(&[u8::from(number.negative)]);
-    hasher.update(&number.decimals.saturating_sub(dropped).to_le_bytes());
-    hasher.update(digits.get(..kept).unwrap_or_default());
+    if out.len() == digits_at {
+        out.truncate(begin);
+        return out.push(b'0');
+    }
+    let dropped = i64::try_from(all.saturating_sub(out.len())).unwrap_or(0);
+    let decimals = number.decimals.saturating_sub(dropped).to_le_bytes();
+    if let Some(place) = out.get_mut(digits_at.saturating_sub(8)..digits_at) {
+        place.copy_from_slice(&decimals);
+    }
 }
 
 /// The text of a JSON string's inside with its escapes resolved.

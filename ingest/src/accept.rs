@@ -87,8 +87,8 @@ fn prepare(
         field(collected, text, Field::Type)?.ok_or_else(|| missing("type_missing", "type"))?;
     let (subject, user) = subject_and_user(collected, batch, text)?;
     let source = field(collected, text, Field::Source)?;
-    let source =
-        source.as_deref().or(batch.caller.app.as_deref()).unwrap_or(DEFAULT_SOURCE).to_owned();
+    let app = batch.caller.app.clone();
+    let source = source.as_deref().or(app.as_deref()).unwrap_or(DEFAULT_SOURCE);
     let feature = field(collected, text, Field::Feature)?;
     let time_us = event_time(collected, text, now_us)?;
     let (hold, hold_end) = hold(collected, text, time_us)?;
@@ -100,17 +100,17 @@ fn prepare(
     let content = content(found, batch, text, &event_type, &subject);
     let derived = usage::derive(found, &mut batch.strings, text.as_bytes())?;
     let timed = planted::is(Bug::TimeIdentifies).then(|| format!("{id} {time_us:?}"));
-    let parts = batch.identity_parts(&subject, &source, timed.as_deref().unwrap_or(id));
+    let parts = batch.identity_parts(&subject, source, timed.as_deref().unwrap_or(id));
     let identity = batch.caller.snapshot.identity_key.identity(&parts);
     let team = batch.caller.team_of(&subject);
-    if !batch.caller.may_report(&team) {
+    if !batch.caller.may_report(team) {
         return Err(Reject::new(
             "team_not_yours",
             "the token may not report usage of this team",
             "send a token of this team, or one without a team",
         ));
     }
-    let partition = partition_of(batch.caller.tenant.id, &team, batch.caller.snapshot.partitions);
+    let partition = partition_of(batch.caller.tenant.id, team, batch.caller.snapshot.partitions);
 
     let attributes_at = batch.attributes.len();
     let shift = u32::try_from(begin).unwrap_or(u32::MAX);
@@ -119,9 +119,9 @@ fn prepare(
         ..*attribute
     }));
     let texts = [
-        &*team,
+        team,
         &*subject,
-        &*source,
+        source,
         &*event_type,
         user.as_deref().unwrap_or(""),
         feature.as_deref().unwrap_or(""),
@@ -133,16 +133,18 @@ fn prepare(
         + derived_bytes
         + 2 * (found.attributes.len() + derived.len())
         + texts.iter().map(|text| text.len() + 2).sum::<usize>();
-    let strings = &mut batch.strings;
+    let (strings, id_at) = (&mut batch.strings, batch.ids.len());
+    batch.ids.push_str(id);
     Ok(Prepared {
         partition,
-        team: strings.intern(&team),
+        team: strings.intern(team),
         subject: strings.intern(&subject),
-        source: strings.intern(&source),
+        source: strings.intern(source),
         event_type: strings.intern(&event_type),
         user: user.map(|user| strings.intern(&user)),
         feature: feature.map(|feature| strings.intern(&feature)),
-        id: strings.intern(id),
+        id_at,
+        id_length: id.len(),
         identity,
         content,
         time_us,

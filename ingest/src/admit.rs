@@ -47,10 +47,10 @@ pub struct Caller {
 impl Caller {
     /// The team of a subject: that of an alias that has taken effect, else of the same name.
     #[must_use]
-    pub fn team_of(&self, subject: &str) -> Arc<str> {
+    pub fn team_of<'a>(&'a self, subject: &'a str) -> &'a str {
         match self.tenant.aliases.get(subject) {
-            Some(alias) if alias.effective_us <= self.database_us => Arc::clone(&alias.team),
-            _ => subject.into(),
+            Some(alias) if alias.effective_us <= self.database_us => &alias.team,
+            _ => subject,
         }
     }
 
@@ -180,7 +180,7 @@ impl Door {
             database_us: snapshot.database_now_us(),
             snapshot,
         };
-        caller.team = found.team.map(|team| caller.team_of(&team));
+        caller.team = found.team.map(|team| caller.team_of(&team).into());
         Ok(caller)
     }
 

@@ -90,8 +90,10 @@ pub struct Prepared {
     pub user: Option<u32>,
     /// The feature.
     pub feature: Option<u32>,
-    /// The client's id.
-    pub id: u32,
+    /// Where the client's id begins in the batch's `ids`.
+    pub id_at: usize,
+    /// Its length there.
+    pub id_length: usize,
     /// Keyed hash of what identifies it.
     pub identity: u128,
     /// Hash of what it says.
@@ -160,6 +162,8 @@ pub struct Batch {
     pub body: Bytes,
     /// Texts by number.
     pub strings: Strings,
+    /// The events' ids, one after the other: they hardly repeat.
+    pub ids: String,
     /// The attributes of all events; pointers are numbers of `strings`, places are in the event.
     pub attributes: Vec<Attribute>,
     /// The events.
@@ -183,6 +187,7 @@ impl Batch {
             caller,
             body,
             strings,
+            ids: String::new(),
             attributes: Vec::new(),
             events: Vec::new(),
             refused: Vec::new(),
@@ -197,6 +202,7 @@ impl Batch {
     pub fn hold(&mut self, others: usize) -> Result<(), Full> {
         let needed = others
             + self.strings.bytes()
+            + self.ids.len()
             + self.attributes.len() * size_of::<Attribute>()
             + self.events.len() * (size_of::<Prepared>() + size_of::<u32>());
         self.held.grow(needed.saturating_sub(self.held_for_events))?;
@@ -294,7 +300,7 @@ impl Encoder {
             app,
             key,
             feature: event.feature.map(|feature| self.number(batch, feature)),
-            id: batch.strings.get(event.id),
+            id: batch.ids.get(event.id_at..event.id_at + event.id_length).unwrap_or_default(),
             identity: event.identity,
             content: event.content,
             time_us: event.time_us,

@@ -3,14 +3,28 @@
 
 use uuid::Uuid;
 
+/// Length of a tenant's id as text.
+const TENANT_BYTES: usize = uuid::fmt::Hyphenated::LENGTH;
+/// Most keys are shorter.
+const KEY_BYTES: usize = 128;
+
 /// The partition of a team: Kafka's default partitioner over the key `tenant/team`, so that any
 /// producer of Kafka finds the same one.
 #[must_use]
 pub fn partition_of(tenant: Uuid, team: &str, partitions: u32) -> u32 {
-    let mut key = [0_u8; uuid::fmt::Hyphenated::LENGTH];
-    let tenant = tenant.hyphenated().encode_lower(&mut key);
-    let key = [tenant.as_bytes(), b"/", team.as_bytes()].concat();
-    (murmur2(&key) & 0x7fff_ffff) % partitions.max(1)
+    let mut key = [0_u8; KEY_BYTES];
+    tenant.hyphenated().encode_lower(&mut key);
+    let length = TENANT_BYTES.saturating_add(1).saturating_add(team.len());
+    let hash = match key.get_mut(TENANT_BYTES..length) {
+        Some([slash, rest @ ..]) => {
+            *slash = b'/';
+            rest.copy_from_slice(team.as_bytes());
+            murmur2(key.get(..length).unwrap_or_default())
+        }
+        // A longer name than most.
+        _ => murmur2(&[&key[..TENANT_BYTES], b"/", team.as_bytes()].concat()),
+    };
+    (hash & 0x7fff_ffff) % partitions.max(1)
 }
 
 /// The partition of what belongs to a tenant and to no team that is known: Kafka's default
