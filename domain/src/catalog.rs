@@ -3,11 +3,9 @@
 //! [`CatalogDocument`] is what is published and stored; [`CatalogDocument::compile`] checks it and
 //! makes the dense form that rating reads. A document with faults is never published.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{

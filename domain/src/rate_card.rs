@@ -5,8 +5,9 @@
 //! wins; a row without dimensions is the fallback. No row at all means *unpriced*, never zero; a
 //! price of zero is a price.
 
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::collections::BTreeMap;
 
+use hashbrown::{HashMap, hash_map::Entry};
 use serde::{Deserialize, Serialize};
 
 use crate::money::{Amount, Price};
@@ -178,11 +179,11 @@ impl RateTable {
 
     /// The rate for usage with these values of the meter's dimensions. Among rows with equally many
     /// dimensions the one whose combination of dimensions came first in the card wins.
-    pub fn find(&self, values: &[Option<&str>], scratch: &mut Vec<u8>) -> Option<Rate> {
+    pub fn find(&self, values: &[Option<impl AsRef<str>>], scratch: &mut Vec<u8>) -> Option<Rate> {
         self.shapes.iter().find_map(|shape| {
             scratch.clear();
             for number in &shape.dimensions {
-                push_value(scratch, values.get(*number).copied().flatten()?);
+                push_value(scratch, values.get(*number)?.as_ref()?.as_ref());
             }
             shape.rows.get(scratch.as_slice()).copied()
         })
@@ -209,7 +210,7 @@ mod tests {
         assert_eq!(table.find(&[Some("gpt-4"), None], &mut scratch), Some(price("2")));
         assert_eq!(table.find(&[Some("gpt-5"), Some("eu")], &mut scratch), None);
         assert!(table.insert(&[], Rate::Unlimited));
-        assert_eq!(table.find(&[None, None], &mut scratch), Some(Rate::Unlimited));
+        assert_eq!(table.find(&[None::<&str>, None], &mut scratch), Some(Rate::Unlimited));
     }
 
     #[test]

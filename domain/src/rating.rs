@@ -295,7 +295,6 @@ fn line<'a>(
         let detail = format!("the dimension `{name}` has more than {DIMENSION_BYTES_MAX} bytes");
         return Err(Rejection { reason: "dimension_too_long", detail });
     }
-    let values: Vec<Option<&str>> = dimensions.iter().map(Option::as_deref).collect();
     let too_large = || Rejection {
         reason: "amount_out_of_range",
         detail: format!(
@@ -305,7 +304,7 @@ fn line<'a>(
     };
     let mut find = |list: &[EffectiveRates]| {
         let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
-        rates.table.find(&values, &mut scratch.key).map(|rate| (rate, rates.card_version))
+        rates.table.find(&dimensions, &mut scratch.key).map(|rate| (rate, rates.card_version))
     };
     let charge = match find(&meter.rates) {
         None => Charge::Unpriced,

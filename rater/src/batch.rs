@@ -1,12 +1,9 @@
 //! A rated batch in the making: what blocks became, until it is cut and sent.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use domain::{
-    catalog::Catalog,
+    catalog::{CardVersionName, Catalog},
     chain::Hash,
     planted::{self, Bug},
     rating::{Binding, Charge, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
@@ -22,6 +19,7 @@ use domain::{
         trace::{self, TraceContext},
     },
 };
+use hashbrown::HashMap;
 use uuid::Uuid;
 
 use crate::{
@@ -78,7 +76,7 @@ pub struct Batch {
     counts: Vec<(Uuid, Counts)>,
     traces: Vec<TraceContext>,
     dictionary: DictionaryWriter,
-    sums: hashbrown::HashMap<SumKey, Sum>,
+    sums: HashMap<SumKey, Sum>,
     rows: RowsWriter,
     others: RowsWriter,
     forwards: Vec<Forward>,
@@ -120,7 +118,7 @@ impl Batch {
             counts: Vec::new(),
             traces: Vec::new(),
             dictionary: DictionaryWriter::default(),
-            sums: hashbrown::HashMap::new(),
+            sums: HashMap::new(),
             rows: RowsWriter::default(),
             others: RowsWriter::default(),
             forwards: Vec::new(),
@@ -184,7 +182,7 @@ impl Batch {
             *catalogs = Arc::clone(last);
         }
         let mut coming = coming.iter();
-        let mut bindings: HashMap<u32, (Arc<Catalog>, Binding)> = HashMap::new();
+        let mut bindings: HashMap<u32, (Arc<Catalog>, Binding, Names)> = HashMap::new();
         let mut scratch = Scratch::default();
         for (index, entry) in (0u32..).zip(&block.entries) {
             match entry {
@@ -208,14 +206,16 @@ impl Batch {
                         _ => None,
                     };
                     let tenant = header.tenant(event.tenant).unwrap_or_default();
-                    let (catalog, binding) = bindings.entry(event.tenant).or_insert_with(|| {
+                    let bound = bindings.entry(event.tenant).or_insert_with(|| {
                         let catalog = catalogs.of(tenant).cloned().unwrap_or_default();
                         let binding = Binding::new(&catalog, &block.dictionary);
-                        (catalog, binding)
+                        let names = Names::of(&catalog);
+                        (catalog, binding, names)
                     });
+                    let (catalog, binding, names) = bound;
                     let case = Case { index, event, copy };
-                    let rules = Rules { catalog, binding, version: catalogs.version };
-                    self.decide(&mut desk, &case, &rules, known, &mut scratch)?;
+                    let mut rules = Rules { catalog, binding, names, version: catalogs.version };
+                    self.decide(&mut desk, &case, &mut rules, known, &mut scratch)?;
                 }
             }
             self.entries += 1;
@@ -245,7 +245,7 @@ impl Batch {
         &mut self,
         desk: &mut Desk<'_>,
         case: &Case<'_>,
-        rules: &Rules<'_>,
+        rules: &mut Rules<'_>,
         known: &mut Known<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), StateError> {
@@ -321,7 +321,7 @@ impl Batch {
         &mut self,
         desk: &mut Desk<'_>,
         case: &Case<'_>,
-        rules: &Rules<'_>,
+        rules: &mut Rules<'_>,
         seen: &mut Seen,
         scratch: &mut Scratch,
     ) {
@@ -357,7 +357,7 @@ impl Batch {
                     Outcome::Unpriced => counts.unpriced += 1,
                 });
                 for line in &lines {
-                    self.add_line(desk, case.event, rules.catalog, line, bucket_of(time_us));
+                    self.add_line(desk, case.event, rules, line, bucket_of(time_us));
                 }
                 let place =
                     row_place(desk, case.index, case.event.tenant, rules.version, case.copy);
@@ -389,30 +389,37 @@ impl Batch {
         &mut self,
         desk: &mut Desk<'_>,
         event: &EventRecord<'_>,
-        catalog: &Catalog,
+        rules: &mut Rules<'_>,
         line: &Line<'_>,
         bucket: i64,
     ) {
         let team = self.intern_text(desk, event.team);
+        let Rules { catalog, names, .. } = rules;
         let meter = catalog.meters.get(line.meter).map_or("", |meter| &meter.key);
-        let meter = self.dictionary.intern(meter);
-        let name = |number: u32| {
-            usize::try_from(number).ok().and_then(|number| catalog.card_versions.get(number))
+        let meter = number_of(&mut names.meters, line.meter, &mut self.dictionary, meter);
+        let version = |number: u32| {
+            let number = usize::try_from(number).ok()?;
+            catalog.card_versions.get(number).map(|name| (number, name))
         };
         let (card, charge) = match line.charge {
-            Charge::Priced { amount, card_version } => (name(card_version), amount.raw()),
-            Charge::Unlimited { card_version } => (name(card_version), 0),
+            Charge::Priced { amount, card_version } => (version(card_version), amount.raw()),
+            Charge::Unlimited { card_version } => (version(card_version), 0),
             Charge::Unpriced => (None, 0),
         };
-        let cost_card = line.cost.and_then(|(_, number)| name(number));
+        let cost_card = line.cost.and_then(|(_, number)| version(number));
+        let mut currency = |(number, name): (usize, &CardVersionName), dictionary: &mut _| {
+            number_of(&mut names.currencies, number, dictionary, &name.currency)
+        };
         let key = SumKey {
             tenant: batch_tenant(desk, event.tenant),
             team,
             meter,
-            card: card.map(|name| self.dictionary.intern(&name.card)),
-            card_version: card.map_or(0, |name| name.version),
-            currency: card.map(|name| self.dictionary.intern(&name.currency)),
-            cost_currency: cost_card.map(|name| self.dictionary.intern(&name.currency)),
+            card: card.map(|(number, name)| {
+                number_of(&mut names.cards, number, &mut self.dictionary, &name.card)
+            }),
+            card_version: card.map_or(0, |(_, name)| name.version),
+            currency: card.map(|card| currency(card, &mut self.dictionary)),
+            cost_currency: cost_card.map(|card| currency(card, &mut self.dictionary)),
             hold: event.hold,
             bucket,
             user: None,
@@ -537,7 +544,39 @@ pub struct BlockPlace {
 struct Rules<'a> {
     catalog: &'a Catalog,
     binding: &'a Binding,
+    names: &'a mut Names,
     version: u64,
+}
+
+/// Numbers of a catalog's names in the sums' dictionary: each name is looked up once per block.
+struct Names {
+    meters: Vec<Option<u32>>,
+    cards: Vec<Option<u32>>,
+    currencies: Vec<Option<u32>>,
+}
+
+impl Names {
+    fn of(catalog: &Catalog) -> Names {
+        let (meters, cards) = (catalog.meters.len(), catalog.card_versions.len());
+        Names {
+            meters: vec![None; meters],
+            cards: vec![None; cards],
+            currencies: vec![None; cards],
+        }
+    }
+}
+
+/// The number of a name, looked up if it is not known yet.
+fn number_of(
+    known: &mut [Option<u32>],
+    place: usize,
+    dictionary: &mut DictionaryWriter,
+    name: &str,
+) -> u32 {
+    match known.get_mut(place) {
+        Some(known) => *known.get_or_insert_with(|| dictionary.intern(name)),
+        None => dictionary.intern(name),
+    }
 }
 
 fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {
