@@ -5,8 +5,8 @@ set -eu
 
 cd "$(dirname "$0")/.."
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
-command -v cargo-deny >/dev/null 2>&1 || cargo install --locked cargo-deny
-command -v cargo-machete >/dev/null 2>&1 || cargo install --locked cargo-machete
+command -v cargo-deny >/dev/null 2>&1 || cargo install --locked cargo-deny --version 0.20.2
+command -v cargo-machete >/dev/null 2>&1 || cargo install --locked cargo-machete --version 0.9.2
 
 cargo metadata --locked --format-version 1 >/dev/null
 cargo deny --locked --offline check bans licenses sources
