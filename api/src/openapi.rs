@@ -112,6 +112,12 @@ pub(crate) enum ChangeRefusals {
 #[expect(dead_code, reason = "only its documentation is used")]
 pub(crate) struct NotFound(ProblemDocument);
 
+/// This process is not told what it needs for that.
+#[derive(IntoResponses)]
+#[response(status = 501, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) struct NotConfigured(ProblemDocument);
+
 /// It can be read and is against a rule.
 #[derive(IntoResponses)]
 #[response(status = 422, content_type = "application/problem+json")]

@@ -183,6 +183,7 @@ pub const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
     (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
     (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),
     (4, "audit_heads", include_str!("../../migrations/clickhouse/0004_audit_heads.sql")),
+    (5, "origins", include_str!("../../migrations/clickhouse/0005_origins.sql")),
 ];
 
 /// Brings the archive's schema up to date.

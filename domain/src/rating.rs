@@ -60,6 +60,8 @@ pub struct Line<'a> {
     pub meter: usize,
     /// How much.
     pub quantity: Quantity,
+    /// Whether more decimals were sent than are kept; the event has them as they were.
+    pub rounded: bool,
     /// What the customer owes for it.
     pub charge: Charge,
     /// What the provider charges for it and the number of the cost card's version; `None` unknown.
@@ -254,15 +256,16 @@ fn passes<'a>(
             .is_none_or(|list| value.is_some_and(|value| !within(list, value)))
 }
 
-/// The meter's number in this event; `None` where the event has none, and then it has no line.
+/// The meter's number in this event, and whether it was rounded; `None` where the event has none, and
+/// then it has no line.
 fn quantity_of<'a>(
     rating: &Rating<'a>,
     event: &'a EventRecord<'a>,
     scratch: &Scratch,
     meter: &Meter,
-) -> Result<Option<Quantity>, Rejection> {
+) -> Result<Option<(Quantity, bool)>, Rejection> {
     if meter.aggregation == Aggregation::Count {
-        return Ok(Some(Quantity::ONE));
+        return Ok(Some((Quantity::ONE, false)));
     }
     let Some(text) = text_of(rating, event, scratch, &meter.value) else { return Ok(None) };
     let reject = |reason, what: &str| {
@@ -278,7 +281,7 @@ fn quantity_of<'a>(
         Ok((quantity, _)) if quantity < Quantity::ZERO && !meter.allow_negative => {
             reject("quantity_negative", "is negative, which the meter does not allow")
         }
-        Ok((quantity, _)) => Ok(Some(quantity)),
+        Ok(read) => Ok(Some(read)),
     }
 }
 
@@ -287,7 +290,7 @@ fn line<'a>(
     event: &'a EventRecord<'a>,
     scratch: &mut Scratch,
     (number, meter): (usize, &Meter),
-    quantity: Quantity,
+    (quantity, rounded): (Quantity, bool),
 ) -> Result<Line<'a>, Rejection> {
     let dimensions: Vec<Option<Cow<'a, str>>> =
         meter.dimension_slots.iter().map(|slots| text_of(rating, event, scratch, slots)).collect();
@@ -321,7 +324,7 @@ fn line<'a>(
             Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
         }
     };
-    Ok(Line { meter: number, quantity, charge, cost, dimensions })
+    Ok(Line { meter: number, quantity, rounded, charge, cost, dimensions })
 }
 
 fn too_long<'m>(meter: &'m Meter, dimensions: &[Option<Cow<'_, str>>]) -> Option<&'m str> {

@@ -72,6 +72,8 @@ pub struct Batch {
     /// Events since it was last asked that are not simply rated, by reason: the code of a rejection,
     /// `unmetered` or `unpriced`.
     pub unrated: BTreeMap<String, u64>,
+    /// Quantities since it was last asked that were rounded to the decimals that are kept.
+    pub rounded: u64,
     append_time_us: (i64, i64),
     counts: Vec<(Uuid, Counts)>,
     traces: Vec<TraceContext>,
@@ -114,6 +116,7 @@ impl Batch {
             entries: 0,
             added: Vec::new(),
             unrated: BTreeMap::new(),
+            rounded: 0,
             append_time_us: (append_time_us, append_time_us),
             counts: Vec::new(),
             traces: Vec::new(),
@@ -357,6 +360,7 @@ impl Batch {
                     Outcome::Unpriced => counts.unpriced += 1,
                 });
                 for line in &lines {
+                    self.rounded += u64::from(line.rounded);
                     self.add_line(desk, case.event, rules, line, bucket_of(time_us));
                 }
                 let place =

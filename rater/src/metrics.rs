@@ -11,6 +11,8 @@ pub struct RaterMetrics {
     /// Events in batches, accepted or not, that are not simply rated, by reason: the code of a
     /// rejection, `unmetered` or `unpriced`.
     pub unrated: IntCounterVec,
+    /// Quantities in batches, accepted or not, that were rounded to twelve decimals.
+    pub rounded: IntCounter,
     /// Batches appended and accepted in their place.
     pub batches: IntCounter,
     /// Times that unaccepted state was discarded, by why.
@@ -49,6 +51,10 @@ impl RaterMetrics {
                 "weir_rater_unrated_events_total",
                 "Events without a meter or a price, or rejected",
                 &["reason"],
+            )?,
+            rounded: metrics.counter(
+                "weir_rater_rounded_quantities_total",
+                "Quantities that were rounded half even to twelve decimals",
             )?,
             batches: metrics
                 .counter("weir_rater_batches_total", "Batches accepted in their place")?,

@@ -435,8 +435,9 @@ impl<'a> Owner<'a> {
         let before = counts(&self.state);
         self.state.rate(message.position, message.append_time_us, &opened, &coming)?;
         let after = counts(&self.state);
-        let unrated = self.state.take_unrated();
+        let (unrated, rounded) = self.state.take_unrated();
         let metrics = &self.shared.metrics;
+        metrics.rounded.inc_by(rounded);
         for (reason, count) in unrated {
             metrics.unrated.with_label_values(&[&reason]).inc_by(count);
         }

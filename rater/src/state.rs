@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    mem,
     sync::Arc,
 };
 
@@ -181,9 +182,12 @@ impl State {
         self.batch.as_ref().map(|(batch, _)| batch)
     }
 
-    /// Events that are not simply rated since the last call, by reason.
-    pub fn take_unrated(&mut self) -> BTreeMap<String, u64> {
-        self.batch.as_mut().map(|(batch, _)| std::mem::take(&mut batch.unrated)).unwrap_or_default()
+    /// Since the last call: events that are not simply rated, by reason, and quantities that were rounded.
+    pub fn take_unrated(&mut self) -> (BTreeMap<String, u64>, u64) {
+        let batch = self.batch.as_mut();
+        batch
+            .map(|(batch, _)| (mem::take(&mut batch.unrated), mem::take(&mut batch.rounded)))
+            .unwrap_or_default()
     }
 
     /// The catalog version in force after everything rated so far.

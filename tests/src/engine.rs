@@ -18,6 +18,7 @@ pub const ARCHIVE_MIGRATIONS: &[Migration<'static>] = &[
     (2, "look_ups", include_str!("../../migrations/clickhouse/0002_look_ups.sql")),
     (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),
     (4, "audit_heads", include_str!("../../migrations/clickhouse/0004_audit_heads.sql")),
+    (5, "origins", include_str!("../../migrations/clickhouse/0005_origins.sql")),
 ];
 
 /// libchdb.so, fetched by `deploy/setup/clickhouse.sh` when it is not there yet.

@@ -201,6 +201,16 @@ async fn the_command_line_records_what_it_changes() -> Result<()> {
         let sealed = run(&["keys", "seal"], &[("WEIR_MASTER_KEY", &both)]).await?;
         assert!(sealed.0 == Some(0) && sealed.1.starts_with(done), "{} {}", sealed.1, sealed.2);
     }
+    let sealed: Vec<String> = sqlx::query_scalar(
+        "SELECT target FROM privileged_changes WHERE action = 'keys seal' AND before IS DISTINCT FROM after ORDER BY target",
+    )
+    .fetch_all(&world.admin)
+    .await?;
+    let all: Vec<String> =
+        sqlx::query_scalar("SELECT secret_id FROM app_secrets ORDER BY secret_id")
+            .fetch_all(&world.admin)
+            .await?;
+    assert_eq!(sealed, all, "each leaves one row");
     let new_keys =
         runtime::keys::MasterKeys::parse(&runtime::config::Secret::new(new))?.context("a key")?;
     let rows: Vec<(String, Vec<u8>)> =

@@ -15,6 +15,7 @@ use tests::{
     process::program,
     proxy::{Fault, Proxy},
     system::{System, finished},
+    wait::eventually,
 };
 
 /// Events of both traces.
@@ -124,16 +125,17 @@ async fn until_filters_are_there(system: &System) -> Result<()> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let metrics = system.api()?.text("/metrics").await?;
-        let missing = metrics
-            .lines()
-            .filter(|line| line.starts_with("weir_rater_ranges_without_filter{"))
-            .filter(|line| !line.ends_with(" 0"))
-            .count();
-        let known = metrics.lines().any(|line| line.starts_with("weir_rater_ranges{"));
-        if known && missing == 0 {
+        let of = |name: &str| {
+            let lines = metrics.lines().filter(|line| line.starts_with(name));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect::<Vec<u64>>()
+        };
+        let missing: u64 = of("weir_rater_ranges_without_filter{").iter().sum();
+        // Not before all four partitions have told what they have.
+        let ranges = of("weir_rater_ranges{");
+        if ranges.len() == 4 && ranges.iter().sum::<u64>() > 0 && missing == 0 {
             break;
         }
-        ensure!(Instant::now() < deadline, "{missing} partitions lack filters");
+        ensure!(Instant::now() < deadline, "{missing} of {ranges:?} ranges lack filters");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
@@ -150,8 +152,11 @@ async fn on_a_trimmed_log() -> Result<()> {
     system.kill("up")?;
     std::fs::remove_dir_all(system.folder().join("data/rater"))?;
     system.start("up").await?;
-    until_filters_are_there(&system).await?;
-    ensure!(std::fs::read_dir(system.folder().join("data/rater"))?.count() > 3, "few filters");
+    eventually("filters are made again", async || {
+        until_filters_are_there(&system).await?;
+        Ok(std::fs::read_dir(system.folder().join("data/rater"))?.count() > 3)
+    })
+    .await?;
     system.replay_all("again", &[]).await?;
     check(&system, EVENTS, 0).await?;
     system.replay_all("changed", &["--set", "data.note=changed"]).await?;
@@ -251,7 +256,8 @@ impl Archive {
     }
 }
 
-async fn send(system: &System, id: &str, time: Option<&str>, tokens: u32) -> Result<()> {
+/// Sends an event, and gives its receipt.
+async fn send(system: &System, id: &str, time: Option<&str>, tokens: u32) -> Result<String> {
     let mut event = json!({
         "id": id, "type": "llm.tokens.v1", "source": "late", "subject": "late-team",
         "data": { "provider": "openai", "model": "gpt-4-turbo", "inputTokens": tokens, "outputTokens": 0 },
@@ -261,7 +267,15 @@ async fn send(system: &System, id: &str, time: Option<&str>, tokens: u32) -> Res
     }
     let answer = system.ingest()?.send("POST", "/v1/events", &event).await?;
     ensure!(answer.to_string().contains("accepted"), "{answer}");
-    Ok(())
+    let receipt = answer["results"][0]["receipt"].as_str().context("no receipt")?;
+    Ok(receipt.to_owned())
+}
+
+/// What the api says of a receipt, and where the event stands.
+async fn status(system: &System, receipt: &str) -> Result<(String, String)> {
+    let event = system.api()?.get(&format!("/v1/events/{receipt}")).await?;
+    let text = |name: &str| event[name].as_str().context("no text").map(str::to_owned);
+    Ok((text("status")?, text("receipt")?))
 }
 
 /// Waits until the counts of the statement, posted so far, are as wanted.
@@ -301,8 +315,8 @@ async fn the_archive_is_away() -> Result<()> {
 
     archive.goes_away();
     // A duplicate, a conflict, and both again: all of them wait.
-    send(&system, "old-3", Some("2023-11-16T00:00:00Z"), 1_000).await?;
-    send(&system, "old-4", None, 1_001).await?;
+    let duplicate = send(&system, "old-3", Some("2023-11-16T00:00:00Z"), 1_000).await?;
+    let conflict = send(&system, "old-4", None, 1_001).await?;
     send(&system, "old-3", None, 1_000).await?;
     until(&system, "late", |total| total["pending_forwards"] == 3).await?;
     // Nobody else waits.
@@ -320,8 +334,8 @@ async fn the_archive_is_away() -> Result<()> {
     system.start("up").await?;
     archive.goes_away();
     // Both twins wait; and one waits while its twin comes on the fast path.
-    send(&system, "twins", None, 1_000).await?;
-    send(&system, "twins", None, 1_000).await?;
+    let twins =
+        [send(&system, "twins", None, 1_000).await?, send(&system, "twins", None, 1_000).await?];
     send(&system, "one-waits", None, 1_000).await?;
     until(&system, "twins", |total| total["pending_forwards"] == 6).await?;
     // As far in the future as may be: no twin of it can lie below the table, which has not moved since
@@ -341,5 +355,18 @@ async fn the_archive_is_away() -> Result<()> {
     let input = input.context("no usage of the team")?;
     ensure!(input.quantity == 27_000 * 1_000_000_000_000, "{input:?}");
     ensure!(system.lines_in_clickhouse().await? == charged, "the archive differs from the books");
+    // Receipts of late events lead to their copies, and the copies' own to the same.
+    let mut of_twins = Vec::new();
+    for (receipt, wanted) in [(&duplicate, Some("duplicate")), (&conflict, Some("conflict"))]
+        .into_iter()
+        .chain(twins.iter().map(|receipt| (receipt, None)))
+    {
+        let (told, copy) = status(&system, receipt).await?;
+        ensure!(copy != *receipt && wanted.is_none_or(|wanted| wanted == told), "{receipt} {told}");
+        ensure!(status(&system, &copy).await? == (told.clone(), copy), "{receipt}");
+        of_twins.extend(wanted.is_none().then_some(told));
+    }
+    of_twins.sort();
+    ensure!(of_twins == ["duplicate", "rated"], "{of_twins:?}");
     Ok(())
 }

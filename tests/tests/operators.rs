@@ -499,6 +499,9 @@ async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
     run(&["tenants", "create", "acme", "--name", "Acme"]).await?;
     ensure!(run(&["tenants", "create", "acme"]).await.is_err(), "two tenants of one key");
     ensure!(run(&["tenants", "create", "a b"]).await.is_err(), "a key that is no name");
+    run(&["tenants", "set", "acme", "--external-key", "Acme & Co"]).await?;
+    ensure!(run(&["tenants", "set", "default", "--external-key", "Acme & Co"]).await.is_err());
+    ensure!(lists("tenants", &[]).await?[0]["external_key"] == "Acme & Co");
     let key =
         run(&["keys", "create", "--tenant", "acme", "--name", "one"]).await?.trim().to_owned();
     run(&["keys", "create", "--tenant", "acme", "--expires-at", "2020-01-01T00:00:00Z"]).await?;
@@ -536,6 +539,7 @@ async fn tenants_and_keys_are_made_listed_and_ended_by_command() -> Result<()> {
     .await?;
     let wanted = [
         "tenants create",
+        "tenants set",
         "keys create",
         "keys create",
         "tenants disable",

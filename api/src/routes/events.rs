@@ -385,7 +385,8 @@ pub(crate) async fn list(
 
 /// Read an event by its receipt
 ///
-/// Answers from the archive, or from the log while the archive has it not: `pending`.
+/// Answers from the archive, or from the log while the archive has it not: `pending`. A late event, which
+/// was looked up in the archive first, stands at a second place, whose receipt is shown; both are taken.
 #[utoipa::path(get, path = "/v1/events/{receipt}", tag = "usage", params(("receipt" = String, Path, description = "partition:position:index", example = "3:1042:0")),
     responses((status = 200, body = Event), NotFound, Refusals))]
 pub(crate) async fn read(
@@ -402,6 +403,14 @@ pub(crate) async fn read(
         archived => archived,
     };
     let ledger = Ledger::read(&api, tenant, &[place], &[]).await?;
+    // What is posted so far was decided, or handed on to be looked up.
+    let archived = match archived {
+        Ok(_) if ledger.has(place) => copy_of(&api, tenant, place).await,
+        archived => archived,
+    };
+    if let Ok(Some(row)) = archived {
+        return Ok(Json(event_of(&api, tenant, row).await?));
+    }
     let found = from_log(&api, tenant, place, ledger.has(place)).await?;
     match (found, archived) {
         (Some(event), _) => Ok(Json(event)),
@@ -434,12 +443,17 @@ async fn archived(
     place: EventPlace,
 ) -> Result<Option<EventRow>, ApiError> {
     let question = EventQuestion { place: Some(place), limit: 1, ..EventQuestion::default() };
-    let effective = events::list(&api.clickhouse, tenant, Table::Effective, &question).await?;
-    if let Some(row) = effective.into_iter().next() {
-        return Ok(Some(row));
-    }
-    let other = events::list(&api.clickhouse, tenant, Table::Other, &question).await?;
-    Ok(other.into_iter().next())
+    events::first(&api.clickhouse, tenant, &[Table::Effective, Table::Other], &question).await
+}
+
+/// What became of a late event that was accepted at a place.
+async fn copy_of(
+    api: &Api,
+    tenant: TenantScope,
+    place: EventPlace,
+) -> Result<Option<EventRow>, ApiError> {
+    let question = EventQuestion { origin: Some(place), limit: 1, ..EventQuestion::default() };
+    events::first(&api.clickhouse, tenant, &[Table::Effective, Table::Other], &question).await
 }
 
 /// The event as it was accepted, if it is in the log and the tenant's.

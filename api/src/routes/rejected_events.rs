@@ -24,7 +24,7 @@ use crate::{
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    openapi::{ChangeRefusals, NotFound, Refusals},
+    openapi::{ChangeRefusals, NotConfigured, NotFound, Refusals},
     page::{Page, asked, encode},
     state::Api,
     store::{
@@ -185,6 +185,7 @@ pub(crate) async fn read(
     let tenant = caller.may(Scope::UsageRead)?;
     let place = read_receipt(&text).ok_or_else(unknown)?;
     let mut row = row_at(&api, tenant, place).await?;
+    let place = row.place();
     let places = &[place];
     let states = scoped(&api.pool, tenant.id(), |mut transaction| async move {
         rejected_events::reinjections(&mut transaction, tenant, places).await
@@ -196,17 +197,21 @@ pub(crate) async fn read(
 }
 
 async fn row_at(api: &Api, tenant: TenantScope, place: EventPlace) -> Result<EventRow, ApiError> {
-    let question =
-        EventQuestion { place: Some(place), limit: 1, bytes: true, ..EventQuestion::default() };
-    let rows = events::list(&api.clickhouse, tenant, Table::Other, &question).await?;
-    rows.into_iter().next().ok_or_else(|| {
-        Problem::not_found(
-            "event_unknown",
-            "there is no rejected event of this receipt",
-            "check the receipt: GET /v1/rejected-events lists them",
-        )
-        .into()
-    })
+    let any = EventQuestion { limit: 1, bytes: true, ..EventQuestion::default() };
+    let here = EventQuestion { place: Some(place), ..any.clone() };
+    let copy = EventQuestion { origin: Some(place), ..any };
+    for question in [here, copy] {
+        let row = events::first(&api.clickhouse, tenant, &[Table::Other], &question).await?;
+        if let Some(row) = row {
+            return Ok(row);
+        }
+    }
+    Err(Problem::not_found(
+        "event_unknown",
+        "there is no rejected event of this receipt",
+        "check the receipt: GET /v1/rejected-events lists them",
+    )
+    .into())
 }
 
 /// The header by which the caller is known; ingest shall know it by the same.
@@ -228,7 +233,7 @@ fn credential(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
 /// rejection stays and gets the state `reinjected`.
 #[utoipa::path(post, path = "/v1/rejected-events/{receipt}/reinject", tag = "usage", params(IdempotencyKey, ("receipt" = String, Path, description = "partition:position:index", example = "3:1042:0")),
     request_body(content = Option<serde_json::Value>, description = "The corrected event, as `POST /v1/events` takes it; none to send it as it was"),
-    responses((status = 200, body = Reinjection), NotFound, ChangeRefusals, Refusals))]
+    responses((status = 200, body = Reinjection), NotFound, NotConfigured, ChangeRefusals, Refusals))]
 pub(crate) async fn reinject(
     State(api): State<Api>,
     caller: Caller,
@@ -246,6 +251,7 @@ pub(crate) async fn reinject(
         Box::pin(async move {
             rejected_events::lock(connection, tenant).await?;
             let row = row_at(&sender.api, tenant, place).await?;
+            let place = row.place();
             check_open(connection, tenant, place, &row).await?;
             let corrected = Some(event.as_str()).filter(|text| *text != "{}");
             let text = compose(&row, corrected)?;
@@ -417,7 +423,7 @@ impl Selection {
 /// a bounded number and says where the next one goes on; what was sent is remembered, so a run
 /// that broke off can simply be started again. `dry_run` counts without sending.
 #[utoipa::path(post, path = "/v1/rejected-events/reinject", tag = "usage", params(IdempotencyKey), request_body = Selection,
-    responses((status = 200, body = Reinjected), ChangeRefusals, Refusals))]
+    responses((status = 200, body = Reinjected), NotConfigured, ChangeRefusals, Refusals))]
 pub(crate) async fn reinject_all(
     State(api): State<Api>,
     caller: Caller,

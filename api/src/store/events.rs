@@ -28,6 +28,8 @@ pub(crate) struct EventQuestion {
     pub outcome: Option<String>,
     /// Only this place.
     pub place: Option<EventPlace>,
+    /// Only the copy of what was accepted at this place.
+    pub origin: Option<EventPlace>,
     /// Only what comes after this one, newest first.
     pub after: Option<(i64, EventPlace)>,
     pub limit: i64,
@@ -192,6 +194,22 @@ pub(crate) async fn list(
     read_rows(statement(tenant, table, question, &columns).rows(clickhouse).await?)
 }
 
+/// The first event that is asked for, in the first of the tables that has one.
+pub(crate) async fn first(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    tables: &[Table],
+    question: &EventQuestion,
+) -> Result<Option<EventRow>, ApiError> {
+    for table in tables {
+        let rows = list(clickhouse, tenant, *table, question).await?;
+        if let Some(row) = rows.into_iter().next() {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
 /// Where an event stands in a list, and in the log.
 #[derive(Debug, Deserialize)]
 pub(crate) struct PlaceRow {
@@ -235,7 +253,7 @@ fn statement(
     let mut conditions = vec![format!("e.tenant_id = {own}")];
     if table == Table::Effective {
         conditions.push("e.sign = 1".to_owned());
-    } else if question.place.is_none() {
+    } else if question.place.is_none() && question.origin.is_none() {
         conditions.push(FIRST_OF_DOOR.replace("{tenant}", &own));
     }
     let equal = [
@@ -260,10 +278,11 @@ fn statement(
                 .push(format!("{time} {comparison} fromUnixTimestamp64Micro({bound}, 'UTC')"));
         }
     }
-    if let Some(place) = question.place {
+    for (prefix, place) in [("", question.place), ("origin_", question.origin)] {
+        let Some(place) = place else { continue };
         let [partition, position, index] = bind_place(&mut statement, place);
         conditions.push(format!(
-            "e.partition = {partition} AND e.position = {position} AND e.index = {index}"
+            "e.{prefix}partition = {partition} AND e.{prefix}position = {position} AND e.{prefix}index = {index}"
         ));
     }
     if let Some((order_us, place)) = question.after {

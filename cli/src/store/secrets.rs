@@ -4,6 +4,8 @@ use anyhow::Result;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::keys::operator;
+
 /// A stored secret.
 #[derive(Debug, sqlx::FromRow)]
 pub struct StoredSecret {
@@ -33,7 +35,7 @@ pub async fn live(connection: &mut PgConnection, limit: i64) -> Result<Vec<Store
     Ok(sqlx::query_as(sql).bind(limit).fetch_all(connection).await?)
 }
 
-/// Stores a secret anew; false if somebody else did so meanwhile.
+/// Stores a secret anew, and records who did; false if somebody else did so meanwhile.
 pub async fn replace(
     connection: &mut PgConnection,
     old: &StoredSecret,
@@ -41,13 +43,21 @@ pub async fn replace(
     master_key_id: &str,
 ) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE app_secrets SET sealed = $4, master_key_id = $5 WHERE tenant_id = $1 AND secret_id = $2 AND sealed = $3",
+        "WITH changed AS (
+             UPDATE app_secrets SET sealed = $4, master_key_id = $5
+             WHERE tenant_id = $1 AND secret_id = $2 AND sealed = $3 RETURNING tenant_id, secret_id)
+         INSERT INTO privileged_changes (tenant_id, change_id, actor_kind, actor, action, target, before, after)
+         SELECT tenant_id, $6, 'operator', $7, 'keys seal', secret_id,
+             json_build_object('master_key_id', $8)::text, json_build_object('master_key_id', $5)::text FROM changed",
     )
     .bind(old.tenant_id)
     .bind(&old.secret_id)
     .bind(&old.sealed)
     .bind(sealed)
     .bind(master_key_id)
+    .bind(Uuid::now_v7())
+    .bind(operator())
+    .bind(&old.master_key_id)
     .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)
