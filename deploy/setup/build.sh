@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what building Weir needs: Rust, a C compiler, and the headers that librdkafka is built
-# with. Does nothing where all of it is there. Debian and Ubuntu; needs root only to install.
+# Installs what building Weir needs: a C compiler, tools, and the headers that librdkafka is built
+# with. Rust it does not install: it says where to get it, or that it is too old. Does nothing where
+# all of it is there. Debian and Ubuntu; needs root only to install.
 set -eu
 
 folder=$(cd "$(dirname "$0")" && pwd)

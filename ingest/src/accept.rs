@@ -27,7 +27,7 @@ const DEFAULT_SOURCE: &str = "api";
 /// Why an event is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    /// Stable code; `README.md` lists them.
+    /// Stable code; `docs/ERRORS.md` describes it.
     pub code: &'static str,
     /// What is wrong.
     pub detail: Cow<'static, str>,

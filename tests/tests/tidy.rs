@@ -7,6 +7,9 @@ use std::{
     process::Command,
 };
 
+#[path = "tidy/codes.rs"]
+mod codes;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -54,8 +57,8 @@ fn domain_depends_on_exactly_this() {
     // Nothing here does I/O, reads a clock, draws a random number or is asynchronous.
     let expected = [
         "blake3",
-        "bytes",
         "ethnum",
+        "hashbrown",
         "jiff",
         "lz4_flex",
         "serde",
@@ -317,4 +320,118 @@ fn every_build_keeps_to_the_lockfile() {
         }
     }
     check_none("a build that may take other versions than were tested", &found);
+}
+
+fn sources() -> Vec<(String, String)> {
+    let sources = files().into_iter().filter(|file| file.ends_with(".rs"));
+    sources.filter_map(|file| text(&file).map(|text| (file, text))).collect()
+}
+
+#[test]
+fn every_code_is_described_and_every_code_described_is_there() {
+    let codes = codes::codes(sources());
+    check_none("write the code as a text, as a constant, or call it `code`", &codes.faults);
+    let described = codes::described(&text("docs/ERRORS.md").unwrap_or_default());
+    let mut found = Vec::new();
+    for (code, places) in &codes.places {
+        if !described.contains_key(code) {
+            found.push(format!("docs/ERRORS.md lacks `{code}` of {places:?}"));
+        }
+    }
+    for (code, status) in &codes.statuses {
+        if described.get(code).is_some_and(|statuses| !statuses.contains(status.as_str())) {
+            found.push(format!(
+                "docs/ERRORS.md does not say that `{code}` is answered with {status}"
+            ));
+        }
+    }
+    for code in described.keys().filter(|code| !codes.places.contains_key(*code)) {
+        found.push(format!("no source has `{code}` of docs/ERRORS.md"));
+    }
+    check_none("codes", &found);
+
+    // One of each way in which a code is written.
+    let known = [
+        "all_rejected",
+        "body_too_large",
+        "catalog_invalid",
+        "dimension_too_long",
+        "id_missing",
+        "internal",
+        "log_unavailable",
+        "method_not_allowed",
+        "others_rejected",
+        "quantity_negative",
+        "starting",
+        "token_expired",
+        "token_malformed",
+    ];
+    assert!(codes.places.len() >= 120, "only {:?}", codes.places.keys());
+    for code in known {
+        assert!(codes.places.contains_key(code), "{code} is not found");
+    }
+}
+
+#[test]
+fn codes_are_found_however_they_are_written() {
+    let source = r##"
+        //! Problem::bad_request("in_a_comment", "", "")
+        const NAMED: &str = "by_constant";
+        impl Problem {
+            pub fn new(status: StatusCode, code: &'static str, detail: &str) -> Self { todo() }
+            pub fn not_found(code: &'static str, detail: &str) -> Self {
+                Self::new(StatusCode::NOT_FOUND, code, detail)
+            }
+            fn own() -> Self { Self::new(StatusCode::CONFLICT, "by_self", "x, \"y\"") }
+        }
+        fn helper(map: BTreeMap<u8, u8>, code: &'static str) -> Problem { Problem::not_found(code, "") }
+        fn calls() {
+            let quote = '"';
+            Problem::not_found(
+                // On a line of its own.
+                "by_call",
+                format!("{quote} is {}", missing("no_code", (1, 2))),
+            );
+            Problem::new(StatusCode::GONE, NAMED, r#"not "a" code"#);
+            helper(map(1, 2), "by_helper");
+            let refuse = |reason, detail: &str| Rejection { reason, detail };
+            refuse("by_closure", "some text");
+            let (status, code) = match fault { Fault::One => (400, "by_tuple"), _ => other(1, "not_one") };
+            let code = if one { "by_variable" } else { "by_other" };
+            Rejection { reason: "by_field", detail };
+            Result { code: Some("by_option"), detail: None };
+            Problem::not_found(fault.code(), "");
+            Problem::not_found(pick(fault), "");
+        }
+        fn code(self) -> &'static str { match self { Fault::One => "by_function" } }
+        #[cfg(test)]
+        mod tests { fn test() { Problem::not_found("in_a_test", ""); } }
+    "##;
+    let file = |name: &str| (name.to_owned(), source.to_owned());
+    let codes = codes::codes([file("api/src/one.rs")]);
+    let found: Vec<&str> = codes.places.keys().map(String::as_str).collect();
+    let wanted = [
+        "by_call",
+        "by_closure",
+        "by_constant",
+        "by_field",
+        "by_function",
+        "by_helper",
+        "by_option",
+        "by_other",
+        "by_self",
+        "by_tuple",
+        "by_variable",
+    ];
+    assert_eq!(found, wanted);
+    let status = |code: &str, status: &str| (code.to_owned(), status.to_owned());
+    assert_eq!(codes.statuses, [status("by_call", "404"), status("by_self", "409")].into());
+    assert_eq!(codes.faults.len(), 1, "{:?}", codes.faults);
+    let elsewhere = codes::codes([file("tests/src/one.rs"), file("api/src/one/tests.rs")]);
+    assert!(elsewhere.places.is_empty(), "{elsewhere:?}");
+
+    let document =
+        "| code | status |\n|---|---|\n| `one`, `two` | 400 | `not_this` |\nand `not_that`";
+    let described = codes::described(document);
+    assert_eq!(described.keys().map(String::as_str).collect::<Vec<_>>(), ["one", "two"]);
 }

@@ -73,7 +73,7 @@ pub struct LocalLogConfig {
 pub struct KafkaConfig {
     /// `host:port,host:port`; empty means that there is no Kafka.
     pub brokers: String,
-    /// Prefix of our topics, groups and client ids.
+    /// Prefix of our topics and groups.
     pub prefix: String,
     /// Any property of librdkafka, passed on as it is (`security.protocol`, `sasl.username`).
     #[serde(default)]

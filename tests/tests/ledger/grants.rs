@@ -12,8 +12,9 @@ const ROLES: [&str; 5] = ["weir_api", "weir_writer", "weir_archiver", "weir_read
 const VERBS: [&str; 7] =
     ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
 
-/// Everything that is allowed: role, table, verbs (S select, I insert, U update, u update of the
-/// named columns). What is not here is refused; nobody deletes and nobody truncates.
+/// Everything that is allowed: role, table, verbs (S select, I insert, U update, D delete, u update
+/// of the named columns). What is not here is refused: only the archiver deletes, rows of
+/// `archive_groups`, and nobody truncates.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "accounts", "S"),
     ("weir_api", "api_keys", "SI u(expires_at,revoked_at)"),
