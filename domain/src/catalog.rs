@@ -495,3 +495,6 @@ impl Catalog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,4 +291,28 @@ mod tests {
         assert!(row(Some("1e-13"), 1, false).rate().unwrap_err().contains("12 decimals"));
         assert_eq!(row(Some("0"), 1, false).rate(), Ok(price("0")));
     }
+
+    #[test]
+    fn a_price_is_for_one_unit_up_to_a_trillion() {
+        let row = |per| RateRow {
+            meter: "m".into(),
+            dimensions: BTreeMap::new(),
+            price: Some("1".into()),
+            per,
+            unlimited: false,
+        };
+        for per in [1, 2, PER_MAX - 1, PER_MAX] {
+            let price = Price { amount: Amount::parse_exact("1").unwrap(), per };
+            assert_eq!(row(per).rate(), Ok(Rate::Price(price)));
+        }
+        for per in [0, PER_MAX + 1, u64::MAX] {
+            assert!(row(per).rate().unwrap_err().contains("between 1 and 1000000000000"), "{per}");
+            // A row without a price says `per` as well.
+            let free = RateRow { price: None, unlimited: true, ..row(per) };
+            assert!(free.rate().is_err(), "{per}");
+        }
+        // The least that such a price comes to: one unit is charged a trillionth.
+        let least = Price { amount: Amount::parse_exact("1").unwrap(), per: PER_MAX };
+        assert_eq!(least.charge(crate::money::ONE).unwrap().raw(), 1);
+    }
 }

@@ -17,6 +17,7 @@ use domain::{
         rated::{Counts, OUTER_LENGTH, Outer, Sections, encode},
         row::RowHead,
         sums::Sums,
+        trace::TraceContext,
     },
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -171,8 +172,13 @@ fn seal_rated(message: &mut [u8]) {
     }
 }
 
-fn rated() -> Vec<u8> {
-    encode(3, 40, 42, GENESIS, &support::full_parts()).1
+/// Traces of version 2, or none.
+fn traces(version: u8) -> Vec<TraceContext> {
+    if version == 2 { support::traces() } else { Vec::new() }
+}
+
+fn rated(version: u8) -> Vec<u8> {
+    encode(3, 40, 42, GENESIS, &support::full_parts(&traces(version))).1
 }
 
 proptest! {
@@ -190,10 +196,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_true_checksums(bytes in vec(any::<u8>(), 0..400)) {
-        let mut block = [b"WRUB\x01\0\0\0".as_slice(), &bytes].concat();
+    fn any_bytes_behind_true_checksums(version in 1..3_u8, bytes in vec(any::<u8>(), 0..400)) {
+        let mut block = [b"WRUB".as_slice(), &[version, 0, 0, 0], &bytes].concat();
         seal_block(&mut block);
-        let mut batch = [b"WRRB\x01\0\0\0".as_slice(), &bytes].concat();
+        let mut batch = [b"WRRB".as_slice(), &[version, 0, 0, 0], &bytes].concat();
         seal_rated(&mut batch);
         let used = peak(|| {
             read_block(&block);
@@ -204,8 +210,8 @@ proptest! {
     }
 
     #[test]
-    fn changed_blocks(changes in vec(change(), 1..6), sealed: bool) {
-        let mut message = support::full_block();
+    fn changed_blocks(version in 1..3_u8, changes in vec(change(), 1..6), sealed: bool) {
+        let mut message = support::full_block(&traces(version));
         apply(&mut message, &changes);
         if sealed {
             seal_block(&mut message);
@@ -216,7 +222,7 @@ proptest! {
 
     #[test]
     fn changed_bodies(changes in vec(change(), 1..6)) {
-        let message = support::full_block();
+        let message = support::full_block(&[]);
         let mut header = BlockHeader::decode(&message).unwrap();
         let mut body = header.body(&message).unwrap();
         apply(&mut body, &changes);
@@ -227,8 +233,8 @@ proptest! {
     }
 
     #[test]
-    fn changed_batches(changes in vec(change(), 1..6), sealed: bool) {
-        let mut message = rated();
+    fn changed_batches(version in 1..3_u8, changes in vec(change(), 1..6), sealed: bool) {
+        let mut message = rated(version);
         apply(&mut message, &changes);
         if sealed {
             seal_rated(&mut message);
@@ -248,25 +254,27 @@ proptest! {
 
 #[test]
 fn a_changed_byte_of_a_sealed_message_is_noticed() {
-    let whole = support::full_block();
-    for at in 8..whole.len() {
-        let mut message = whole.clone();
-        message[at] ^= 1;
-        assert!(BlockHeader::decode(&message).is_err(), "byte {at}");
-    }
-    let whole = rated();
-    let place = Place { x: 39, r: 0, c: GENESIS };
-    assert!(place.offer(3, 0, &whole).is_ok());
-    for at in 0..whole.len() {
-        let mut message = whole.clone();
-        message[at] ^= 1;
-        assert!(place.offer(3, 0, &message).is_err(), "byte {at}");
+    for version in [1, 2] {
+        let whole = support::full_block(&traces(version));
+        for at in 8..whole.len() {
+            let mut message = whole.clone();
+            message[at] ^= 1;
+            assert!(BlockHeader::decode(&message).is_err(), "byte {at} of version {version}");
+        }
+        let whole = rated(version);
+        let place = Place { x: 39, r: 0, c: GENESIS };
+        assert!(place.offer(3, 0, &whole).is_ok());
+        for at in 0..whole.len() {
+            let mut message = whole.clone();
+            message[at] ^= 1;
+            assert!(place.offer(3, 0, &message).is_err(), "byte {at} of version {version}");
+        }
     }
 }
 
 #[test]
 fn a_body_that_claims_to_be_large_is_refused_before_memory_is_taken() {
-    let mut message = support::full_block();
+    let mut message = support::full_block(&[]);
     message[24..28].copy_from_slice(&u32::try_from(BODY_BYTES_MAX).unwrap().to_le_bytes());
     seal_block(&mut message);
     assert!(peak(|| assert!(BlockHeader::decode(&message).is_err())) < ROOM);

@@ -15,16 +15,17 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter, TenantCount},
         columns::{REJECTED_EVENTS, Table, USAGE_EVENTS},
-        rated::{Rows, Sections, encode},
+        rated::{Outer, Rows, Sections, encode},
         record::{Attribute, AttributeKind, Entry, EventRecord},
         row::RowHead,
+        trace::TraceContext,
     },
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use support::{
     SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows,
-    sum_entries,
+    sum_entries, traces,
 };
 
 /// The file's bytes; what is written today is left where the failure says.
@@ -41,8 +42,33 @@ fn golden(name: &str, written: &[u8]) -> Vec<u8> {
 
 #[test]
 fn block_v1() {
-    let message = golden("block_v1.bin", &full_block());
-    let header = BlockHeader::decode(&message).unwrap();
+    read_block(&golden("block_v1.bin", &full_block(&[])), 1, &[]);
+}
+
+#[test]
+fn block_v2_with_traces() {
+    let message = golden("block_v2.bin", &full_block(&traces()));
+    read_block(&message, 2, &traces());
+    // But for its header, which has the traces behind the tenants, it is the block of version 1.
+    let before = full_block(&[]);
+    let end = 28 + usize::try_from(u32::from_le_bytes(before[16..20].try_into().unwrap())).unwrap();
+    let listed = listed(&traces());
+    assert_eq!(message[28..], [&before[28..end], &listed, &before[end..]].concat());
+}
+
+/// Traces as `docs/FORMATS.md` has them.
+fn listed(traces: &[TraceContext]) -> Vec<u8> {
+    let mut bytes = vec![u8::try_from(traces.len()).unwrap()];
+    for context in traces {
+        bytes.extend(context.trace.to_le_bytes());
+        bytes.extend(context.span.to_le_bytes());
+    }
+    bytes
+}
+
+fn read_block(message: &[u8], version: u16, traces: &[TraceContext]) {
+    assert_eq!(message[4..8], [version.to_le_bytes(), [0, 0]].concat());
+    let header = BlockHeader::decode(message).unwrap();
     assert_eq!(
         header.tenants,
         [
@@ -50,8 +76,8 @@ fn block_v1() {
             TenantCount { tenant: TENANT_B, events: 2, copies: 2 },
         ]
     );
-    assert_eq!(header.entries, 10);
-    let body = header.body(&message).unwrap();
+    assert_eq!((header.entries, header.traces.as_slice()), (10, traces));
+    let body = header.body(message).unwrap();
     let block = Block::decode(&header, &body).unwrap();
     assert_eq!(block.dictionary.texts(), TEXTS);
     assert_eq!(block.entries, entries());
@@ -98,18 +124,34 @@ fn block_v1_with_derived_usage() {
 
 #[test]
 fn rated_v1() {
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts());
-    let message = golden("rated_v1.bin", &written);
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
+    read_rated(outer, &golden("rated_v1.bin", &written), 1, &[]);
+}
+
+#[test]
+fn rated_v2_with_traces() {
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces()));
+    let message = golden("rated_v2.bin", &written);
+    read_rated(outer, &message, 2, &traces());
+    // But for its header, which has the traces at its end, it is the batch of version 1.
+    let (_, before) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
+    let end =
+        120 + usize::try_from(u32::from_le_bytes(before[100..104].try_into().unwrap())).unwrap();
+    let listed = listed(&traces());
+    assert_eq!(message[120..], [&before[120..end], &listed, &before[end..]].concat());
+}
+
+fn read_rated(outer: Outer, message: &[u8], version: u16, traces: &[TraceContext]) {
     let place = Place { x: 39, r: 11, c: GENESIS };
-    let offer = place.offer(3, 13, &message).unwrap();
+    let offer = place.offer(3, 13, message).unwrap();
     assert_eq!(offer, Offer::Accepted(outer, Place { x: 42, r: 13, c: outer.hash }));
     assert_eq!(
         (outer.version, outer.partition, outer.from, outer.to, outer.prev),
-        (1, 3, 40, 42, GENESIS)
+        (version, 3, 40, 42, GENESIS)
     );
-    let sections = Sections::split(&message).unwrap();
-    assert_eq!(sections.header().unwrap(), header());
-    let sums = sections.sums(&header()).unwrap();
+    let sections = Sections::split(message).unwrap();
+    assert_eq!(sections.header().unwrap(), header(traces));
+    let sums = sections.sums(&header(traces)).unwrap();
     assert_eq!(sums.dictionary.texts(), SUM_TEXTS);
     assert_eq!(sums.entries, sum_entries());
     assert_eq!(sections.forwards().unwrap(), forwards());

@@ -14,6 +14,7 @@ use domain::{
             Refused, Verdict,
         },
         sums::{self, Sum, SumKey, Sums},
+        trace::{TRACES_MAX, TraceContext},
     },
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -249,9 +250,16 @@ fn forward() -> impl Strategy<Value = Forward> {
         })
 }
 
+/// None, as most messages have, or as many as a message carries.
+fn traces() -> impl Strategy<Value = Vec<TraceContext>> {
+    let context = any::<(u128, u64)>().prop_map(|(trace, span)| TraceContext { trace, span });
+    prop_oneof![Just(Vec::new()), vec(context, 1..=TRACES_MAX)]
+}
+
 fn header() -> impl Strategy<Value = Header> {
-    (any::<(u64, u32, i64, i64, i64, i64)>(), vec((any::<u128>(), any::<[u64; 10]>()), 0..6))
-        .prop_map(|(fields, counts)| {
+    let counts = vec((any::<u128>(), any::<[u64; 10]>()), 0..6);
+    (any::<(u64, u32, i64, i64, i64, i64)>(), counts, traces()).prop_map(
+        |(fields, counts, traces)| {
             let (catalog_version, rules_version, table_from, horizon_us, first, last) = fields;
             let count = |(tenant, fields)| (Uuid::from_u128(tenant), Counts::from_fields(fields));
             Header {
@@ -261,9 +269,10 @@ fn header() -> impl Strategy<Value = Header> {
                 horizon_us,
                 append_time_us: (first, last),
                 counts: counts.into_iter().map(count).collect(),
-                traces: Vec::new(),
+                traces,
             }
-        })
+        },
+    )
 }
 
 fn rows_of(rows: &[Vec<u8>]) -> RowsWriter {
@@ -276,10 +285,12 @@ fn rows_of(rows: &[Vec<u8>]) -> RowsWriter {
 
 proptest! {
     #[test]
-    fn blocks(entries in vec(entry(), 0..20), twice: bool) {
+    fn blocks(entries in vec(entry(), 0..20), traces in traces(), twice: bool) {
         let mut writer = BlockWriter::default();
-        // A writer is used again and again; nothing of one block is left in the next.
-        for _ in 0..=usize::from(twice) {
+        // A writer is used again and again; nothing of one block is left in the next, which has no
+        // traces.
+        for traces in [traces.as_slice(), &[]].into_iter().take(1 + usize::from(twice)) {
+            traces.iter().for_each(|context| writer.trace(*context));
             for text in 0..TEXTS {
                 prop_assert_eq!(writer.dictionary.intern(&format!("text {text} é")), text);
             }
@@ -295,6 +306,8 @@ proptest! {
             let block = Block::decode(&header, &body).unwrap();
             let want: Vec<Entry<'_>> = entries.iter().map(Owned::entry).collect();
             prop_assert_eq!(&block.entries, &want);
+            prop_assert_eq!(header.traces.as_slice(), traces);
+            prop_assert_eq!(message[4], if traces.is_empty() { 1 } else { 2 });
             let copies = want.iter().filter(|entry| matches!(entry, Entry::Copy(..))).count() as u64;
             let events = want.iter().filter(|entry| matches!(entry, Entry::Event(_) | Entry::Refused(_))).count() as u64;
             prop_assert_eq!(header.tenants.iter().map(|count| count.copies).sum::<u64>(), copies);
@@ -326,6 +339,7 @@ proptest! {
         prop_assert_eq!(place.offer(partition, 9, &message), Ok(Offer::Accepted(outer, after)));
         let sections = Sections::split(&message).unwrap();
         prop_assert_eq!(&sections.header().unwrap(), &header);
+        prop_assert_eq!(outer.version, if header.traces.is_empty() { 1 } else { 2 });
         prop_assert_eq!(&Sums::decode(&section, TENANTS as usize).unwrap().entries, &entries);
         let written = |list: domain::wire::rated::Rows| list.iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
         prop_assert_eq!(written(sections.rows().unwrap()), rows);

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::world::{OTHER, PARTITIONS, TENANT, World, add_key, catalog, send};
 
+#[path = "api/limits.rs"]
+mod limits;
 #[path = "api/world.rs"]
 mod world;
 
@@ -94,6 +96,8 @@ async fn twins_with_one_idempotency_key_have_one_effect_and_one_answer() -> Resu
         .send(Method::POST, "/v1/teams/new/aliases", &world.key, &late, Some(alias))
         .await?
         .expect(201)?;
+    limits::idempotency_keys(&world).await?;
+    limits::keys_and_names(&world).await?;
     world.stop().await
 }
 
@@ -141,6 +145,7 @@ async fn keys_are_shown_once_limited_and_revoked_within_a_second() -> Result<()>
     with(Method::POST, "/v1/api-keys", Some(json!({"scopes": ["teams:eat"]})))
         .await?
         .refused(422, "scope_unknown")?;
+    limits::scopes(&world).await?;
 
     let path = format!("/v1/api-keys/{}", made["key_id"].as_str().unwrap());
     let change =
@@ -632,6 +637,7 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
     assert_eq!(filtered["items"][0]["events"], 8 * 4);
     let nothing = world.get("/v1/usage?team=it's%20%5C%20%7Bp0%3AString%7D").await?.expect(200)?;
     assert_eq!(nothing["items"], json!([]), "names of teams are values, whatever is in them");
+    limits::groups(&world, "bolt").await?;
 
     // Events: lines and journal, every page once.
     let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
@@ -810,6 +816,7 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
         .await?
         .refused(409, "alias_is_team")?;
     world.post("/v1/teams", json!({"team": "old-a"})).await?.refused(409, "team_is_alias")?;
+    limits::pages(&world, i64::try_from(names.len())? - 1).await?;
     world.stop().await
 }
 

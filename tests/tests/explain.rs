@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, TENANT, World, add_key, catalog};
 
+#[path = "explain/quantities.rs"]
+mod quantities;
 #[allow(dead_code, reason = "this binary needs less of it than the api's own")]
 #[path = "api/world.rs"]
 mod world;
@@ -397,7 +399,7 @@ async fn all_unchanged(world: &World, reason: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_lines_and_reports_say_when_what_and_how_much() -> Result<()> {
     let world = World::all().await?;
-    world.put("/v1/catalog", catalog()).await?.expect(200)?;
+    world.put("/v1/catalog", quantities::with_words(catalog())).await?.expect(200)?;
     for team in ["acme", "bolt"] {
         world.post("/v1/events", events(team, 0..30)).await?.expect(200)?;
     }
@@ -439,6 +441,7 @@ async fn time_lines_and_reports_say_when_what_and_how_much() -> Result<()> {
         world.send(Method::GET, "/v1/users/user-1/timeline", &world.other_key, &[], None).await?;
     assert_eq!(other.expect(200)?["items"], json!([]));
     report(&world).await?;
+    quantities::end_as_documented(&world, 61).await?;
     world.stop().await
 }
 

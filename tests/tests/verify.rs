@@ -98,7 +98,7 @@ async fn send(system: &System, moments: &mut Moments, round: u64) -> Result<i64>
     let event = |id: &str, kind: &str, data: Value| json!({"id": format!("{round}-{id}"), "source": "tests", "type": kind, "subject": "team-1", "data": data});
     events.push(event("bad", "llm.tokens.v1", json!({"inputTokens": "many"})));
     events.push(event("unknown", "nobody.counts.v1", json!({"x": 1})));
-    events.push(event("call", "api.request.v1", json!({"route": "/a"})));
+    events.push(event("seat", "seat.day.v1", json!({"seats": 3, "plan": "basic"})));
     let body = serde_json::to_vec(&events)?;
     let (status, answer) = system.ingest()?.exchange("POST", "/v1/events", body).await?;
     ensure!(status == 200 || status == 202, "{status}: {answer}");
@@ -108,10 +108,16 @@ async fn send(system: &System, moments: &mut Moments, round: u64) -> Result<i64>
 /// A system with books of many windows, all of it posted and archived, and its heads copied.
 async fn system_with_books(moments: &mut Moments, rounds: u64) -> Result<(System, i64)> {
     let system = System::embedded_with(&SETTINGS, &[], &[]).await?;
+    let seats = json!({"key": "seats", "event_types": ["seat.day.v1"], "aggregation": "sum", "value": "$.seats",
+        "unit": "seat", "dimensions": {"plan": "$.plan"}});
+    system.api()?.send("POST", "/v1/meters", &seats).await.context("a meter without a price")?;
     let mut sent = 0;
     for round in 0..rounds {
         sent += send(&system, moments, round).await?;
-        system.settled(Some(sent)).await?;
+        let counts = system.settled(Some(sent)).await?;
+        for outcome in ["unmetered", "unpriced", "rejected", "duplicates", "conflicts"] {
+            ensure!(counts[outcome] == i64::try_from(round)? + 1, "{outcome}: {counts:?}");
+        }
     }
     heads_copied(&system).await?;
     Ok((system, sent))

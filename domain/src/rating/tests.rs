@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    catalog::CatalogDocument,
+    catalog::{CardVersionName, CatalogDocument, CreditUnit},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         record::{Entry, Quote},
@@ -22,7 +22,17 @@ fn catalog() -> CatalogDocument {
             {"key": "refunds", "event_types": ["refund"], "aggregation": "sum", "value": "$.amount", "allow_negative": true},
             {"key": "input", "event_types": ["usage"], "aggregation": "sum", "value": ["usage.input", "$.inputTokens"],
              "dimensions": {"context": "usage.context"}},
-            {"key": "cached", "event_types": ["usage"], "aggregation": "sum", "value": "usage.cache_read"}
+            {"key": "cached", "event_types": ["usage"], "aggregation": "sum", "value": "usage.cache_read"},
+            {"key": "jobs", "event_types": ["job"], "aggregation": "count"},
+            {"key": "batch-jobs", "event_types": ["job"], "aggregation": "count",
+             "filters": [{"field": ["$.kind", "$.class"], "in": ["batch", "bulk", "7", "true"]}]},
+            {"key": "named-jobs", "event_types": ["job"], "aggregation": "count",
+             "filters": [{"field": "$.name", "exists": true}]},
+            {"key": "free-jobs", "event_types": ["job"], "aggregation": "count",
+             "filters": [{"field": "$.paid_by", "exists": false}]},
+            {"key": "big-jobs", "event_types": ["job"], "aggregation": "count",
+             "filters": [{"field": "$.kind", "in": ["batch"]}, {"field": "$.name", "exists": true},
+                         {"field": "$.name", "not_in": ["none"]}]}
         ],
         "cards": [
             {"key": "standard", "kind": "rate", "currency": "USD", "versions": [
@@ -46,6 +56,16 @@ fn catalog() -> CatalogDocument {
 
 /// Rates one event; `pairs` are pointers and JSON scalars of its data.
 fn rated(
+    event_type: &str,
+    pairs: &[(&str, &str)],
+    time_us: i64,
+    change: impl Fn(&mut EventRecord<'_>),
+) -> String {
+    rated_by(&catalog(), event_type, pairs, time_us, change)
+}
+
+fn rated_by(
+    document: &CatalogDocument,
     event_type: &str,
     pairs: &[(&str, &str)],
     time_us: i64,
@@ -99,7 +119,7 @@ fn rated(
     let body = header.body(&message).unwrap();
     let block = Block::decode(&header, &body).unwrap();
     let [Entry::Event(event)] = block.entries.as_slice() else { panic!("one event") };
-    let catalog = catalog().compile().unwrap();
+    let catalog = document.compile().unwrap();
     let binding = Binding::new(&catalog, &block.dictionary);
     let rating = Rating {
         catalog: &catalog,
@@ -219,6 +239,27 @@ fn the_version_follows_the_event_time() {
 }
 
 #[test]
+fn rates_may_be_in_a_credit_unit() {
+    let mut document = catalog();
+    document.credit_units = vec![CreditUnit { key: "credits".into() }];
+    document.cards[0].currency = "credits".into();
+    let pairs = [("/tokens", "100"), ("/model", "\"big\""), ("/status", "\"ok\"")];
+    // The numbers are those of the prices, whatever they are in; the cost stays in its currency.
+    assert_eq!(
+        rated_by(&document, "llm", &pairs, 1, |_| {}),
+        "Rated: tokens 100 0.333333333333 by v1 cost 0.2, calls 1 unlimited cost ?"
+    );
+    let catalog = document.compile().unwrap();
+    let named = |version: &CardVersionName| {
+        format!("{} {} {}", version.card, version.version, version.currency)
+    };
+    let versions: Vec<String> = catalog.card_versions.iter().map(named).collect();
+    assert_eq!(versions, ["standard 1 credits", "standard 2 credits", "provider 1 USD"]);
+    document.credit_units.clear();
+    assert_eq!(document.faults()[0].place, "cards[standard].currency");
+}
+
+#[test]
 fn what_cannot_be_rated_says_why() {
     check("llm", &[("/tokens", "-1")], 1, "rejected quantity_negative");
     check("llm", &[("/tokens", "1e30")], 1, "rejected quantity_out_of_range");
@@ -231,8 +272,6 @@ fn what_cannot_be_rated_says_why() {
         "Rated: tokens 1 0.000005 by v2 cost ?",
     );
     check("llm", &[("/tokens", "1")], 2 * DAY_US + FUTURE_US_MAX + 1, "rejected time_in_future");
-    let long = format!("\"{}\"", "m".repeat(257));
-    check("llm", &[("/tokens", "1"), ("/model", &long)], 1, "rejected dimension_too_long");
     let quoted = |not_after_us| {
         move |event: &mut EventRecord<'_>| {
             event.quote = Some(Quote {
@@ -245,6 +284,73 @@ fn what_cannot_be_rated_says_why() {
     };
     assert_eq!(rated("llm", &[], 1, quoted(2 * DAY_US - 1)), "rejected hold_expired");
     assert_eq!(rated("llm", &[], 1, quoted(2 * DAY_US)), "Unmetered: ");
+}
+
+#[test]
+fn the_value_of_a_dimension_has_so_many_bytes() {
+    let check = |value: &str, want| {
+        let value = format!("\"{value}\"");
+        check("llm", &[("/tokens", "1"), ("/model", &value)], 1, want);
+    };
+    let fits = "Unpriced: tokens 1 unpriced cost ?";
+    check(&"m".repeat(DIMENSION_BYTES_MAX - 1), fits);
+    check(&"m".repeat(DIMENSION_BYTES_MAX), fits);
+    check(&"m".repeat(DIMENSION_BYTES_MAX + 1), "rejected dimension_too_long");
+    // Bytes of the value, not characters and not what was written for them.
+    check(&"é".repeat(DIMENSION_BYTES_MAX / 2), fits);
+    check(&"é".repeat(DIMENSION_BYTES_MAX / 2 + 1), "rejected dimension_too_long");
+    check(&"\\u006d".repeat(DIMENSION_BYTES_MAX), fits);
+    check(&"\\u006d".repeat(DIMENSION_BYTES_MAX + 1), "rejected dimension_too_long");
+}
+
+/// The meters besides `jobs`, which looks at every job, that count a job with this data.
+fn jobs(pairs: &[(&str, &str)]) -> Vec<String> {
+    let rated = rated("job", pairs, 1, |_| {});
+    let lines = rated.strip_prefix("Unpriced: jobs 1 unpriced cost ?").unwrap();
+    let keys = lines.split(", ").filter(|line| !line.is_empty());
+    keys.map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn a_filter_wants_one_of_some_values() {
+    let batch = ["batch-jobs", "free-jobs"];
+    let other = ["free-jobs"];
+    assert_eq!(jobs(&[("/kind", "\"batch\"")]), batch);
+    assert_eq!(jobs(&[("/kind", "\"bulk\"")]), batch);
+    // As it was written, and escapes are read.
+    assert_eq!(jobs(&[("/kind", "\"b\\u0061tch\"")]), batch);
+    assert_eq!(jobs(&[("/kind", "7")]), batch);
+    assert_eq!(jobs(&[("/kind", "7.0")]), other);
+    for value in ["\"Batch\"", "\"batch \"", "\"\"", "\"other\"", "null"] {
+        assert_eq!(jobs(&[("/kind", value)]), other, "{value}");
+    }
+    // What is absent is none of them; the first path that is present decides.
+    assert_eq!(jobs(&[]), other);
+    assert_eq!(jobs(&[("/class", "\"bulk\"")]), batch);
+    assert_eq!(jobs(&[("/kind", "null"), ("/class", "\"bulk\"")]), batch);
+    assert_eq!(jobs(&[("/kind", "\"other\""), ("/class", "\"bulk\"")]), other);
+}
+
+#[test]
+fn a_filter_wants_a_value_to_be_there_or_not() {
+    assert_eq!(jobs(&[("/name", "\"a\"")]), ["named-jobs", "free-jobs"]);
+    // An empty text and a number are values; null is none.
+    assert_eq!(jobs(&[("/name", "\"\"")]), ["named-jobs", "free-jobs"]);
+    assert_eq!(jobs(&[("/name", "0")]), ["named-jobs", "free-jobs"]);
+    assert_eq!(jobs(&[("/name", "null")]), ["free-jobs"]);
+    assert_eq!(jobs(&[("/paid_by", "\"a\"")]), Vec::<String>::new());
+    assert_eq!(jobs(&[("/paid_by", "\"\"")]), Vec::<String>::new());
+    assert_eq!(jobs(&[("/paid_by", "null")]), ["free-jobs"]);
+}
+
+#[test]
+fn all_filters_of_a_meter_must_hold() {
+    let all = ["batch-jobs", "named-jobs", "free-jobs", "big-jobs"];
+    let (batch, name) = (("/kind", "\"batch\""), ("/name", "\"a\""));
+    assert_eq!(jobs(&[batch, name]), all);
+    assert_eq!(jobs(&[batch, ("/name", "\"none\"")]), all[..3]);
+    assert_eq!(jobs(&[batch]), ["batch-jobs", "free-jobs"]);
+    assert_eq!(jobs(&[name]), ["named-jobs", "free-jobs"]);
 }
 
 #[test]

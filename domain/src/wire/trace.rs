@@ -93,4 +93,20 @@ mod tests {
         assert_eq!(traces.len(), TRACES_MAX);
         assert_eq!(traces.last(), Some(&TraceContext { trace: 2, span: 2 }));
     }
+
+    #[test]
+    fn a_list_has_one_up_to_so_many() {
+        let list = |count| vec![TraceContext { trace: 1, span: 2 }; count];
+        let read = |count| {
+            let mut bytes = Vec::new();
+            encode(&list(count), &mut bytes);
+            decode(&mut Input::new(&bytes))
+        };
+        for count in [1, TRACES_MAX - 1, TRACES_MAX] {
+            assert_eq!(read(count), Ok(list(count)));
+        }
+        for count in [0, TRACES_MAX + 1] {
+            assert_eq!(read(count), Err(DecodeError::Field("traces")), "{count}");
+        }
+    }
 }

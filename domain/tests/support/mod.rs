@@ -15,6 +15,7 @@ use domain::{
         },
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
         sums::{self, Sum, SumKey},
+        trace::TraceContext,
     },
 };
 use uuid::Uuid;
@@ -180,9 +181,21 @@ pub fn writer() -> BlockWriter {
     writer
 }
 
-/// The block of [`entries`].
-pub fn full_block() -> Vec<u8> {
+/// Two sampled requests.
+pub fn traces() -> Vec<TraceContext> {
+    vec![
+        TraceContext {
+            trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
+            span: 0x00f0_67aa_0ba9_02b7,
+        },
+        TraceContext { trace: 1, span: u64::MAX },
+    ]
+}
+
+/// The block of [`entries`], with these traces.
+pub fn full_block(traces: &[TraceContext]) -> Vec<u8> {
     let mut writer = writer();
+    traces.iter().for_each(|context| writer.trace(*context));
     for (index, entry) in (0..).zip(entries()) {
         assert_eq!(writer.push(&entry), index);
     }
@@ -212,7 +225,7 @@ pub fn catalog() -> Catalog {
 
 /// Rows of both tables, made of the block's entries.
 pub fn rows() -> (RowsWriter, RowsWriter) {
-    let message = full_block();
+    let message = full_block(&[]);
     let header = BlockHeader::decode(&message).unwrap();
     let body = header.body(&message).unwrap();
     let block = Block::decode(&header, &body).unwrap();
@@ -298,7 +311,7 @@ pub fn rows() -> (RowsWriter, RowsWriter) {
     (rows, others)
 }
 
-pub fn header() -> Header {
+pub fn header(traces: &[TraceContext]) -> Header {
     let counts_a = Counts {
         accepted: 1_000,
         copies: 3,
@@ -330,7 +343,7 @@ pub fn header() -> Header {
         horizon_us: TIME_US - 3_600_000_000,
         append_time_us: (TIME_US + 1, TIME_US + 5),
         counts: vec![(TENANT_A, counts_a), (TENANT_B, counts_b)],
-        traces: Vec::new(),
+        traces: traces.to_vec(),
     }
 }
 
@@ -406,7 +419,7 @@ pub fn forwards() -> Vec<Forward> {
     ]
 }
 
-pub fn full_parts() -> Parts {
+pub fn full_parts(traces: &[TraceContext]) -> Parts {
     let (rows, others) = rows();
-    Parts { header: header(), sums: sums_section(), rows, others, forwards: forwards() }
+    Parts { header: header(traces), sums: sums_section(), rows, others, forwards: forwards() }
 }

@@ -341,3 +341,90 @@ impl Found {
         faults
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A topic with the settings that [`create_topics`] gives it.
+    fn found(brokers: usize, replicas_min: usize, in_sync: Option<&str>) -> Found {
+        let batch_bytes = BATCH_BYTES_MAX.to_string();
+        let settings = [
+            ("message.timestamp.type", Some("LogAppendTime")),
+            ("cleanup.policy", Some("delete")),
+            ("unclean.leader.election.enable", Some("false")),
+            ("max.message.bytes", Some(batch_bytes.as_str())),
+            ("min.insync.replicas", in_sync),
+        ];
+        let settings = settings
+            .iter()
+            .filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())))
+            .collect();
+        Found {
+            name: "weir.usage".to_owned(),
+            partitions: Some(3),
+            replicas_min,
+            brokers,
+            settings,
+        }
+    }
+
+    #[test]
+    fn three_brokers_or_more_want_two_replicas_in_sync() {
+        let wants = "min.insync.replicas";
+        for (brokers, replicas, in_sync, fault) in [
+            (1, 1, Some("1"), None),
+            (2, 2, Some("1"), None),
+            (2, 2, Some("2"), None),
+            (3, 3, Some("1"), Some("weir.usage has min.insync.replicas=1: set it to 2")),
+            (3, 1, Some("1"), Some("weir.usage has min.insync.replicas=1: set it to 2")),
+            (4, 3, Some("1"), Some("weir.usage has min.insync.replicas=1: set it to 2")),
+            (3, 3, Some("2"), None),
+            (3, 3, Some("3"), None),
+            (4, 3, Some("2"), None),
+            (3, 3, None, Some("weir.usage has min.insync.replicas=not set: set it to 2")),
+            (3, 3, Some("two"), Some("weir.usage has min.insync.replicas=two: set it to 2")),
+            // More in sync than there are: nothing would ever be acknowledged.
+            (1, 1, Some("2"), Some("weir.usage has 1 replicas and min.insync.replicas=2")),
+            (3, 1, Some("2"), Some("weir.usage has 1 replicas and min.insync.replicas=2")),
+        ] {
+            let faults = found(brokers, replicas, in_sync).faults();
+            let case = format!("{brokers} brokers, {replicas} replicas, {in_sync:?}: {faults:?}");
+            assert_eq!(faults.len(), usize::from(fault.is_some()), "{case}");
+            assert!(fault.is_none_or(|fault| faults[0].contains(fault)), "{case}");
+            assert!(faults.iter().all(|fault| fault.contains(wants)), "{case}");
+        }
+    }
+
+    #[test]
+    fn every_setting_that_is_wrong_is_named() {
+        let mut topic = found(3, 3, Some("2"));
+        for (_, value) in &mut topic.settings {
+            *value = "1".to_owned();
+        }
+        let faults = topic.faults();
+        for (name, _) in &topic.settings {
+            let named = faults.iter().filter(|fault| fault.contains(name)).count();
+            assert_eq!(named, 1, "{name}: {faults:?}");
+        }
+        topic.settings.clear();
+        assert_eq!(topic.faults().len(), 5);
+        topic.partitions = None;
+        assert_eq!(topic.faults(), ["the topic weir.usage does not exist: run `weir migrate`"]);
+    }
+
+    #[test]
+    fn a_batch_must_fit_into_a_message() {
+        for (size, faults) in
+            [(BATCH_BYTES_MAX - 1, 1), (BATCH_BYTES_MAX, 0), (BATCH_BYTES_MAX + 1, 0)]
+        {
+            let mut topic = found(1, 1, Some("1"));
+            for (name, value) in &mut topic.settings {
+                if name == "max.message.bytes" {
+                    *value = size.to_string();
+                }
+            }
+            assert_eq!(topic.faults().len(), faults, "{size}");
+        }
+    }
+}

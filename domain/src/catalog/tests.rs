@@ -1,0 +1,149 @@
+//! Every limit of a catalog, one below it, at it and one above it; and which currencies a card may
+//! be in.
+
+use super::*;
+use crate::{meter::Paths, rate_card::RateRow};
+
+/// A meter that counts one event type of its own.
+fn meter(key: impl Into<String>) -> MeterDefinition {
+    let key = key.into();
+    MeterDefinition {
+        event_types: vec![format!("type-{key}")],
+        key,
+        aggregation: Aggregation::Count,
+        value: None,
+        unit: String::new(),
+        filters: Vec::new(),
+        dimensions: BTreeMap::new(),
+        allow_negative: false,
+    }
+}
+
+fn meters(count: usize) -> Vec<MeterDefinition> {
+    (0..count).map(|number| meter(number.to_string())).collect()
+}
+
+fn row(meter: &str) -> RateRow {
+    RateRow {
+        meter: meter.into(),
+        dimensions: BTreeMap::new(),
+        price: Some("1".into()),
+        per: 1,
+        unlimited: false,
+    }
+}
+
+fn card(key: &str, currency: &str, versions: Vec<Vec<RateRow>>) -> Card {
+    let versions = (1..).zip(versions);
+    let versions = versions
+        .map(|(version, rates)| CardVersion { version, effective_from_us: 0, rates })
+        .collect();
+    Card { key: key.into(), kind: CardKind::Rate, currency: currency.into(), versions }
+}
+
+fn with_meters(meters: Vec<MeterDefinition>) -> CatalogDocument {
+    CatalogDocument { meters, ..CatalogDocument::default() }
+}
+
+/// Checks documents around a limit: one more than it has one fault, which names place and limit.
+fn check(limit: usize, place: &str, document: impl Fn(usize) -> CatalogDocument) {
+    for size in [limit - 1, limit] {
+        assert_eq!(document(size).faults(), [], "{place} at {size} of {limit}");
+    }
+    let faults = document(limit + 1).faults();
+    let [fault] = faults.as_slice() else { panic!("one fault of {place}: {faults:?}") };
+    assert_eq!(fault.place, place);
+    assert!(fault.reason.contains(&limit.to_string()), "{fault:?}");
+}
+
+#[test]
+fn meters_of_a_catalog() {
+    check(METERS_MAX, "meters", |count| with_meters(meters(count)));
+}
+
+#[test]
+fn meters_that_look_at_one_event_type() {
+    check(METERS_PER_TYPE_MAX, "meters", |count| {
+        let mut meters = meters(count);
+        meters.iter_mut().for_each(|meter| meter.event_types.push("all".into()));
+        with_meters(meters)
+    });
+}
+
+#[test]
+fn dimensions_of_a_meter() {
+    check(DIMENSIONS_MAX, "meters[m].dimensions", |count| {
+        let mut meter = meter("m");
+        let dimension = |number| (format!("d{number}"), Paths::One(format!("$.d{number}")));
+        meter.dimensions = (0..count).map(dimension).collect();
+        with_meters(vec![meter])
+    });
+}
+
+#[test]
+fn rows_of_all_card_versions_together() {
+    // Two cards share them, one in two versions.
+    check(ROWS_MAX, "cards", |count| {
+        let mut own = meter("m");
+        own.dimensions.insert("model".into(), Paths::One("$.model".into()));
+        let rows: Vec<RateRow> = (0..count)
+            .map(|number| RateRow {
+                dimensions: [("model".into(), number.to_string())].into(),
+                ..row("m")
+            })
+            .collect();
+        let (first, rest) = rows.split_at(count / 2);
+        let (second, third) = rest.split_at(count / 4);
+        CatalogDocument {
+            meters: vec![own],
+            cards: vec![
+                card("one", "USD", vec![first.to_vec(), second.to_vec()]),
+                card("two", "EUR", vec![third.to_vec()]),
+            ],
+            ..CatalogDocument::default()
+        }
+    });
+}
+
+#[test]
+fn bytes_of_a_key() {
+    let key = |length| "k".repeat(length);
+    let long = key(KEY_BYTES_MAX + 1);
+    check(KEY_BYTES_MAX, &format!("meters[{long}]"), |length| {
+        with_meters(vec![meter(key(length))])
+    });
+    check(KEY_BYTES_MAX, &format!("meters[m].dimensions[{long}]"), |length| {
+        let mut meter = meter("m");
+        meter.dimensions.insert(key(length), Paths::One("$.d".into()));
+        with_meters(vec![meter])
+    });
+    check(KEY_BYTES_MAX, &format!("cards[{long}]"), |length| CatalogDocument {
+        cards: vec![card(&key(length), "USD", Vec::new())],
+        ..CatalogDocument::default()
+    });
+    check(KEY_BYTES_MAX, &format!("credit_units[{long}]"), |length| CatalogDocument {
+        credit_units: vec![CreditUnit { key: key(length) }],
+        ..CatalogDocument::default()
+    });
+    assert!(is_key("k") && !is_key(""));
+}
+
+#[test]
+fn a_card_is_in_a_currency_or_in_a_credit_unit_of_the_catalog() {
+    let document = |currency: &str| CatalogDocument {
+        meters: vec![meter("m")],
+        credit_units: vec![CreditUnit { key: "ai-credits".into() }],
+        cards: vec![card("plan", currency, vec![vec![row("m")]])],
+        default_rate_card: Some("plan".into()),
+        ..CatalogDocument::default()
+    };
+    for currency in ["USD", "EUR", "ai-credits"] {
+        let catalog = document(currency).compile().unwrap();
+        assert_eq!(&*catalog.card_versions[0].currency, currency);
+    }
+    for currency in ["usd", "US", "USDT", "", "credits", "AI-CREDITS"] {
+        let faults = document(currency).faults();
+        let [fault] = faults.as_slice() else { panic!("one fault of {currency:?}: {faults:?}") };
+        assert_eq!(fault.place, "cards[plan].currency");
+    }
+}
