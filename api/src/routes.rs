@@ -51,8 +51,8 @@ fn check_name(name: &str) -> Result<(), Problem> {
     if name.chars().count() > NAME_LENGTH_MAX || name.contains('\0') {
         return Err(Problem::unprocessable(
             "name_invalid",
-            format!("the name has more than {NAME_LENGTH_MAX} characters"),
-            "choose a shorter one",
+            format!("the name has more than {NAME_LENGTH_MAX} characters, or the character U+0000"),
+            "choose another",
         ));
     }
     Ok(())

@@ -270,7 +270,7 @@ async fn rejected_events_are_corrected_and_sent_again() -> Result<()> {
         (&unmetered["items"][0]["id"], unmetered["items"].as_array().map(Vec::len)),
         (&json!("u"), Some(1))
     );
-    world.get("/v1/events?outcome=odd").await?.refused(400, "outcome_unknown")?;
+    world.get("/v1/events?outcome=odd").await?.refused(400, "query_invalid")?;
 
     one_corrected(&world, &rejected[0]).await?;
     settled(&world, 13).await?;

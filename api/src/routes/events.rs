@@ -343,7 +343,7 @@ fn tables(outcome: Option<&str>) -> Result<&'static [Table], Problem> {
         Some("rated" | "unmetered" | "unpriced") => Ok(&[Table::Effective]),
         Some("duplicate" | "conflict" | "rejected") => Ok(&[Table::Other]),
         Some(other) => Err(Problem::bad_request(
-            "outcome_unknown",
+            "query_invalid",
             format!("there is no outcome `{other}`"),
             "use rated, unmetered, unpriced, duplicate, conflict or rejected",
         )),

@@ -23,7 +23,7 @@ use crate::log::{LogError, Topic};
 /// A request to the cluster; several are made until the connect timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// 7 days.
+/// 7 days. A duplicates table covers half of it at most, and a start reads what it covers again.
 const RETENTION_MS: &str = "604800000";
 /// Of what others write: 4 MiB, and room for headers.
 const INBOX_BATCH_BYTES_MAX: &str = "4259840";
@@ -325,6 +325,13 @@ impl Found {
             self.number("max.message.bytes").is_some_and(|it| it >= BATCH_BYTES_MAX as u64),
             &format!("set it to {BATCH_BYTES_MAX} or more"),
         );
+        let needed = RETENTION_MS.parse().unwrap_or(u64::MAX);
+        wants(
+            "retention.ms",
+            self.text("retention.ms") == Some("-1")
+                || self.number("retention.ms").is_some_and(|it| it >= needed),
+            &format!("set it to {RETENTION_MS} or more, or to -1"),
+        );
         let in_sync = self.number("min.insync.replicas").unwrap_or(0);
         wants(
             "min.insync.replicas",
@@ -354,6 +361,7 @@ mod tests {
             ("cleanup.policy", Some("delete")),
             ("unclean.leader.election.enable", Some("false")),
             ("max.message.bytes", Some(batch_bytes.as_str())),
+            ("retention.ms", Some(RETENTION_MS)),
             ("min.insync.replicas", in_sync),
         ];
         let settings = settings
@@ -408,9 +416,22 @@ mod tests {
             assert_eq!(named, 1, "{name}: {faults:?}");
         }
         topic.settings.clear();
-        assert_eq!(topic.faults().len(), 5);
+        assert_eq!(topic.faults().len(), 6);
         topic.partitions = None;
         assert_eq!(topic.faults(), ["the topic weir.usage does not exist: run `weir migrate`"]);
+    }
+
+    #[test]
+    fn what_a_table_may_cover_is_kept_twice_as_long() {
+        for (kept, faults) in [("604799999", 1), ("604800000", 0), ("604800001", 0), ("-1", 0)] {
+            let mut topic = found(1, 1, Some("1"));
+            for (name, value) in &mut topic.settings {
+                if name == "retention.ms" {
+                    *value = kept.to_owned();
+                }
+            }
+            assert_eq!(topic.faults().len(), faults, "{kept}");
+        }
     }
 
     #[test]
