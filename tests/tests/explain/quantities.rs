@@ -147,7 +147,8 @@ async fn rejected_are_listed(world: &World) -> Result<()> {
         let is_of = |end: &End| matches!(end, End::Rejected(of) if *of == reason);
         let cases = CASES.iter().enumerate().filter(|(_, (.., end))| is_of(end));
         let mut wanted: Vec<String> = cases.map(|(number, _)| number.to_string()).collect();
-        (found.sort(), wanted.sort());
+        found.sort();
+        wanted.sort();
         assert_eq!(found, wanted, "{reason}");
         listed += found.len();
     }
