@@ -3,7 +3,10 @@
 //! [`CatalogDocument`] is what is published and stored; [`CatalogDocument::compile`] checks it and
 //! makes the dense form that rating reads. A document with faults is never published.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -248,7 +251,14 @@ impl Compiler {
             }
             let meter = self.meter(&place, definition);
             self.catalog.meters.push(meter);
+            let mut types = BTreeSet::new();
             for event_type in &definition.event_types {
+                if !types.insert(event_type) {
+                    let reason =
+                        format!("the event type `{event_type}` is there twice: name it once");
+                    self.fault(format!("{place}.event_types"), reason);
+                    continue;
+                }
                 self.catalog.by_type.entry(event_type.as_str().into()).or_default().push(number);
             }
         }

@@ -17,6 +17,8 @@ pub const SCALE: u32 = 12;
 pub const ONE: i128 = 1_000_000_000_000;
 /// Amounts are smaller than 10²⁰, so their raw values are smaller than this.
 pub const AMOUNT_RAW_LIMIT: i128 = 100_000_000_000_000_000_000 * ONE;
+/// Sums are below 10²⁶: `numeric(38, 12)` and `Decimal(38, 12)` hold no more.
+const SUM_RAW_LIMIT: i128 = 10_i128.pow(38);
 /// Digits of a number's text, leading zeros apart; longer ones are refused. 10⁶⁴ < 2²⁵⁵.
 const DIGITS_MAX: usize = 64;
 
@@ -160,7 +162,8 @@ pub(crate) fn format_scaled(raw: i128, formatter: &mut fmt::Formatter<'_>) -> fm
     write!(formatter, "{sign}{whole}.{}", text.trim_end_matches('0'))
 }
 
-/// Money in one currency, in units of 10⁻¹². The currency is carried beside it, where it is known.
+/// Money in one currency, in units of 10⁻¹². The currency is carried beside it, where it is known. The
+/// amount of one line is below 10²⁰, a sum of many below 10²⁶, which is what is stored of sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i128);
 
@@ -186,16 +189,28 @@ impl Amount {
         if parsed.rounded { Err(NumberError::OutOfRange) } else { Ok(Amount(parsed.raw)) }
     }
 
-    /// Adds; `None` beyond the limit.
+    /// A sum of amounts from its raw value.
     #[must_use]
-    pub fn checked_add(self, other: Amount) -> Option<Amount> {
-        self.0.checked_add(other.0).and_then(Amount::from_raw)
+    pub fn of_sum(raw: i128) -> Amount {
+        Amount(raw)
     }
 
-    /// Subtracts; `None` beyond the limit.
+    /// Reads a sum of amounts from its text; digits beyond the twelfth decimal are an error here.
+    pub fn parse_sum(text: &str) -> Result<Amount, NumberError> {
+        let parsed = parse_scaled(text, SUM_RAW_LIMIT)?;
+        if parsed.rounded { Err(NumberError::OutOfRange) } else { Ok(Amount(parsed.raw)) }
+    }
+
+    /// Adds; `None` beyond the limit of sums.
+    #[must_use]
+    pub fn checked_add(self, other: Amount) -> Option<Amount> {
+        self.0.checked_add(other.0).filter(is_sum).map(Amount)
+    }
+
+    /// Subtracts; `None` beyond the limit of sums.
     #[must_use]
     pub fn checked_sub(self, other: Amount) -> Option<Amount> {
-        self.0.checked_sub(other.0).and_then(Amount::from_raw)
+        self.0.checked_sub(other.0).filter(is_sum).map(Amount)
     }
 
     /// The same amount with the other sign.
@@ -203,6 +218,10 @@ impl Amount {
     pub fn negated(self) -> Amount {
         Amount(self.0.wrapping_neg())
     }
+}
+
+fn is_sum(raw: &i128) -> bool {
+    raw.unsigned_abs() < SUM_RAW_LIMIT.unsigned_abs()
 }
 
 impl fmt::Display for Amount {
@@ -264,6 +283,20 @@ mod tests {
     fn parsed(text: &str) -> Result<(String, bool), NumberError> {
         parse_scaled(text, AMOUNT_RAW_LIMIT)
             .map(|parsed| (Amount(parsed.raw).to_string(), parsed.rounded))
+    }
+
+    #[test]
+    fn a_sum_may_be_larger_than_an_amount() {
+        let (amount, sum) =
+            ("99999999999999999999.999999999999", "99999999999999999999999999.999999999999");
+        assert!(Amount::parse_exact(amount).is_ok() && Amount::parse_exact("1e20").is_err());
+        assert_eq!(Amount::parse_sum(sum).unwrap().to_string(), sum);
+        assert!(Amount::parse_sum("1e26").is_err() && Amount::parse_sum("-1e26").is_err());
+        let one = Amount::parse_exact(amount).unwrap();
+        assert_eq!(one.checked_add(one).unwrap().to_string(), "199999999999999999999.999999999998");
+        let least = Amount::of_sum(1);
+        assert_eq!(Amount::parse_sum(sum).unwrap().checked_add(least), None);
+        assert_eq!(Amount::parse_sum(&format!("-{sum}")).unwrap().checked_sub(least), None);
     }
 
     #[test]

@@ -41,9 +41,9 @@ pub(crate) fn place(x: i64, r: i64, c: &[u8]) -> Result<Place, PostgresError> {
     Ok(Place { x, r, c: hash(c)? })
 }
 
-/// An amount out of its text.
+/// A sum of amounts out of its text.
 pub(crate) fn amount(text: &str) -> Result<Amount, PostgresError> {
-    Amount::parse_exact(text).map_err(|_| broken("an amount", text))
+    Amount::parse_sum(text).map_err(|_| broken("an amount", text))
 }
 
 /// A raw value out of the text of a whole number.

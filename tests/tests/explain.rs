@@ -442,6 +442,7 @@ async fn time_lines_and_reports_say_when_what_and_how_much() -> Result<()> {
     assert_eq!(other.expect(200)?["items"], json!([]));
     report(&world).await?;
     quantities::end_as_documented(&world, 61).await?;
+    quantities::sums_beyond_an_amount(&world, 77).await?;
     world.stop().await
 }
 

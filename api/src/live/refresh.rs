@@ -122,7 +122,7 @@ fn spread(
 ) -> Result<(), PostgresError> {
     for row in rows {
         let partition = u32::try_from(row.partition).unwrap_or(u32::MAX);
-        let balance = domain::money::Amount::parse_exact(&row.balance).map_err(|error| {
+        let balance = domain::money::Amount::parse_sum(&row.balance).map_err(|error| {
             PostgresError::Broken(format!(
                 "the receivable {} of {} is {}: {error}",
                 row.currency, row.team, row.balance

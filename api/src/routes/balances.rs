@@ -80,7 +80,7 @@ pub(crate) async fn read(
 ) -> Result<Json<TeamBalance>, ApiError> {
     let tenant = caller.may_of(Scope::BalancesRead, &team)?;
     if let Some((reach, owed)) = api.live.owed(tenant, &team) {
-        return Ok(Json(answer(team, vec![reach], &owed)?));
+        return Ok(Json(answer(team, vec![reach], &owed)));
     }
     // Not in memory: without usage, or unknown.
     let name = &team;
@@ -99,27 +99,23 @@ pub(crate) async fn read(
         );
         return Err(problem.into());
     }
-    Ok(Json(answer(team, reach, &[])?))
+    Ok(Json(answer(team, reach, &[])))
 }
 
-fn answer(team: String, reach: Vec<Reach>, owed: &[Owed]) -> Result<TeamBalance, ApiError> {
+fn answer(team: String, reach: Vec<Reach>, owed: &[Owed]) -> TeamBalance {
     let as_of_us = reach.iter().map(|reach| reach.as_of_us).min().unwrap_or_default();
-    let mut balances = owed.iter().map(balance).collect::<Result<Vec<Balance>, ApiError>>()?;
+    let mut balances: Vec<Balance> = owed.iter().map(balance).collect();
     balances.sort_by(|left, right| left.currency.cmp(&right.currency));
     let partitions = reach.into_iter().map(PartitionReach::from).collect();
-    Ok(TeamBalance { team, as_of: time::format(as_of_us), balances, partitions })
+    TeamBalance { team, as_of: time::format(as_of_us), balances, partitions }
 }
 
 /// A balance is minus what is owed.
-fn balance(owed: &Owed) -> Result<Balance, ApiError> {
-    let text = |raw: i128| {
-        let amount = Amount::from_raw(-raw)
-            .ok_or_else(|| ApiError::Internal("a balance is beyond the limit".to_owned()))?;
-        Ok::<String, ApiError>(amount.to_string())
-    };
-    Ok(Balance {
+fn balance(owed: &Owed) -> Balance {
+    let text = |owed: i128| Amount::of_sum(owed).negated().to_string();
+    Balance {
         currency: owed.currency.to_string(),
-        posted: text(owed.posted)?,
-        live: text(owed.live)?,
-    })
+        posted: text(owed.posted),
+        live: text(owed.live),
+    }
 }

@@ -168,7 +168,7 @@ pub(crate) async fn read(
 }
 
 fn unposted(api: &Api, tenant: Uuid) -> Vec<UnpostedAmount> {
-    let text = |raw| Amount::from_raw(raw).unwrap_or(Amount::ZERO).to_string();
+    let text = |raw| Amount::of_sum(raw).to_string();
     let one = |(currency, unposted): (Arc<str>, Unposted)| UnpostedAmount {
         currency: currency.to_string(),
         rated: text(unposted.rated),

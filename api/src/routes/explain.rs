@@ -451,7 +451,7 @@ impl Figures {
 }
 
 fn number(text: &str) -> Result<Amount, ApiError> {
-    Amount::parse_exact(text)
+    Amount::parse_sum(text)
         .map_err(|_| ApiError::Internal(format!("`{text}` is not an amount of ours")))
 }
 

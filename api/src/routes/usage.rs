@@ -281,7 +281,7 @@ fn answer(
         |what: &str| ApiError::Internal(format!("the archive's {what} cannot be read"));
     let amount = |text: Option<String>, known: bool| {
         let text = text.filter(|_| known);
-        text.map(|text| Amount::parse_exact(&text).map_err(|_| unreadable("amount"))).transpose()
+        text.map(|text| Amount::parse_sum(&text).map_err(|_| unreadable("amount"))).transpose()
     };
     let count = |text: &str| text.parse::<i64>().map_err(|_| unreadable("count"));
     let charge = amount(row.charge, !row.currency.is_empty())?;
@@ -300,9 +300,7 @@ fn answer(
         group: names.iter().cloned().zip(row.groups.into_iter().map(some)).collect(),
         meter: row.meter,
         unit: row.unit,
-        quantity: Amount::parse_exact(&row.quantity)
-            .map_err(|_| unreadable("quantity"))?
-            .to_string(),
+        quantity: Amount::parse_sum(&row.quantity).map_err(|_| unreadable("quantity"))?.to_string(),
         charge: charge.map(|charge| charge.to_string()),
         currency: some(row.currency),
         cost: cost.map(|cost| cost.to_string()),

@@ -147,3 +147,16 @@ fn a_card_is_in_a_currency_or_in_a_credit_unit_of_the_catalog() {
         assert_eq!(fault.place, "cards[plan].currency");
     }
 }
+
+#[test]
+fn an_event_type_is_named_once_by_a_meter() {
+    let types = |names: &[&str]| {
+        let event_types = names.iter().map(|name| (*name).to_owned()).collect();
+        with_meters(vec![MeterDefinition { event_types, ..meter("words") }]).faults()
+    };
+    assert_eq!(types(&["one", "two"]), []);
+    let faults = types(&["one", "two", "one"]);
+    let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+    assert_eq!(fault.place, "meters[words].event_types");
+    assert!(fault.reason.contains("`one` is there twice"), "{fault:?}");
+}

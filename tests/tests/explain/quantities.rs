@@ -40,14 +40,44 @@ const CASES: [(&str, &str, End); 16] = [
     ("-7", "nobody-has-its-price", End::Rejected("quantity_negative")),
 ];
 
-/// The catalog with a meter of words, which have a price for one model only.
+/// The catalog with a meter of words, which have a price for two models only.
 pub fn with_words(mut catalog: Value) -> Value {
     let meter = json!({"key": "words", "event_types": ["words"], "aggregation": "sum", "value": "$.words",
         "unit": "word", "dimensions": {"model": "$.model"}});
     catalog["meters"].as_array_mut().unwrap().push(meter);
-    let rate = json!({"meter": "words", "dimensions": {"model": "gpt"}, "price": "1"});
-    catalog["cards"][0]["versions"][0]["rates"].as_array_mut().unwrap().push(rate);
+    for (model, price) in [("gpt", "1"), ("dear", "99999")] {
+        let rate = json!({"meter": "words", "dimensions": {"model": model}, "price": price});
+        catalog["cards"][0]["versions"][0]["rates"].as_array_mut().unwrap().push(rate);
+    }
     catalog
+}
+
+/// A sum may be larger than the amount of one line may be: what is owed, used and posted is told all the
+/// same. So many events were accepted before.
+pub async fn sums_beyond_an_amount(world: &World, accepted: u32) -> Result<()> {
+    const SUM: &str = "199997999999999800002";
+    let event = |number: u32| {
+        json!({"id": format!("dear-{number}"), "source": "words", "type": "words", "subject": "edda",
+            "data": {"words": 999_999_999_999_999_u64, "model": "dear"}})
+    };
+    send(world, &json!([event(0), event(1)]).to_string()).await?;
+    settled(world, accepted + 2).await?;
+    let balance = world.get("/v1/teams/edda/balance").await?.expect(200)?;
+    for reach in ["posted", "live"] {
+        assert_eq!(balance["balances"][0][reach], format!("-{SUM}"), "{balance}");
+    }
+    let [usage] = &*all(world, "/v1/usage?team=edda&limit=1000", "").await? else {
+        anyhow::bail!("one row")
+    };
+    let told = (&usage["charge"], &usage["quantity"], &usage["events"]);
+    assert_eq!(told, (&json!(SUM), &json!("1999999999999998"), &json!(2)), "{usage}");
+    let transfers = all(world, "/v1/teams/edda/transfers?limit=1000", "").await?;
+    for transfer in &transfers {
+        let id = transfer["transfer_id"].as_str().context("an id")?;
+        world.get(&format!("/v1/explain/{id}")).await?.expect(200)?;
+    }
+    ensure!(!transfers.is_empty());
+    counts(world).await.map(drop)
 }
 
 /// Sends all cases, of the team `dora`; so many events were accepted before.
