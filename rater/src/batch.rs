@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     catalogs::Catalogs,
+    names::{Names, number_of},
     ranges::Ranges,
     seen::{Seen, Taken},
     state::StateError,
@@ -95,8 +96,8 @@ struct Desk<'a> {
     block: &'a Block<'a>,
     /// Per tenant of the block: its place in the batch's counts.
     tenants: Vec<u32>,
-    /// Per string of the block: its number in the sums' dictionary plus one, or zero.
-    interned: Vec<u32>,
+    /// Per string of the block: its number in the sums' dictionary.
+    interned: Vec<Option<u32>>,
 }
 
 /// The entry being decided.
@@ -177,7 +178,7 @@ impl Batch {
             header,
             block,
             tenants,
-            interned: vec![0; block.dictionary.texts().len()],
+            interned: vec![None; block.dictionary.texts().len()],
         };
         if planted::is(Bug::CatalogByClock)
             && let Some(last) = coming.last()
@@ -443,15 +444,8 @@ impl Batch {
     /// The sums' number of a string of the block, looked up once per block.
     fn intern_text(&mut self, desk: &mut Desk<'_>, number: u32) -> u32 {
         let text = desk.block.dictionary.get(number).unwrap_or_default();
-        let Some(place) =
-            usize::try_from(number).ok().and_then(|number| desk.interned.get_mut(number))
-        else {
-            return self.dictionary.intern(text);
-        };
-        if *place == 0 {
-            *place = self.dictionary.intern(text) + 1;
-        }
-        *place - 1
+        let place = usize::try_from(number).unwrap_or(usize::MAX);
+        number_of(&mut desk.interned, place, &mut self.dictionary, text)
     }
 
     fn put_other(
@@ -550,37 +544,6 @@ struct Rules<'a> {
     binding: &'a Binding,
     names: &'a mut Names,
     version: u64,
-}
-
-/// Numbers of a catalog's names in the sums' dictionary: each name is looked up once per block.
-struct Names {
-    meters: Vec<Option<u32>>,
-    cards: Vec<Option<u32>>,
-    currencies: Vec<Option<u32>>,
-}
-
-impl Names {
-    fn of(catalog: &Catalog) -> Names {
-        let (meters, cards) = (catalog.meters.len(), catalog.card_versions.len());
-        Names {
-            meters: vec![None; meters],
-            cards: vec![None; cards],
-            currencies: vec![None; cards],
-        }
-    }
-}
-
-/// The number of a name, looked up if it is not known yet.
-fn number_of(
-    known: &mut [Option<u32>],
-    place: usize,
-    dictionary: &mut DictionaryWriter,
-    name: &str,
-) -> u32 {
-    match known.get_mut(place) {
-        Some(known) => *known.get_or_insert_with(|| dictionary.intern(name)),
-        None => dictionary.intern(name),
-    }
 }
 
 fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {

@@ -7,6 +7,7 @@ pub mod config;
 pub mod filter;
 pub mod late;
 pub mod metrics;
+mod names;
 pub mod partition;
 pub mod queue;
 pub mod ranges;

@@ -398,14 +398,14 @@ pub(crate) async fn read(
     let place = read_receipt(&text)
         .filter(|place| place.partition < api.log.partitions())
         .ok_or_else(unknown)?;
-    let archived = match archived(&api, tenant, place).await {
+    let archived = match in_archive(&api, tenant, EventQuestion::at(place)).await {
         Ok(Some(row)) => return Ok(Json(event_of(&api, tenant, row).await?)),
         archived => archived,
     };
     let ledger = Ledger::read(&api, tenant, &[place], &[]).await?;
     // What is posted so far was decided, or handed on to be looked up.
     let archived = match archived {
-        Ok(_) if ledger.has(place) => copy_of(&api, tenant, place).await,
+        Ok(_) if ledger.has(place) => in_archive(&api, tenant, EventQuestion::copy_of(place)).await,
         archived => archived,
     };
     if let Ok(Some(row)) = archived {
@@ -437,22 +437,12 @@ pub(super) fn read_receipt(text: &str) -> Option<EventPlace> {
     parts.next().is_none().then_some(place)
 }
 
-async fn archived(
+/// The event that is asked for, in either table.
+async fn in_archive(
     api: &Api,
     tenant: TenantScope,
-    place: EventPlace,
+    question: EventQuestion,
 ) -> Result<Option<EventRow>, ApiError> {
-    let question = EventQuestion { place: Some(place), limit: 1, ..EventQuestion::default() };
-    events::first(&api.clickhouse, tenant, &[Table::Effective, Table::Other], &question).await
-}
-
-/// What became of a late event that was accepted at a place.
-async fn copy_of(
-    api: &Api,
-    tenant: TenantScope,
-    place: EventPlace,
-) -> Result<Option<EventRow>, ApiError> {
-    let question = EventQuestion { origin: Some(place), limit: 1, ..EventQuestion::default() };
     events::first(&api.clickhouse, tenant, &[Table::Effective, Table::Other], &question).await
 }
 

@@ -197,10 +197,8 @@ pub(crate) async fn read(
 }
 
 async fn row_at(api: &Api, tenant: TenantScope, place: EventPlace) -> Result<EventRow, ApiError> {
-    let any = EventQuestion { limit: 1, bytes: true, ..EventQuestion::default() };
-    let here = EventQuestion { place: Some(place), ..any.clone() };
-    let copy = EventQuestion { origin: Some(place), ..any };
-    for question in [here, copy] {
+    for question in [EventQuestion::at(place), EventQuestion::copy_of(place)] {
+        let question = EventQuestion { bytes: true, ..question };
         let row = events::first(&api.clickhouse, tenant, &[Table::Other], &question).await?;
         if let Some(row) = row {
             return Ok(row);

@@ -37,6 +37,18 @@ pub(crate) struct EventQuestion {
     pub bytes: bool,
 }
 
+impl EventQuestion {
+    /// The event at a place.
+    pub fn at(place: EventPlace) -> Self {
+        Self { place: Some(place), limit: 1, ..Self::default() }
+    }
+
+    /// What became of a late event that was accepted at a place.
+    pub fn copy_of(place: EventPlace) -> Self {
+        Self { origin: Some(place), limit: 1, ..Self::default() }
+    }
+}
+
 /// Where an event stands in `[usage]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EventPlace {
