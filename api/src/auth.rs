@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderValue, StatusCode, header, request::Parts},
 };
 use runtime::{http::Problem, keys};
 use uuid::Uuid;
@@ -127,9 +127,10 @@ impl Caller {
 impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
-    /// A refused credential costs its address an attempt; a good one is let through all the same.
+    /// A refused credential costs its address an attempt, and its public id as well; a good one is
+    /// let through all the same.
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let found = match bearer(parts) {
+        let found = match presented(parts) {
             Ok(text) if keys::is_token(text) => token::authenticate(api, text).await?,
             Ok(text) => api_key::authenticate(api, text).await?,
             Err(problem) => Err(problem),
@@ -139,7 +140,8 @@ impl FromRequestParts<Api> for Caller {
             Err(problem) => {
                 api.metrics.unauthorized.inc();
                 if problem.status() == StatusCode::UNAUTHORIZED {
-                    api.attempts.refused(address(parts))?;
+                    let id = presented(parts).ok().and_then(keys::public_id);
+                    api.attempts.refused(address(parts), id.as_deref())?;
                 }
                 return Err(problem.into());
             }
@@ -163,17 +165,21 @@ fn address(parts: &Parts) -> IpAddr {
     peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
 }
 
-fn bearer(parts: &Parts) -> Result<&str, Problem> {
-    let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
+/// The credential of `Authorization: Bearer …`, else of `X-Api-Key`.
+fn presented(parts: &Parts) -> Result<&str, Problem> {
+    fn bearer(value: &HeaderValue) -> Option<&str> {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    token.ok_or_else(|| {
+    }
+    let credential = match parts.headers.get(header::AUTHORIZATION) {
+        Some(value) => bearer(value),
+        None => parts.headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim),
+    };
+    credential.ok_or_else(|| {
         Problem::unauthorized(
             "key_missing",
             "there is no API key in the request",
-            "send the header Authorization: Bearer with an API key or a token",
+            "send `Authorization: Bearer` with an API key or a token, or `X-Api-Key`",
         )
     })
 }

@@ -108,9 +108,9 @@ impl Door {
     /// The caller, or the answer to one who may not. A path that names an app takes its own
     /// credentials, and those of no app.
     ///
-    /// A refused credential costs its address an attempt. One without attempts left is told 429
-    /// instead of 401; a good key is let through all the same, because many clients may share an
-    /// address and looking at a key costs no more than counting it.
+    /// A refused credential costs its address an attempt, and its public id as well. One without
+    /// attempts left is told 429 instead of 401; a good key is let through all the same, because many
+    /// clients may share an address and looking at a key costs no more than counting it.
     pub fn admit(
         &self,
         headers: &HeaderMap,
@@ -122,7 +122,8 @@ impl Door {
             && problem.status() == axum::http::StatusCode::UNAUTHORIZED
         {
             self.metrics.keys_refused.with_label_values(&[problem.code()]).inc();
-            self.attempts.refused(address)?;
+            let id = credential(headers).ok().and_then(keys::public_id);
+            self.attempts.refused(address, id.as_deref())?;
         }
         let caller = admitted?;
         caller.buckets.look()?;

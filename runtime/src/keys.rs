@@ -105,6 +105,15 @@ pub fn parse(text: &str) -> Result<ParsedKey, KeyError> {
     Ok(ParsedKey { id: id.to_owned(), secret_hash: hash(secret) })
 }
 
+/// The public id that a credential names, if it is well-formed: that of an API key, or of the secret
+/// that signed a token. It says nothing about whether either exists.
+pub fn public_id(text: &str) -> Option<String> {
+    if is_token(text) {
+        return Some(Token::read(text).ok()?.key_id()?.to_owned());
+    }
+    parse(text).ok().map(|key| key.id)
+}
+
 /// SHA-256 of a secret. A secret of 190 random bits needs no slow hash.
 pub fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()

@@ -4,6 +4,8 @@ pub mod postgres;
 
 pub mod engine;
 
+pub mod forged;
+
 pub mod harness;
 
 pub mod believers;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tests::{
     broker::Broker,
     canaries::{Canaries, log_line},
+    forged,
     process::{Http, Process},
     signed::{now_s, sign},
     system::System,
@@ -398,7 +399,7 @@ async fn the_clock_does_not_tell_what_exists() -> Result<()> {
     let (key, other) = (world.key.clone(), world.other_key.clone());
     let nobodys = runtime::keys::generate()?;
     // A key with the id of one that exists, and another's secret.
-    let guessed = forged(&key)?;
+    let guessed = forged::key(&key, &"a".repeat(32))?;
     let of =
         |exists: bool, one: &str, two: &str| if exists { one.to_owned() } else { two.to_owned() };
     let comparisons = [
@@ -439,17 +440,4 @@ async fn the_clock_does_not_tell_what_exists() -> Result<()> {
         ensure!(alike, "{what}: {exists:?} where it exists, {missing:?} where not");
     }
     world.stop().await
-}
-
-/// A well-formed key with the id of another: whoever knows an id can make one.
-fn forged(key: &str) -> Result<String> {
-    let id = key.split('_').nth(2).context("an id")?;
-    let text = format!("weir_live_{id}_{}", "a".repeat(32));
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    let number = u64::from_be_bytes(digest.as_ref()[..8].try_into()?);
-    let digits: Vec<char> = ('0'..='9').chain('A'..='Z').chain('a'..='z').collect();
-    let digit = |place: u32| digits[usize::try_from(number / 62_u64.pow(place) % 62).unwrap_or(0)];
-    let key = format!("{text}_{}", (0..6).map(digit).collect::<String>());
-    ensure!(runtime::keys::parse(&key).is_ok(), "{key} is not well-formed");
-    Ok(key)
 }

@@ -441,9 +441,34 @@ async fn time_lines_and_reports_say_when_what_and_how_much() -> Result<()> {
         world.send(Method::GET, "/v1/users/user-1/timeline", &world.other_key, &[], None).await?;
     assert_eq!(other.expect(200)?["items"], json!([]));
     report(&world).await?;
+    pages(&world).await?;
     quantities::end_as_documented(&world, 61).await?;
     quantities::sums_beyond_an_amount(&world, 77).await?;
     world.stop().await
+}
+
+/// Row by row, and all rows at once, whatever the rows are told apart by.
+async fn pages(world: &World) -> Result<()> {
+    let group = "group_by=team,user,model,feature";
+    for (question, least) in [
+        ("window=none", 2),
+        ("window=hour&time_zone=Asia/Kathmandu", 2),
+        (group, 6),
+        ("window=minute&group_by=user", 4),
+    ] {
+        let whole = all(world, &format!("/v1/usage?{question}&limit=1000"), "").await?;
+        ensure!(whole.len() >= least, "{question} has {} rows", whole.len());
+        let rows = all(world, &format!("/v1/usage?{question}&limit=1"), "").await?;
+        assert_eq!(rows, whole, "{question}");
+    }
+    let page = world.get(&format!("/v1/usage?{group}&limit=1")).await?.expect(200)?;
+    let cursor = page["next_cursor"].as_str().context("a second page")?;
+    // Of a question with other groups, and with a window that is no time.
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for cursor in [cursor.to_owned(), hex(r#"["-1","m","",""]"#), hex(r#"["x","m","",""]"#)] {
+        world.get(&format!("/v1/usage?cursor={cursor}")).await?.refused(400, "cursor_invalid")?;
+    }
+    Ok(())
 }
 
 /// The same numbers as JSON and as CSV.

@@ -13,9 +13,9 @@ use crate::{
     error::ApiError,
     extract::{Query, time_us},
     openapi::Refusals,
-    page::{Page, asked, page},
+    page::{Page, asked, cursor_invalid, page},
     state::Api,
-    store::usage::{self, Group, UsageQuestion, Window},
+    store::usage::{self, Group, PLACE_PARTS, UsageQuestion, UsageRow, Window},
 };
 
 /// Groups and filters of one question.
@@ -119,19 +119,21 @@ pub(super) async fn rows(
     tenant: TenantScope,
     question: Question,
 ) -> Result<Page<Usage>, ApiError> {
-    let asked = asked(question.limit, question.cursor.as_deref(), 1)?;
-    let offset = asked.after_number(0)?.unwrap_or(0);
+    let parts = PLACE_PARTS + question.usage.groups.len();
+    let asked = asked(question.limit, question.cursor.as_deref(), parts)?;
+    // Seconds, which the archive would refuse to read otherwise.
+    let window = asked.after_number(0)?;
+    if window.is_some_and(|window_s| u32::try_from(window_s).is_err()) {
+        return Err(cursor_invalid().into());
+    }
     let names = question.group_names.clone();
     let zone = question.zone.clone();
-    let question = UsageQuestion { limit: asked.rows(), offset, ..question.usage };
+    let after = asked.after.clone();
+    let question = UsageQuestion { limit: asked.rows(), after, ..question.usage };
     let rows = usage::read(&api.clickhouse, tenant, &question).await?;
-    let rows = rows
-        .into_iter()
-        .map(|row| answer(row, &question, &names, &zone))
-        .collect::<Result<Vec<Usage>, ApiError>>()?;
-    // Rows have no key of their own; the cursor counts them.
-    let next = offset + i64::from(asked.limit);
-    Ok(page(&asked, rows, |_| vec![next.to_string()]))
+    let Page { items, next_cursor } = page(&asked, rows, UsageRow::place);
+    let items = items.into_iter().map(|row| answer(row, &question, &names, &zone));
+    Ok(Page { items: items.collect::<Result<Vec<Usage>, ApiError>>()?, next_cursor })
 }
 
 /// A question as it was read.
@@ -159,7 +161,7 @@ impl Question {
             groups: Vec::new(),
             filters: Vec::new(),
             limit: 0,
-            offset: 0,
+            after: None,
         };
         let mut question =
             Self { usage, group_names: Vec::new(), zone: TimeZone::UTC, limit: None, cursor: None };

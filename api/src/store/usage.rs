@@ -43,8 +43,12 @@ pub(crate) struct UsageQuestion {
     pub groups: Vec<Group>,
     pub filters: Vec<(String, String)>,
     pub limit: i64,
-    pub offset: i64,
+    /// [`UsageRow::place`] of the row before the first.
+    pub after: Option<Vec<String>>,
 }
+
+/// Parts of a [`UsageRow::place`] beside its groups.
+pub(crate) const PLACE_PARTS: usize = 4;
 
 /// A row as the archive answers it; decimals are text.
 #[derive(Debug, Deserialize)]
@@ -63,6 +67,16 @@ pub(crate) struct UsageRow {
     pub events: String,
     pub unpriced_events: String,
     pub uncosted_events: String,
+}
+
+impl UsageRow {
+    /// What no other row of an answer has, in the order of rows: seconds of its window (0 without
+    /// windows), groups, meter, currency of the charge, of the cost.
+    pub fn place(&self) -> Vec<String> {
+        let window = self.window_s.unwrap_or(0).to_string();
+        let names = [&self.meter, &self.currency, &self.cost_currency].map(String::clone);
+        [window].into_iter().chain(self.groups.iter().cloned()).chain(names).collect()
+    }
 }
 
 /// A statement with the values of its parameters.
@@ -208,10 +222,8 @@ fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
     } else {
         format!("[{}]", groups.join(", "))
     };
-    let (limit, offset) = (
-        statement.bind("UInt64", question.limit.to_string()),
-        statement.bind("UInt64", question.offset.to_string()),
-    );
+    let rest = after(&mut statement, question);
+    let limit = statement.bind("UInt64", question.limit.to_string());
     statement.sql = format!(
         "SELECT {window} AS window_s, {groups} AS groups, toString(u.meter) AS meter, toString(any(u.unit)) AS unit,
             sum(u.quantity * u.sign) AS quantity, toString(u.currency) AS currency, sum(u.charge * u.sign) AS charge,
@@ -219,11 +231,31 @@ fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
             sum(if(u.status = 'unpriced', toInt64(u.sign), 0)) AS unpriced_events,
             sum(if(u.cost IS NULL, toInt64(u.sign), 0)) AS uncosted_events
         FROM {lines}
-        GROUP BY window_s, groups, u.meter, u.currency, u.cost_currency
-        ORDER BY window_s, groups, u.meter, u.currency, u.cost_currency LIMIT {limit} OFFSET {offset}
+        GROUP BY window_s, groups, u.meter, u.currency, u.cost_currency {rest}
+        ORDER BY window_s, groups, u.meter, u.currency, u.cost_currency LIMIT {limit}
         SETTINGS max_execution_time = 20"
     );
     statement
+}
+
+/// Leaves out the rows up to [`UsageQuestion::after`]. Its parts are as many as those of a place.
+fn after(statement: &mut Statement, question: &UsageQuestion) -> String {
+    let Some([window, groups @ .., meter, currency, cost_currency]) = question.after.as_deref()
+    else {
+        return String::new();
+    };
+    let window = statement.bind("UInt32", window);
+    let groups: Vec<String> = groups.iter().map(|value| statement.bind("String", value)).collect();
+    let groups = match groups.as_slice() {
+        [] => "emptyArrayString()".to_owned(),
+        groups => format!("[{}]", groups.join(", ")),
+    };
+    let names = [meter, currency, cost_currency].map(|name| statement.bind("String", name));
+    format!(
+        "HAVING (ifNull(window_s, 0), groups, toString(u.meter), toString(u.currency), toString(u.cost_currency))
+            > ({window}, {groups}, {})",
+        names.join(", ")
+    )
 }
 
 /// When the window of a line begins, and the zone that it begins in; `None` without windows.

@@ -1,17 +1,22 @@
 //! Credentials: which are taken, what the others are told, and what guessing costs.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
+    ops::Range,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use axum::{body::Body, extract::ConnectInfo, http::Request};
+use axum::{Router, body::Body, extract::ConnectInfo, http::Request};
 use ingest::Config;
 use runtime::keys;
+use tests::forged;
 use tower::ServiceExt as _;
 
 use crate::world::{TENANT, World, add_key, config};
+
+/// Guesses at keys (S07).
+const GUESSES: u32 = 1_000_000;
 
 const EVENT: &str = r#"{"id":"1","type":"x","subject":"t"}"#;
 
@@ -168,36 +173,70 @@ async fn without_postgres_requests_are_answered_until_the_lease_ends() -> Result
     Ok(())
 }
 
+/// What a guess from an address is told, and whether it is told to wait.
+async fn guess(router: &Router, address: SocketAddr, key: &str) -> (u16, bool) {
+    let request =
+        Request::post("/v1/events").header("x-api-key", key).extension(ConnectInfo(address));
+    let request = request.body(Body::from(EVENT)).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    (response.status().as_u16(), response.headers().contains_key("retry-after"))
+}
+
+/// Guesses with keys of the right shape whose checksum is wrong; how many were told to wait.
+async fn guesses(router: Router, address: SocketAddr, numbers: Range<u32>) -> u32 {
+    let mut limited = 0;
+    for number in numbers {
+        let key = format!("weir_live_{number:012}_{number:032}_000000");
+        let (status, told_to_wait) = guess(&router, address, &key).await;
+        assert!(status == 401 || status == 429, "{status}");
+        assert_eq!(status == 429, told_to_wait);
+        limited += u32::from(status == 429);
+    }
+    limited
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guesses_cost_no_look_up_and_are_limited() -> Result<()> {
     let world = World::with(Config { failed_attempts_max: 30, ..quick() }).await?;
-    let guess = async |address: &str, key: &str| {
-        let peer: SocketAddr = address.parse().unwrap();
-        let request =
-            Request::post("/v1/events").header("x-api-key", key).extension(ConnectInfo(peer));
-        let response =
-            world.router.clone().oneshot(request.body(Body::from(EVENT)).unwrap()).await.unwrap();
-        (response.status().as_u16(), response.headers().get("retry-after").cloned())
-    };
     let good = world.key.text.clone();
-    let mut limited = 0;
-    for number in 0..100_000_u32 {
-        // The shape is right, the checksum is not.
-        let key = format!("weir_live_{number:012}_{number:032}_000000");
-        let (status, retry_after) = guess("10.0.0.1:1", &key).await;
-        assert!(status == 401 || status == 429, "{status}");
-        assert_eq!(status == 429, retry_after.is_some());
-        limited += u32::from(status == 429);
-    }
+    let (one, other) = ("10.0.0.1:1".parse()?, "10.0.0.2:1".parse()?);
+    let half = tokio::spawn(guesses(world.router.clone(), one, 0..GUESSES / 2));
+    let limited = guesses(world.router.clone(), one, GUESSES / 2..GUESSES).await + half.await?;
     assert_eq!(world.metric("weir_ingest_key_lookups_total"), 0);
-    assert_eq!(world.metric("weir_ingest_keys_refused_total{code=\"key_malformed\"}"), 100_000);
-    assert!(limited > 99_000, "{limited}");
     assert_eq!(
-        guess("10.0.0.2:1", "nonsense").await.0,
-        401,
-        "another address has its own attempts"
+        world.metric("weir_ingest_keys_refused_total{code=\"key_malformed\"}"),
+        u64::from(GUESSES)
     );
-    assert_eq!(guess("10.0.0.1:1", &good).await.0, 200, "a good key is let through");
+    assert!(limited > GUESSES - 1_000, "{limited}");
+    let told = guess(&world.router, other, "nonsense").await;
+    assert_eq!(told.0, 401, "another address has its own attempts");
+    assert_eq!(guess(&world.router, one, &good).await.0, 200, "a good key is let through");
+    world.stop().await?;
+    Ok(())
+}
+
+/// Whoever knows the id of a key and guesses at its secret from many addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guesses_at_one_key_are_limited_from_all_addresses_together() -> Result<()> {
+    let world = World::with(Config { failed_attempts_max: 30, ..quick() }).await?;
+    let (key, nobodys) = (world.key.text.clone(), keys::generate()?.text);
+    for id in [&key, &nobodys] {
+        let mut limited = 0;
+        for number in 0..10_000_u32 {
+            let forged = forged::key(id, &format!("{number:032}"))?;
+            let address = SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + number), 1));
+            let (status, _) = guess(&world.router, address, &forged).await;
+            assert!(status == 401 || status == 429, "{status}");
+            limited += u32::from(status == 429);
+        }
+        // An id that exists and one that does not are told the same.
+        assert!(limited > 9_000, "{limited}");
+    }
+    assert_eq!(
+        guess(&world.router, "10.0.0.1:1".parse()?, &key).await.0,
+        200,
+        "a good key is let through"
+    );
     world.stop().await?;
     Ok(())
 }
