@@ -48,8 +48,8 @@ fi
 phase "build, with lints" cargo test --locked --workspace --no-run
 phase "build weir" cargo build --locked --bin weir
 if [ "$only" = deep ]; then
-    export WEIR_TIER=deep WEIR_SIMULATION_SEEDS=20000
-    for test in faults restore verify simulation; do
+    export WEIR_TIER=deep WEIR_SIMULATION_SEEDS=20000 WEIR_KILLS=30
+    for test in faults kills restore verify simulation; do
         phase "tests: $test" cargo test --locked --workspace --test "$test" -- --include-ignored --nocapture --test-threads 1
     done
 else

@@ -123,7 +123,8 @@ pub(crate) struct CardVersionForm {
     /// Its number, from 1; absent for the place in the list.
     #[serde(default)]
     pub version: Option<u32>,
-    /// From which event time it holds, RFC 3339; absent for ever. Past and future are fine.
+    /// From which event time it holds, RFC 3339; past and future are fine. Absent for ever, which
+    /// only a version without dated ones before it may.
     #[serde(default)]
     pub effective_from: Option<String>,
     /// Its rows.
@@ -215,9 +216,29 @@ impl RateForm {
 }
 
 impl CardVersionForm {
-    /// The version inside, as number `number` unless it says another.
-    pub fn inside(self, card: &str, number: u32, faults: &mut Vec<Fault>) -> CardVersion {
+    /// The version inside, as number `number` unless it says another; `before` are those of the card
+    /// with lower places. Without a time it would hold where none of these does, which nobody means
+    /// who changes a price.
+    pub fn inside(
+        self,
+        card: &str,
+        before: &[CardVersion],
+        number: u32,
+        faults: &mut Vec<Fault>,
+    ) -> CardVersion {
         let version = self.version.unwrap_or(number);
+        if let (None, Some(dated)) =
+            (&self.effective_from, before.iter().find(|other| other.effective_from_us > 0))
+        {
+            faults.push(Fault {
+                place: format!("cards[{card}].versions[{version}].effective_from"),
+                reason: format!(
+                    "version {} holds from {}: say from when this one does, or 1970-01-01T00:00:00Z for ever before",
+                    dated.version,
+                    time::format(dated.effective_from_us)
+                ),
+            });
+        }
         let effective = self.effective_from.as_deref().map(time::parse).unwrap_or(Ok(0));
         let effective_from_us = effective.unwrap_or_else(|error| {
             let place = format!("cards[{card}].versions[{version}].effective_from");
@@ -244,9 +265,10 @@ impl CardVersionForm {
 impl CardForm {
     fn inside(self, faults: &mut Vec<Fault>) -> Card {
         let key = self.key;
-        let numbered = (1_u32..).zip(self.versions);
-        let versions =
-            numbered.map(|(number, version)| version.inside(&key, number, faults)).collect();
+        let mut versions = Vec::with_capacity(self.versions.len());
+        for (number, version) in (1_u32..).zip(self.versions) {
+            versions.push(version.inside(&key, &versions, number, faults));
+        }
         Card { key, kind: self.kind.into(), currency: self.currency, versions }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The answer is kept in the transaction of the effect, with a hash of the request. Twins wait for
 //! each other on an advisory lock; the primary key is the last word. A call that fails keeps
-//! nothing: its key is free again.
+//! nothing: its key is free again. INV-17.
 //!
 //! Every change is recorded here as well, in the same transaction: who, what, before and after.
 
@@ -202,6 +202,7 @@ where
         before: made.before.as_deref(),
         after: &kept,
     };
+    // INV-26: no change without its row.
     store::audit::insert(connection, tenant, &change).await?;
     if let Some(key) = &call.key {
         let entry = store::idempotency::Entry {

@@ -31,6 +31,7 @@ mod metrics;
 mod openapi;
 pub mod outside;
 mod page;
+mod parameters;
 mod provider_prices;
 mod router;
 mod routes;

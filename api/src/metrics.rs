@@ -22,7 +22,7 @@ pub(crate) struct ApiMetrics {
     pub batches_ignored: IntCounterVec,
     /// Sums by partition that wait to be posted.
     pub live_entries: IntGaugeVec,
-    /// Partitions whose balances were loaded anew because live and posted state had parted.
+    /// Partitions whose log was trimmed below where it was followed, so that balances were loaded anew.
     pub reloads: IntCounter,
     /// Money that is not posted yet, by currency, and by whether it is rated.
     pub unposted: GaugeVec,

@@ -1,9 +1,10 @@
 //! The table of contents.
 
-use axum::routing::get;
+use axum::{middleware::from_fn, routing::get};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    parameters::WithoutParameters,
     routes::{
         api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, events,
         explain, limits, meters, page, provider_prices, quotas, rejected_events, team_aliases,
@@ -14,7 +15,7 @@ use crate::{
 
 /// All routes of the api.
 pub(crate) fn router(api: Api) -> OpenApiRouter {
-    OpenApiRouter::with_openapi(crate::openapi())
+    let router: OpenApiRouter<Api> = OpenApiRouter::with_openapi(crate::openapi())
         // What is sold, and for what.
         .routes(routes!(catalog::read, catalog::replace))
         .routes(routes!(catalog::set_defaults))
@@ -57,7 +58,10 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(rejected_events::read))
         .routes(routes!(rejected_events::reinject))
         .routes(routes!(rejected_events::reinject_all))
-        .routes(routes!(conservation::read))
+        .routes(routes!(conservation::read));
+    let bare = WithoutParameters::of(router.get_openapi());
+    router
+        .route_layer(from_fn(move |request, next| bare.clone().check(request, next)))
         .route("/", get(page::show))
         .with_state(api)
 }

@@ -1,7 +1,7 @@
 //! All SQL of the api, by resource.
 //!
 //! Every function that reads or writes a tenant's rows takes the [`TenantScope`] and filters by it
-//! (wall 1), on a connection whose transaction row-level security limits to that tenant (wall 2).
+//! (wall 1), on a connection whose transaction row-level security limits to that tenant (wall 2): INV-22.
 //! Those that cannot know a tenant yet say so: [`api_keys::find`], [`app_secrets::find`], and [`outbox`] for the task
 //! that appends the markers of all tenants.
 //!

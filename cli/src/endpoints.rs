@@ -39,6 +39,14 @@ impl Endpoints {
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
+    /// Whether the process is still there, and no other that got its number.
+    pub fn process_runs(&self) -> bool {
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap_or_default();
+        // A program that was built anew meanwhile has ` (deleted)` behind its name.
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        name == "weir" || name == "weir (deleted)"
+    }
+
     /// Writes them, whole or not at all.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_private(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)

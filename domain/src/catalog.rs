@@ -235,9 +235,14 @@ impl Compiler {
                 format!("there are {}; at most {METERS_MAX}", document.meters.len()),
             );
         }
+        let mut units = BTreeSet::new();
         for unit in &document.credit_units {
+            let place = || format!("credit_units[{}]", unit.key);
             if !is_key(&unit.key) {
-                self.fault(format!("credit_units[{}]", unit.key), KEY_RULE);
+                self.fault(place(), KEY_RULE);
+            }
+            if !units.insert(&unit.key) {
+                self.fault(place(), "there are two credit units of this key");
             }
         }
         for definition in &document.meters {

@@ -44,7 +44,7 @@ impl Place {
     /// The place of a partition without any batch.
     pub const EMPTY: Place = Place { x: -1, r: -1, c: GENESIS };
 
-    /// Whether a batch continues this place: `from == X + 1` and `prev == C`.
+    /// Whether a batch continues this place: `from == X + 1` and `prev == C` (INV-14).
     #[must_use]
     pub fn continues(&self, outer: &Outer) -> bool {
         let adjacent = self.x.checked_add(1) == Some(outer.from)

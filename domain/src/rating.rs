@@ -1,4 +1,5 @@
-//! Rating: an event becomes lines. A pure function of the event, its catalog and its time.
+//! Rating: an event becomes lines. A pure function of the event, its catalog and its time:
+//! rated again, it gives the same (INV-08).
 //!
 //! [`Binding`] connects a block's strings to a catalog once; [`rate`] then reads an event's
 //! attributes by number and never compares a name again.

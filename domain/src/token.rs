@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::event::FIELD_BYTES_MAX;
 
-/// Seconds between `iat` and `exp`.
+/// Seconds between `iat` and `exp` (INV-24).
 pub const LIFETIME_S: RangeInclusive<i64> = 60..=300;
 /// Seconds by which the clock of the signer may differ from ours.
 pub const LEEWAY_S: i64 = 10;

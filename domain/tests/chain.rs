@@ -1,4 +1,4 @@
-//! The acceptance rule over any log that owners, zombies and repeats can write.
+//! The acceptance rule over any log that owners, zombies and repeats can write (INV-14).
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 

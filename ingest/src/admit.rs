@@ -1,6 +1,10 @@
 //! Who sends: the API key or token of a request against what is known of keys and secrets.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
@@ -8,6 +12,7 @@ use runtime::{
     http::{Attempts, Problem},
     keys::{self, KeyError},
 };
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     limits::{Buckets, Limit, Limits},
@@ -22,6 +27,13 @@ mod token;
 pub const SCOPE: &str = "events:write";
 /// The scope that lets a key do everything.
 const SCOPE_ALL: &str = "*";
+
+/// Codes of credentials that are refused because they were not there at the last load.
+const MAY_BE_NEW: [&str; 2] = ["key_unknown", "token_unknown"];
+/// Requests that wait for the next load at a time; more are refused at once.
+const WAITING_MAX: usize = 64;
+/// How long they wait: two loads.
+const LOAD_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Whoever was authenticated. Holds the snapshot, so that one request sees one state.
 #[derive(Clone, Debug)]
@@ -82,6 +94,10 @@ pub struct Door {
     /// How much tenants may report in a day or month.
     pub quotas: Quotas,
     metrics: Metrics,
+    /// Tells of each load.
+    loads: watch::Sender<()>,
+    /// Who may wait for the next one.
+    waiting: Semaphore,
 }
 
 impl Door {
@@ -95,7 +111,8 @@ impl Door {
         metrics: &Metrics,
     ) -> Door {
         let (known, limits) = (ArcSwap::from_pointee(known), Limits::default());
-        Door { known, lease, attempts, limits, quotas, metrics: metrics.clone() }
+        let (loads, waiting) = (watch::Sender::default(), Semaphore::new(WAITING_MAX));
+        Door { known, lease, attempts, limits, quotas, metrics: metrics.clone(), loads, waiting }
     }
 
     /// Goes on with what was loaded anew.
@@ -103,6 +120,7 @@ impl Door {
         self.limits
             .keep(|tenant, credential| known.limits.contains_key(&(tenant, credential.into())));
         self.known.store(Arc::new(known));
+        self.loads.send_replace(());
     }
 
     /// The caller, or the answer to one who may not. A path that names an app takes its own
@@ -110,24 +128,46 @@ impl Door {
     ///
     /// A refused credential costs its address an attempt, and its public id as well. One without
     /// attempts left is told 429 instead of 401; a good key is let through all the same, because many
-    /// clients may share an address and looking at a key costs no more than counting it.
-    pub fn admit(
+    /// clients may share an address and looking at a key costs no more than counting it. One that is
+    /// not known may have been made a moment ago: it waits for the next load.
+    pub async fn admit(
         &self,
         headers: &HeaderMap,
         address: IpAddr,
         app: Option<&str>,
     ) -> Result<Caller, Problem> {
-        let admitted = self.authenticate(headers, app);
+        let mut admitted = self.authenticate(headers, app);
         if let Err(problem) = &admitted
             && problem.status() == axum::http::StatusCode::UNAUTHORIZED
         {
-            self.metrics.keys_refused.with_label_values(&[problem.code()]).inc();
             let id = credential(headers).ok().and_then(keys::public_id);
-            self.attempts.refused(address, id.as_deref())?;
+            let attempt = self.attempts.refused(address, id.as_deref());
+            if attempt.is_ok() && MAY_BE_NEW.contains(&problem.code()) && self.loaded_anew().await {
+                admitted = self.authenticate(headers, app);
+            }
+            if let Err(problem) = &admitted {
+                self.metrics.keys_refused.with_label_values(&[problem.code()]).inc();
+                attempt?;
+            }
         }
         let caller = admitted?;
         caller.buckets.look()?;
         Ok(caller)
+    }
+
+    /// Waits for a load that begins after now; false if it does not come, or too many wait already.
+    async fn loaded_anew(&self) -> bool {
+        let (now, mut loads) = (Instant::now(), self.loads.subscribe());
+        let Ok(_place) = self.waiting.try_acquire() else { return false };
+        let loaded = async {
+            while self.known.load().loaded_at <= now {
+                if loads.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(LOAD_WAIT_MAX, loaded).await.unwrap_or(false)
     }
 
     /// Who writes to the door of the tenant with this key: whoever may, by the ACL of its topic.

@@ -340,6 +340,7 @@ impl Sender<'_> {
         outcome.is_ok()
     }
 
+    /// INV-01: nobody has a receipt before the log has the block.
     fn answer(&self, flying: Flying, outcome: &Result<Appended, AppendError>) {
         let metrics = &self.blocks.metrics;
         metrics.acknowledgement.observe(flying.sent_at.elapsed().as_secs_f64());

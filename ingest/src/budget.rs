@@ -1,4 +1,4 @@
-//! The bound on memory: bytes of bodies and events that wait in this process.
+//! The bound on memory: bytes of bodies and events that wait in this process (INV-20).
 
 use std::sync::{
     Arc,

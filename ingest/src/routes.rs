@@ -270,7 +270,7 @@ pub(crate) async fn receive(
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-    let caller = ingest.door.admit(&parts.headers, address, app)?;
+    let caller = ingest.door.admit(&parts.headers, address, app).await?;
     let attributes = body::binary_attributes(&parts.headers);
     let form = if attributes.is_some() { Form::Json } else { body::form(&parts.headers)? };
     let (body, mut held) = body::read(&parts.headers, body, &ingest.budget).await?;

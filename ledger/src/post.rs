@@ -278,7 +278,7 @@ async fn write(
     Ok((posted, Learned { accounts, teams }))
 }
 
-/// The fence: moves `(X, R, C)` if nobody else did.
+/// The fence: moves `(X, R, C)` if nobody else did, in the transaction of its effects (INV-13).
 async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<(), PostError> {
     let moved = sqlx::query(
         "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9,

@@ -1,6 +1,6 @@
 //! The audit chain: one row per partition and posting window, each sealed with a key that Postgres
 //! does not have and chained to the one before. Whoever changes a transfer, a journal, a count or
-//! a row of the chain breaks it at that place; [`verify_chain`] finds where.
+//! a row of the chain breaks it at that place; [`verify_chain`] finds where (INV-05).
 
 use std::fmt;
 

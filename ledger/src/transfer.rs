@@ -1,4 +1,4 @@
-//! One transfer: a positive amount from one account to another. Unbalanced cannot be said.
+//! One transfer: a positive amount from one account to another. Unbalanced cannot be said: INV-04.
 
 use domain::wire::codec::Output;
 use runtime::postgres::PostgresError;

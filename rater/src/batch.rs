@@ -190,6 +190,7 @@ impl Batch {
         let mut scratch = Scratch::default();
         for (index, entry) in (0u32..).zip(&block.entries) {
             match entry {
+                // INV-18: prices switch at a marker, whatever any clock says.
                 Entry::Marker { catalog_version, .. } if *catalog_version > catalogs.version => {
                     let next = coming.next().filter(|next| next.version == *catalog_version);
                     *catalogs =
@@ -244,7 +245,8 @@ impl Batch {
     }
 
     /// One entry gets its one outcome: the table first, then the verdict or what proves it new,
-    /// then the ranges below the table, then the rules.
+    /// then the ranges below the table, then the rules. INV-02, INV-03: what comes again is found, and
+    /// other content is told apart.
     fn decide(
         &mut self,
         desk: &mut Desk<'_>,
@@ -499,6 +501,7 @@ impl Batch {
         catalog_version: u64,
         coverage: Coverage,
     ) -> (Outer, Vec<u8>, Vec<u128>) {
+        // INV-15: nothing that was read vanishes.
         for (tenant, counts) in &self.counts {
             assert!(counts.balanced(), "every entry of {tenant} has one outcome: {counts:?}");
         }

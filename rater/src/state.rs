@@ -291,6 +291,7 @@ impl State {
         opened: &Opened,
         coming: &[Arc<Catalogs>],
     ) -> Result<(), StateError> {
+        // INV-12, INV-15: blocks are rated in the order of the log, and none is left out.
         if position != self.next_position() {
             return Err(StateError::Gap { wanted: self.next_position(), found: position });
         }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A thread that has to stop never runs beside its successor of the same partition: the partition
-//! waits until the thread has ended, and only this partition does.
+//! waits until the thread has ended, and only this partition does (INV-21).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,7 +77,7 @@ impl Ownership {
 
     /// Attempts something until it succeeds, with pauses that double, and says meanwhile on
     /// `/ready` what is in the way. An error that `is_passing` does not know ends it; `None`: a
-    /// stop was asked for.
+    /// stop was asked for. INV-19: what was away is found again by nobody's hand.
     pub async fn until_available<T, E: Display, Attempt: Future<Output = Result<T, E>>>(
         &self,
         context: &Context,

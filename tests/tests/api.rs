@@ -42,6 +42,7 @@ fn markers(world: &World, partition: u32) -> Result<Vec<u64>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twins_with_one_idempotency_key_have_one_effect_and_one_answer() -> Result<()> {
     let world = World::api().await?;
+    // INV-17.
     let headers = [("idempotency-key", "the-same")];
     let mut twins = JoinSet::new();
     for _ in 0..64 {
@@ -370,6 +371,10 @@ async fn bad_catalogs_are_refused_with_every_row_and_reason() -> Result<()> {
         .post("/v1/cost-cards/standard/versions", version.clone())
         .await?
         .refused(404, "card_unknown")?;
+    // After a dated version, one without a time would hold before it only.
+    let undated = world.post("/v1/rate-cards/standard/versions", json!({"rates": rates})).await?;
+    let place = &undated.refused(422, "catalog_invalid")?["faults"][0]["place"];
+    assert_eq!(place, "cards[standard].versions[3].effective_from");
     world
         .post(
             "/v1/cost-cards/providers/versions",
@@ -801,6 +806,15 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
     ] {
         world.get(&format!("/v1/teams?{query}")).await?.refused(400, code)?;
     }
+    // Nothing is ignored where there are no parameters either.
+    for path in ["/v1/teams/a/balance?as_of=2020-01-01T00:00:00Z", "/v1/conservation?team=a"] {
+        world.get(path).await?.refused(400, "query_invalid")?;
+    }
+    world
+        .post("/v1/teams?dry_run=true", json!({"team": "c"}))
+        .await?
+        .refused(400, "query_invalid")?;
+    world.get("/v1/teams/a?").await?.expect(200)?;
 
     let aliased =
         world.post("/v1/teams/a/aliases", json!({"alias": "old-a"})).await?.expect(201)?;

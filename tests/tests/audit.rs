@@ -32,6 +32,7 @@ async fn changes(world: &World, query: &str) -> Result<Vec<Value>> {
     }
 }
 
+/// INV-26.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     let world = World::api().await?;

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, TENANT, World, add_key, catalog};
 
+#[path = "explain/filters.rs"]
+mod filters;
 #[path = "explain/quantities.rs"]
 mod quantities;
 #[allow(dead_code, reason = "this binary needs less of it than the api's own")]
@@ -444,6 +446,7 @@ async fn time_lines_and_reports_say_when_what_and_how_much() -> Result<()> {
     pages(&world).await?;
     quantities::end_as_documented(&world, 61).await?;
     quantities::sums_beyond_an_amount(&world, 77).await?;
+    filters::find_what_is_asked_for(&world, 79).await?;
     world.stop().await
 }
 

@@ -1,4 +1,5 @@
-//! The second wall between tenants: every statement of the api, run with the other tenant's scope.
+//! INV-22: the second wall between tenants: every statement of the api, run with the other tenant's
+//! scope.
 //!
 //! The statements are taken from the sources, so a new one without a case here fails the test. Each
 //! is run three times as the api's role: as its owner, which must find something, or the case would

@@ -379,6 +379,7 @@ async fn crashes_of_postgres_and_stops_lose_nothing() -> Result<()> {
     Ok(())
 }
 
+/// INV-13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_of_commit_posts_once() -> Result<()> {
     let world = World::start().await?;

@@ -148,7 +148,7 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     let reasons = not_ready(&rater).await?;
     ensure!(reasons.iter().all(|(check, _)| check == "rater.1"), "{reasons:?}");
     ensure!(system.process("rater")?.is_running()?, "the process goes on");
-    // The other partition goes on, and so do those who accept.
+    // INV-21: the other partition goes on, and so do those who accept.
     let accepted = |counts: &Value| counts["partitions"][0]["counts"]["accepted"].as_i64();
     let before = accepted(&system.api()?.get("/v1/conservation").await?).context("no count")?;
     send(&http, "after").await?;

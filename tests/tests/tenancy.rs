@@ -1,5 +1,5 @@
-//! The first wall between tenants, from outside: every route of the OpenAPI document, every place of
-//! a request that names something, every caller who may not.
+//! INV-22: the first wall between tenants, from outside: every route of the OpenAPI document, every
+//! place of a request that names something, every caller who may not.
 //!
 //! Each case asks twice: for what another has, and for what nobody has. The answers are the same but
 //! for the name that was sent, so that nothing of another can be read, changed, or known to exist.

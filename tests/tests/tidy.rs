@@ -9,6 +9,16 @@ use std::{
 
 #[path = "tidy/codes.rs"]
 mod codes;
+#[path = "tidy/invariants.rs"]
+mod invariants;
+#[path = "tidy/metrics.rs"]
+mod metrics;
+#[path = "tidy/migrations.rs"]
+mod migrations;
+#[path = "tidy/options.rs"]
+mod options;
+#[path = "tidy/tokens.rs"]
+mod tokens;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -434,4 +444,22 @@ fn codes_are_found_however_they_are_written() {
         "| code | status |\n|---|---|\n| `one`, `two` | 400 | `not_this` |\nand `not_that`";
     let described = codes::described(document);
     assert_eq!(described.keys().map(String::as_str).collect::<Vec<_>>(), ["one", "two"]);
+}
+
+/// What people read about how it is, by path and text. The changelog says how it was.
+fn documents() -> Vec<(String, String)> {
+    let documents = files().into_iter().filter(|file| file.ends_with(".md"));
+    documents
+        .filter(|file| file != "CHANGELOG.md")
+        .filter_map(|file| text(&file).map(|text| (file, text)))
+        .collect()
+}
+
+/// [`documents`], and what machines read beside them: units, rules, scripts.
+fn documents_and_scripts() -> Vec<(String, String)> {
+    let scripts = files()
+        .into_iter()
+        .filter(|file| file.starts_with("deploy/") && !file.ends_with(".md"))
+        .filter_map(|file| text(&file).map(|text| (file, text)));
+    documents().into_iter().chain(scripts).collect()
 }

@@ -315,11 +315,7 @@ async fn a_full_disk_is_answered_with_503_until_there_is_room() -> Result<()> {
     let mut system = System::embedded_with(&settings, &[], &wrapper).await?;
     let seen = format!("/proc/{}/root{path}", system.process("up")?.id());
     let http = system.ingest()?;
-    let send = async |id: String| {
-        let (status, answer) = http.exchange("POST", "/v1/events", event(&id, "team-01")).await?;
-        ensure!([200, 202, 503].contains(&status), "{status}: {answer}");
-        anyhow::Ok(status)
-    };
+    let send = async |id: String| send_event(&http, &id).await;
     ensure!(send("before".to_owned()).await? != 503, "refused although there is room");
     let mut accepted = 1;
     for round in 0..2 {
@@ -352,6 +348,22 @@ async fn a_full_disk_is_answered_with_503_until_there_is_room() -> Result<()> {
     ensure!(counts["conflicts"] == 0 && counts["rejected"] == 0, "{counts:?}");
     ensure!(system.process("up")?.is_running()?, "weir up ended");
     Ok(())
+}
+
+/// Sends an event; answers the status. A refusal says after how many seconds to come again.
+async fn send_event(http: &Http, id: &str) -> Result<u16> {
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+    let request = client.post(format!("{}/v1/events", http.base)).bearer_auth(http.key());
+    let request = request.header("Content-Type", "application/json").body(event(id, "team-01"));
+    let response = request.send().await?;
+    let status = response.status().as_u16();
+    let later = response.headers().get("retry-after").map(|value| value.to_str()).transpose()?;
+    let later: Option<u64> = later.map(str::parse).transpose()?;
+    let answer = response.text().await?;
+    ensure!([200, 202, 503].contains(&status), "{status}: {answer}");
+    ensure!((status == 503) == later.is_some(), "{status} with Retry-After {later:?}: {answer}");
+    ensure!(later != Some(0), "at once again: {answer}");
+    Ok(status)
 }
 
 /// Writes until the disk is full.

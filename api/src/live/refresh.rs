@@ -62,7 +62,7 @@ async fn refresh(api: &Shared) -> Result<(), PostgresError> {
         let label = partition.to_string();
         api.metrics.live_entries.with_label_values(&[label.as_str()]).set(entries);
     }
-    for (currency, unposted) in live.unposted(None) {
+    for (currency, unposted) in live.unposted(None, |_| None) {
         for (stage, raw) in [("rated", unposted.rated), ("unrated", unposted.unrated)] {
             let gauge = api.metrics.unposted.with_label_values(&[&*currency, stage]);
             gauge.set(about(raw));

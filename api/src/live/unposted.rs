@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use uuid::Uuid;
 
-use super::Live;
+use super::{Live, Partition};
 
 /// Positions after which older ones count half for what a block is worth.
 const REMEMBERED: i64 = 1_000;
@@ -72,21 +72,46 @@ pub(crate) struct Unposted {
 }
 
 impl Live {
-    /// What is not posted, by currency: of one tenant, or of all.
-    pub fn unposted(&self, tenant: Option<Uuid>) -> BTreeMap<Arc<str>, Unposted> {
+    /// What is not posted, by currency: of one tenant, or of all. `posted` gives the position up to
+    /// which a partition is posted, where somebody has read it later than it was read for here.
+    pub fn unposted(
+        &self,
+        tenant: Option<Uuid>,
+        posted: impl Fn(u32) -> Option<i64>,
+    ) -> BTreeMap<Arc<str>, Unposted> {
         let mut all: BTreeMap<Arc<str>, Unposted> = BTreeMap::new();
         for (number, partition) in self.all() {
-            let blocks = partition.reach(number).map_or(0, |reach| reach.lag);
+            let posted = posted(number).unwrap_or(-1);
+            let blocks = partition
+                .reach(number)
+                .map_or(0, |reach| (partition.freshness.end - reach.live.max(posted) - 1).max(0));
+            let since = partition.posted_since(posted);
             for (key, pending) in &partition.money.pending {
                 if tenant.is_some_and(|tenant| tenant != key.0) {
                     continue;
                 }
+                let pending = *pending - since.get(key).copied().unwrap_or_default();
                 let sum = all.entry(Arc::clone(&key.1)).or_default();
-                sum.rated = sum.rated.saturating_add(*pending);
+                sum.rated = sum.rated.saturating_add(pending);
                 sum.unrated = sum.unrated.saturating_add(partition.money.estimate(key, blocks));
             }
         }
         all
+    }
+}
+
+impl Partition {
+    /// Charges of the batches that are posted, though the posted place here is before them.
+    fn posted_since(&self, posted: i64) -> BTreeMap<Key, i128> {
+        let mut charges: BTreeMap<Key, i128> = BTreeMap::new();
+        let batches = self.batches.iter().take_while(|batch| batch.place.x <= posted);
+        for (number, charge) in batches.flat_map(|batch| &batch.sums) {
+            if let Some(account) = self.account(*number) {
+                let key = (account.tenant, Arc::clone(&account.currency));
+                *charges.entry(key).or_default() += charge;
+            }
+        }
+        charges
     }
 }
 

@@ -77,7 +77,7 @@ fn add_card(
         rates: new.rates.clone(),
     };
     let mut faults = Vec::new();
-    let versions = vec![first.inside(&new.key, 1, &mut faults)];
+    let versions = vec![first.inside(&new.key, &[], 1, &mut faults)];
     check(faults)?;
     document.cards.push(Card {
         key: new.key.clone(),
@@ -99,7 +99,8 @@ fn add_version(document: &mut CatalogDocument, new: &ForCard) -> Result<Value, A
         rates: version.rates,
     };
     let mut faults = Vec::new();
-    card.versions.push(version.inside(&new.key, number, &mut faults));
+    let version = version.inside(&new.key, &card.versions, number, &mut faults);
+    card.versions.push(version);
     check(faults)?;
     Ok(json!({ "card": new.key, "version": number }))
 }

@@ -137,6 +137,8 @@ pub(crate) async fn read(
 ) -> Result<Json<Conservation>, ApiError> {
     let tenant = caller.may(Scope::StatusRead)?;
     let posted = posted(&api, tenant).await?;
+    // Before what is pending is counted, so that no money is told of whose event is not.
+    let unposted = unposted(&api, tenant.id(), &posted);
     let pending = pending(&api, tenant.id(), &posted).await?;
     let archived = archived(&api).await;
     let mut total =
@@ -163,18 +165,20 @@ pub(crate) async fn read(
         total,
         partitions,
         archive_available: archived.is_some(),
-        unposted: unposted(&api, tenant.id()),
+        unposted,
     }))
 }
 
-fn unposted(api: &Api, tenant: Uuid) -> Vec<UnpostedAmount> {
+/// Money beside counts that are posted up to these positions.
+fn unposted(api: &Api, tenant: Uuid, posted: &Partitions) -> Vec<UnpostedAmount> {
     let text = |raw| Amount::of_sum(raw).to_string();
     let one = |(currency, unposted): (Arc<str>, Unposted)| UnpostedAmount {
         currency: currency.to_string(),
         rated: text(unposted.rated),
         unrated_estimate: text(unposted.unrated),
     };
-    api.live.unposted(Some(tenant)).into_iter().map(one).collect()
+    let position = |partition| posted.get(&partition).map(|posted| posted.row.x);
+    api.live.unposted(Some(tenant), position).into_iter().map(one).collect()
 }
 
 /// What is posted of a partition.

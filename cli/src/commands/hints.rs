@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{endpoints::Endpoints, output::sayln};
 
@@ -16,7 +16,13 @@ pub struct Arguments {
 
 /// Prints lines that can be pasted as they are.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Endpoints { http, postgres, clickhouse, admin_key, .. } = Endpoints::read(&arguments.data)?;
+    let endpoints = Endpoints::read(&arguments.data)?;
+    ensure!(
+        endpoints.process_runs(),
+        "`weir up` of {} does not run any more; start it, and wait until it is ready",
+        arguments.data.display()
+    );
+    let Endpoints { http, postgres, clickhouse, admin_key, .. } = endpoints;
     sayln!(
         r#"Weir is running.
 

@@ -1,6 +1,10 @@
 //! `weir replay`: the rows of a CSV file as usage events.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use benches::spread::Spread;
@@ -26,6 +30,9 @@ pub struct Arguments {
     /// The file, with a line of column names first; .gz and .zst are decompressed
     #[arg(long, value_name = "FILE", required = true)]
     csv: Vec<PathBuf>,
+    /// What ends a column: one character, `\t` for a tab
+    #[arg(long, default_value = ",", value_parser = delimiter)]
+    delimiter: u8,
     /// Which column becomes which field, such as TIMESTAMP=time or Tokens=data.inputTokens
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
@@ -70,38 +77,13 @@ async fn replay(arguments: Arguments) -> Result<ExitCode> {
     );
     let mut total = 0;
     for path in &arguments.csv {
-        total += Rows::count(path)?;
+        total += Rows::count(path, arguments.delimiter)?;
     }
     let progress = ProgressBar::new(total).with_style(ProgressStyle::with_template(
         "{wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta} left",
     )?);
     for path in &arguments.csv {
-        let mut rows = Rows::open(path)?;
-        let mapping = Mapping::new(&rows.columns, &arguments.map, &arguments.set)?;
-        let (mut row, mut number) = (csv::StringRecord::new(), 0_u64);
-        let mut batch = Vec::with_capacity(arguments.batch);
-        loop {
-            let more = rows.read(&mut row)?;
-            if more {
-                number += 1;
-                let (id, team) = (format!("{}:{number}", rows.name), spread.team(number));
-                let mut event = String::new();
-                mapping.event(
-                    &row,
-                    &[("id", &id), ("source", SOURCE), ("subject", &team)],
-                    &mut event,
-                )?;
-                batch.push(event);
-            }
-            if batch.len() == arguments.batch || (!more && !batch.is_empty()) {
-                sender.send(&batch).await?;
-                progress.inc(u64::try_from(batch.len()).unwrap_or_default());
-                batch.clear();
-            }
-            if !more {
-                break;
-            }
-        }
+        replay_file(path, &arguments, &spread, &mut sender, &progress).await?;
     }
     progress.finish_and_clear();
     let outcome = sender.outcome;
@@ -116,4 +98,68 @@ async fn replay(arguments: Arguments) -> Result<ExitCode> {
         sayln!("  rejected {reason}");
     }
     Ok(if outcome.rejected == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Sends the rows of one file. At a row that is no event it stops, when those before it are sent.
+async fn replay_file(
+    path: &Path,
+    arguments: &Arguments,
+    spread: &Spread,
+    sender: &mut Sender,
+    progress: &ProgressBar,
+) -> Result<()> {
+    let mut rows = Rows::open(path, arguments.delimiter)?;
+    let mapping = Mapping::new(&rows.columns, &arguments.map, &arguments.set)?;
+    let (mut row, mut number) = (csv::StringRecord::new(), 0_u64);
+    let mut batch = Vec::with_capacity(arguments.batch);
+    loop {
+        let next = next_event(&mut rows, &mapping, spread, &mut row, number + 1);
+        let more = matches!(next, Ok(Some(_)));
+        let ended = match next {
+            Ok(event) => {
+                number += u64::from(more);
+                batch.extend(event);
+                Ok(())
+            }
+            Err(error) => Err(error.context(format!(
+                "{}, row {}: the {number} rows before it are sent; correct it and replay the file again, rows that are sent twice count once",
+                path.display(),
+                number + 1
+            ))),
+        };
+        if batch.len() == arguments.batch || (!more && !batch.is_empty()) {
+            sender.send(&batch).await?;
+            progress.inc(u64::try_from(batch.len()).unwrap_or_default());
+            batch.clear();
+        }
+        ended?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// The event of the next row, which has this number; `None` at the end.
+fn next_event(
+    rows: &mut Rows,
+    mapping: &Mapping,
+    spread: &Spread,
+    row: &mut csv::StringRecord,
+    number: u64,
+) -> Result<Option<String>> {
+    if !rows.read(row)? {
+        return Ok(None);
+    }
+    let (id, team) = (format!("{}:{number}", rows.name), spread.team(number));
+    let mut event = String::new();
+    mapping.event(row, &[("id", &id), ("source", SOURCE), ("subject", &team)], &mut event)?;
+    Ok(Some(event))
+}
+
+fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n') => Ok(*byte),
+        _ => Err("give one ASCII character, or \\t".to_owned()),
+    }
 }

@@ -19,8 +19,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Opens `path`; `.gz` and `.zst` are decompressed on the way.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// Opens `path`, whose columns end with `delimiter`; `.gz` and `.zst` are decompressed on the way.
+    pub fn open(path: &Path, delimiter: u8) -> Result<Self> {
         let context = || format!("cannot read {}", path.display());
         let file = BufReader::new(File::open(path).with_context(context)?);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -33,7 +33,7 @@ impl Rows {
             }
             _ => (name, Box::new(file)),
         };
-        let mut reader = csv::Reader::from_reader(input);
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(input);
         let headers = reader.headers().with_context(context)?;
         let columns = headers
             .iter()
@@ -48,8 +48,9 @@ impl Rows {
     }
 
     /// How many rows a file has.
-    pub fn count(path: &Path) -> Result<u64> {
-        let (mut rows, mut row, mut count) = (Self::open(path)?, csv::StringRecord::new(), 0);
+    pub fn count(path: &Path, delimiter: u8) -> Result<u64> {
+        let mut rows = Self::open(path, delimiter)?;
+        let (mut row, mut count) = (csv::StringRecord::new(), 0);
         while rows.read(&mut row)? {
             count += 1;
         }

@@ -238,6 +238,87 @@ fn the_version_follows_the_event_time() {
     );
 }
 
+/// The catalog whose rate card has a version for each date, numbered from 1 in this order, with the
+/// price of its number for a token.
+fn dated(dates: &[i64]) -> CatalogDocument {
+    let mut document = catalog();
+    let card = &mut document.cards[0];
+    let mut version = card.versions.remove(1);
+    card.versions.clear();
+    for (number, date) in (1..).zip(dates) {
+        version.version = number;
+        version.effective_from_us = *date;
+        version.rates[0].price = Some(number.to_string());
+        version.rates[0].per = 1;
+        card.versions.push(version.clone());
+    }
+    document
+}
+
+/// The version that prices an event of a time; 0 if it has no price.
+fn version_at(document: &CatalogDocument, time_us: i64) -> u32 {
+    let pairs = [("/tokens", "1"), ("/status", "\"error\"")];
+    let rated = rated_by(document, "llm", &pairs, time_us, |_| {});
+    if rated == "Unpriced: tokens 1 unpriced cost ?" {
+        return 0;
+    }
+    let line = rated.strip_prefix("Rated: tokens 1 ").unwrap();
+    let (charge, version) = line.strip_suffix(" cost ?").unwrap().split_once(" by v").unwrap();
+    assert_eq!(charge, version, "the price of another version than the one that is named");
+    version.parse().unwrap()
+}
+
+#[test]
+fn versions_follow_their_dates_and_not_their_numbers() {
+    let (first, middle, last) = (DAY_US, DAY_US + 500, DAY_US + 1_000);
+    // The third begins between the first and the second, and the second still begins at its date.
+    let document = dated(&[first, last, middle]);
+    for (time_us, want) in [
+        (first - 1, 0),
+        (first, 1),
+        (middle - 1, 1),
+        (middle, 3),
+        (middle + 1, 3),
+        (last - 1, 3),
+        (last, 2),
+        (last + 1, 2),
+    ] {
+        assert_eq!(version_at(&document, time_us), want, "{time_us}");
+    }
+    // The second begins before the first, and ends where that begins.
+    let document = dated(&[last, first]);
+    for (time_us, want) in [(first - 1, 0), (first, 2), (last - 1, 2), (last, 1)] {
+        assert_eq!(version_at(&document, time_us), want, "{time_us}");
+    }
+}
+
+#[test]
+fn of_versions_with_one_date_the_newest_holds() {
+    let document = dated(&[0, DAY_US, DAY_US]);
+    for (time_us, want) in [(DAY_US - 1, 1), (DAY_US, 3), (DAY_US + 1, 3)] {
+        assert_eq!(version_at(&document, time_us), want, "{time_us}");
+    }
+    // Whatever is dated between them or around them.
+    let document = dated(&[DAY_US, 0, DAY_US, DAY_US + 1_000, DAY_US]);
+    for (time_us, want) in [(DAY_US - 1, 2), (DAY_US, 5), (DAY_US + 999, 5), (DAY_US + 1_000, 4)] {
+        assert_eq!(version_at(&document, time_us), want, "{time_us}");
+    }
+}
+
+#[test]
+fn a_version_of_the_future_holds_for_no_event_before_it() {
+    // Events are appended two days after 1970.
+    let future = 2 * DAY_US + FUTURE_US_MAX;
+    let (without, with) = (dated(&[0]), dated(&[0, future]));
+    for time_us in [0, 1, DAY_US, 2 * DAY_US, future - 1] {
+        assert_eq!(version_at(&with, time_us), 1, "{time_us}");
+    }
+    // The latest time that an event may have.
+    assert_eq!((version_at(&without, future), version_at(&with, future)), (1, 2));
+    // Dated one microsecond later it prices nothing yet.
+    assert_eq!(version_at(&dated(&[0, future + 1]), future), 1);
+}
+
 #[test]
 fn rates_may_be_in_a_credit_unit() {
     let mut document = catalog();

@@ -15,6 +15,7 @@ type Totals<'a> = HashMap<(Uuid, &'a str), i128>;
 pub(super) fn posting(posting: &Posting) {
     assert!(posting.to.x > posting.from.x, "a posting moves the place forwards");
     assert!(posting.to.r > posting.from.r, "a posting moves the place forwards");
+    // INV-09: accepted events and their outcomes are as many.
     let balanced = |(_, counts): &(Uuid, Counts)| counts.balanced();
     assert!(posting.counts.iter().all(balanced), "every event has exactly one outcome");
     let charges =

@@ -42,7 +42,7 @@ pub(super) async fn insert_journals(
 }
 
 /// Adds to what each team owes, and writes what that made of it beside the journal. A team without
-/// any charge yet gets its row too: it says in which partition the team is.
+/// any charge yet gets its row too: it says in which partition the team is. INV-06.
 pub(super) async fn upsert_receivables(
     connection: &mut PgConnection,
     posting: &Posting,

@@ -1,4 +1,4 @@
-//! A string that nobody prints by accident.
+//! A string that nobody prints by accident (INV-23).
 
 use std::fmt;
 

@@ -53,7 +53,7 @@ where
     run(pool, "BEGIN", body).await
 }
 
-/// [`transaction`] in which row-level security sees `tenant`. The scope ends with it.
+/// [`transaction`] in which row-level security sees `tenant`. The scope ends with it. INV-22.
 pub async fn scoped<T, E, F, R>(pool: &Pool, tenant: Uuid, body: F) -> Result<T, E>
 where
     F: Fn(Transaction) -> R,

@@ -31,6 +31,9 @@ use super::{
 const WORKERS: usize = 4;
 /// How long a client waits for an answer: longer than ingest may take to say that it does not know.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// How long an answer 503 may take: ingest promises 5 s, and the machine is busy. What is not answered
+/// in time at all, because nobody is there or all of it stands still, is no 503.
+const UNAVAILABLE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A client without a definite answer after so long has found a system that does not heal.
 const DEFINITE_TIME_MAX: Duration = Duration::from_secs(300);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -62,6 +65,8 @@ pub struct Tally {
     pub repeated: u64,
     /// Answers 503 or 429.
     pub unavailable: u64,
+    /// The longest time from a request to its answer 503.
+    pub unavailable_time: Duration,
     /// Connections that failed, and answers that did not come.
     pub broken: u64,
     /// Requests of poison that were refused.
@@ -210,6 +215,8 @@ impl Traffic {
         if let Some(wrong) = tally.wrong.first() {
             bail!("{} wrong answers, the first: {wrong}", tally.wrong.len());
         }
+        let longest = tally.unavailable_time;
+        ensure!(longest <= UNAVAILABLE_TIME_MAX, "an answer 503 took {longest:?}");
         ensure!(records.len() as u64 == numbers, "{} of {numbers} events were sent", records.len());
         Ok(Sent { numbers, records, tally })
     }
@@ -339,11 +346,17 @@ impl Shared {
                 (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
             Ok::<_, reqwest::Error>((status, retry, answer.bytes().await?))
         };
+        let began = Instant::now();
         match answer.await {
             Ok((status, retry, body)) => {
+                let took = began.elapsed();
                 let body = serde_json::from_slice(&body).unwrap_or_default();
                 let reading = answers::read(status, retry, &body, events);
-                self.known().1.unavailable += u64::from(reading == Reading::Again);
+                let tally = &mut self.known().1;
+                tally.unavailable += u64::from(reading == Reading::Again);
+                if status == 503 {
+                    tally.unavailable_time = tally.unavailable_time.max(took);
+                }
                 reading
             }
             Err(_) => {

@@ -192,7 +192,7 @@ fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
     chain
 }
 
-/// The counts of a range of positions, from what was sent and what became of it.
+/// The counts of a range of positions, from what was sent and what became of it (INV-09, INV-15).
 fn count(
     sent: &Sent<'_>,
     outcomes: &BTreeMap<At, Outcome>,
@@ -241,7 +241,7 @@ fn same_lines(found: &[ArchivedLine], lines: &[Line]) -> bool {
         })
 }
 
-/// Every outcome is right by what was sent before it.
+/// Every outcome is right by what was sent before it (INV-02, INV-03, INV-12).
 fn outcomes(sent: &Sent<'_>, chain: &Chain, partition: u32, findings: &mut Findings) {
     let mut effects: HashMap<u128, (At, u64)> = HashMap::new();
     for (at, outcome) in &chain.outcomes {

@@ -30,8 +30,8 @@ fn archives(world: &World) -> impl Iterator<Item = &Proxy> {
     world.links.clickhouse.values()
 }
 
-/// Away: the ledger goes on, and answers of COMMIT are lost meanwhile (F06). Then slow, and killed while
-/// an insert is on its way.
+/// Away: the ledger goes on (INV-21), and answers of COMMIT are lost meanwhile (F06). Then slow, and
+/// killed while an insert is on its way.
 pub async fn is_away(world: &mut World) -> Result<()> {
     world.moment().await?;
     let before: u64 = archives(world).map(|proxy| proxy.counts().refused).sum();

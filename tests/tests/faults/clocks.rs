@@ -1,4 +1,5 @@
-//! F17: clocks are wrong. No amount differs; only what ingest takes for the future moves, by as much.
+//! F17: clocks are wrong. No amount differs (INV-18); only what ingest takes for the future moves, by
+//! as much.
 
 use anyhow::{Result, ensure};
 use serde_json::json;

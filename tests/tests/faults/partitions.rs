@@ -1,5 +1,5 @@
 //! F16: the same events in another order, in requests of one to thousands, on one partition and on
-//! twelve: the same totals. A changed count is refused.
+//! twelve: the same totals (INV-12). A changed count is refused.
 
 use std::time::Duration;
 

@@ -173,6 +173,19 @@ async fn without_postgres_requests_are_answered_until_the_lease_ends() -> Result
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_works_as_soon_as_it_is_made() -> Result<()> {
+    let world = World::with(Config { refresh_ms: 700, lease_ms: 10_000, ..config() }).await?;
+    for _ in 0..5 {
+        let key = add_key(&world.pool, &["events:write"], "NULL", "NULL").await?.text;
+        assert_eq!(code(&world, &[("x-api-key", &key)]).await, (200, "ok".to_owned()));
+    }
+    let nobodys = keys::generate()?.text;
+    assert_eq!(code(&world, &[("x-api-key", &nobodys)]).await, (401, "key_unknown".to_owned()));
+    world.stop().await?;
+    Ok(())
+}
+
 /// What a guess from an address is told, and whether it is told to wait.
 async fn guess(router: &Router, address: SocketAddr, key: &str) -> (u16, bool) {
     let request =

@@ -1,6 +1,7 @@
 //! Limits: how much gets through, what the others are told, and that nobody else notices.
 
 use std::{
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,17 +9,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use axum::body::Body;
 use ingest::Config;
 use runtime::keys;
 use sqlx::raw_sql;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 use uuid::Uuid;
 
 use crate::world::{TENANT, World, config, send};
 
 const OTHER: Uuid = Uuid::from_u128(0xbeef);
+/// Bytes of a request's line and headers, with the empty line below them.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 100;
+/// What a connection may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn events(count: usize) -> String {
     let one = |number| format!(r#"{{"id":"{number}","type":"x","subject":"t"}}"#);
@@ -257,6 +268,77 @@ async fn nothing_is_taken_from_a_disabled_tenant() -> Result<()> {
     assert_eq!(answer.status, 200);
     disable("NULL").await?;
     assert_eq!(world.post(&[], events(1)).await?.status, 200);
+    world.stop().await?;
+    Ok(())
+}
+
+/// A request of one event whose head has so many headers and bytes.
+fn request(key: &str, headers: usize, bytes: usize) -> String {
+    let body = events(1);
+    let mut head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    // There are four, and one more fills up the bytes.
+    for number in 5..headers {
+        head.push_str(&format!("x-{number}: y\r\n"));
+    }
+    let rest = bytes - head.len() - "x: \r\n\r\n".len();
+    format!("{head}x: {}\r\n\r\n{body}", "y".repeat(rest))
+}
+
+/// The status line of the next answer on a connection; the rest of it is read as well.
+async fn next_status(stream: &mut TcpStream) -> Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, stream.read_u8()).await??);
+    }
+    let head = String::from_utf8(head)?;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.context("a length")?.parse()?];
+    timeout(PATIENCE, stream.read_exact(&mut body)).await??;
+    Ok(head.lines().next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_head_of_a_request_has_so_many_bytes_and_headers() -> Result<()> {
+    let world = World::start().await?;
+    let (address, key) = (world.serve().await?, world.key.text.as_str());
+    let usual = (10, 1_000);
+    let fits = [
+        usual,
+        (HEADERS_MAX - 1, 8_000),
+        (HEADERS_MAX, 8_000),
+        (5, HEAD_BYTES_MAX - 1),
+        (5, HEAD_BYTES_MAX),
+        (HEADERS_MAX, HEAD_BYTES_MAX),
+    ];
+    // All on one connection, which stays open.
+    let mut stream = TcpStream::connect(address).await?;
+    for (headers, bytes) in fits {
+        stream.write_all(request(key, headers, bytes).as_bytes()).await?;
+        let status = next_status(&mut stream).await?;
+        assert_eq!(status, "HTTP/1.1 200 OK", "{headers} headers, {bytes} bytes");
+    }
+    for (headers, bytes) in [(HEADERS_MAX + 1, 8_000), (5, HEAD_BYTES_MAX + 1)] {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request(key, usual.0, usual.1).as_bytes()).await?;
+        assert_eq!(next_status(&mut stream).await?, "HTTP/1.1 200 OK");
+        stream.write_all(request(key, headers, bytes).as_bytes()).await?;
+        let mut answer = Vec::new();
+        let end = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        let end = end.with_context(|| format!("still open: {headers} headers, {bytes} bytes"))?;
+        // What it has not read makes the end a reset.
+        assert!(end.map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true));
+        let answer = String::from_utf8(answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+        let status = head.lines().next();
+        assert_eq!(status, Some("HTTP/1.1 431 Request Header Fields Too Large"), "{answer}");
+        assert_eq!(body, "");
+    }
+    // Nothing that was refused is in the log; two usual requests came before.
+    assert_eq!(world.logged()?.0.len(), fits.len() + 2);
     world.stop().await?;
     Ok(())
 }

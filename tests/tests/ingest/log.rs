@@ -1,4 +1,4 @@
-//! Blocks shared by requests, and a log that refuses or hangs.
+//! Blocks shared by requests, and a log that refuses or hangs (INV-01, INV-20).
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! Whatever is changed behind the ledger's back is found.
+//! Whatever is changed behind the ledger's back is found (INV-05).
 
 use anyhow::Result;
 use ledger::seal::{AuditKey, SealError, verify_chain};

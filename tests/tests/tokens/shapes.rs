@@ -106,6 +106,7 @@ fn headers(signer: &Signer) -> Vec<(String, String)> {
     shapes
 }
 
+/// INV-24.
 fn times(signer: &Signer) -> Vec<(String, String)> {
     let now = now_s();
     let with = |more: Value| {

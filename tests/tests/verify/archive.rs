@@ -78,7 +78,7 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// What only rating again shows: sums, counts and groups stay as they were.
+/// INV-08: what only rating again shows: sums, counts and groups stay as they were.
 const CASES_OF_RATING: &[Case] = &[
     (
         "update",

@@ -25,7 +25,8 @@ const OTHERS: &str = "SELECT event_id, toString(outcome) AS outcome FROM rejecte
     WHERE startsWith(event_id, 'call-') AND outcome != 'duplicate' GROUP BY event_id, outcome";
 
 impl Oracle<'_> {
-    /// INV-01, 02, 03, 08, 12 and 18: every event has its one effect, to the last decimal.
+    /// INV-01, INV-02, INV-03, INV-08, INV-12 and INV-18: every event has its one effect, to the last
+    /// decimal.
     pub(super) async fn archived_events(
         &self,
         expected: &Expected,

@@ -48,7 +48,7 @@ impl Oracle<'_> {
         self.tenants.iter().position(|tenant| tenant.id.to_string() == id)
     }
 
-    /// INV-02 and 12: running totals, transfers and balances are the sums of the seed.
+    /// INV-02 and INV-12: running totals, transfers and balances are the sums of the seed.
     pub(super) async fn totals(
         &self,
         expected: &Expected,
@@ -113,7 +113,8 @@ impl Oracle<'_> {
         Ok(amounts)
     }
 
-    /// INV-04, 05 and 06: balanced, sealed from the first row on, and balances are folds of transfers.
+    /// INV-04, INV-05 and INV-06: balanced, sealed from the first row on, and balances are folds of
+    /// transfers.
     pub(super) async fn ledger(
         &self,
         connection: &mut PgConnection,
@@ -151,7 +152,8 @@ impl Oracle<'_> {
         Ok(())
     }
 
-    /// INV-13, 14 and 15: windows and groups follow each other without a gap up to the same place.
+    /// INV-13, INV-14 and INV-15: windows and groups follow each other without a gap up to the same
+    /// place.
     pub(super) async fn positions(
         &self,
         connection: &mut PgConnection,

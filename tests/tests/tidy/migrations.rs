@@ -1,0 +1,137 @@
+//! Released migrations stay as they are: whoever has run one has run just these bytes.
+
+use std::{collections::BTreeMap, fs};
+
+use ring::digest;
+
+use crate::{check_none, files, root};
+
+/// Every file of `migrations/` with the SHA-256 of its bytes. Lines are added here, never changed.
+const RELEASED: &[(&str, &str)] = &[
+    (
+        "migrations/clickhouse/0001_spine.sql",
+        "c64af68140dadf1cfe70b008c385e84f00a15c9323bd877629d836972bc785ee",
+    ),
+    (
+        "migrations/clickhouse/0002_look_ups.sql",
+        "6d1d02175836d4b32113936c1c2bc79288697ab3c9f206e30f1f61f03ab2858c",
+    ),
+    (
+        "migrations/clickhouse/0003_compact_parts.sql",
+        "4247b463b230aafbd5c1cb2a31a77035e3f444fa038c1b2c22dc306577f939aa",
+    ),
+    (
+        "migrations/clickhouse/0004_audit_heads.sql",
+        "497535a43104b90f491abf3f2bd4762f287faecd5f636b70aebf96617d242eeb",
+    ),
+    (
+        "migrations/clickhouse/0005_origins.sql",
+        "acd4ea7f58f72761778b31d9dfaecc6718f9daca3649d40e620f0cceea401dd8",
+    ),
+    (
+        "migrations/postgres/0001_spine.sql",
+        "60db733ef53c51eb7c2bf357ad795ab0f354b7d6fb2459c447ac37a1538f381c",
+    ),
+    (
+        "migrations/postgres/0002_provider_prices.sql",
+        "f92292f56495dd8f57950750014c7e1a0e09e6dbeb753c821e5ac3c468adc0f0",
+    ),
+    (
+        "migrations/postgres/0003_app_secrets.sql",
+        "156ceb4c6609a62879a8d0cedc5e0ca5e3ba7629d233238a4af6a1c1398c2343",
+    ),
+    (
+        "migrations/postgres/0004_entries_and_reinjections.sql",
+        "703fec5424b72ddd5128ac835bc6b4c9c71c989b0c9e46a6ae3e7d4e43171c74",
+    ),
+    (
+        "migrations/postgres/0005_audit_log.sql",
+        "2c7260974f6331936eb09b083b1c6396e35d667a7e593cd1c891b90829929c01",
+    ),
+    (
+        "migrations/postgres/0006_late.sql",
+        "d124b1e1c8896215012f4d77a1b6f9fa8b3815843993a6debfc3cc7ac62b2914",
+    ),
+    (
+        "migrations/postgres/0007_flushes.sql",
+        "c1f67afae5f4b6140a0629d2c0d05c1c069142b4a9c6d77ab4777105d53d732e",
+    ),
+    (
+        "migrations/postgres/0008_heads.sql",
+        "04dbcad7dd4e8f6b767550dee08da4c5bf71f490a9474e6b09622bb37858ccb8",
+    ),
+    (
+        "migrations/postgres/0009_quotas_and_disabled_tenants.sql",
+        "c491572ff37fa6cc15682996204637a86d026f72ddf51638f7f3637def87e94d",
+    ),
+    (
+        "migrations/postgres/0010_append_time_of_what_is_posted.sql",
+        "8db79defdd75f60a13ecb3ddbcf7b5cc037c011562c745b6cdeb95e4e868b7d3",
+    ),
+    (
+        "migrations/postgres/0011_cheaper_check_of_transfers.sql",
+        "1a05af9eab44a090025848d050ed4f8a7edfc61e878038371f451427eff2f158",
+    ),
+];
+
+/// The SHA-256 of a file's bytes, in hexadecimal digits.
+fn hash(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is wrong with `migrations`, given by path and bytes, and what to do about it.
+fn faults(migrations: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+    faults_of(RELEASED, migrations)
+}
+
+/// [`faults`], with the list of what is released given.
+fn faults_of(released: &[(&str, &str)], migrations: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (place, (file, expected)) in released.iter().enumerate() {
+        match migrations.get(*file).map(|bytes| hash(bytes)) {
+            None => faults.push(format!("{file} is gone: bring it back")),
+            Some(found) if found != *expected => faults.push(format!(
+                "{file} has changed: take the change back, and add a new migration that makes it"
+            )),
+            Some(_) => {}
+        }
+        if released.iter().take(place).any(|(before, _)| before == file) {
+            faults.push(format!("{file} is listed twice: leave its first line alone"));
+        }
+    }
+    for (file, bytes) in migrations {
+        if !released.iter().any(|(listed, _)| listed == file) {
+            let line = format!("(\"{file}\", \"{}\"),", hash(bytes));
+            faults.push(format!("{file} is new: append its hash to tidy/migrations.rs: {line}"));
+        }
+    }
+    faults
+}
+
+#[test]
+fn released_migrations_stay_as_they_are() {
+    let migrations: BTreeMap<String, Vec<u8>> = files()
+        .into_iter()
+        .filter(|file| file.starts_with("migrations/"))
+        .filter_map(|file| fs::read(root().join(&file)).ok().map(|bytes| (file, bytes)))
+        .collect();
+    assert!(migrations.len() >= 16, "{:?}", migrations.keys());
+    check_none("migrations", &faults(&migrations));
+}
+
+#[test]
+fn a_migration_that_changes_goes_or_comes_is_seen() {
+    // SHA-256 of nothing.
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let released = [("same", empty), ("changed", empty), ("gone", empty), ("same", empty)];
+    let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
+    let migrations = BTreeMap::from([file("same", b""), file("changed", b"x"), file("new", b"")]);
+    let faults = faults_of(&released, &migrations);
+    let told = ["changed has changed", "gone is gone", "same is listed twice", "new is new"];
+    assert_eq!(faults.len(), told.len(), "{faults:?}");
+    for (fault, told) in faults.iter().zip(told) {
+        assert!(fault.starts_with(told), "{faults:?}");
+    }
+    assert!(faults[3].contains(empty), "{faults:?}");
+}
