@@ -1,5 +1,5 @@
 //! What somebody sees who tries Weir: `weir up --demo`, the lines that `weir hints` prints, `make up`
-//! and its friends, and the page at `/`.
+//! and its friends, the page at `/`, and rows of their own.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,8 @@ use tests::{
 mod made;
 #[path = "demo/page.rs"]
 mod page;
+#[path = "demo/replay.rs"]
+mod replay;
 #[path = "demo/status.rs"]
 mod status;
 

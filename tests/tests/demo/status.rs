@@ -23,13 +23,14 @@ const COUNTS: [&str; 7] =
     ["accepted", "rated", "unpriced", "unmetered", "duplicates", "conflicts", "rejected"];
 
 /// What a command said.
-struct Said {
-    code: Option<i32>,
-    output: String,
-    faults: String,
+pub struct Said {
+    pub code: Option<i32>,
+    pub output: String,
+    pub faults: String,
 }
 
-async fn said(folder: &std::path::Path, arguments: &[&str]) -> Result<Said> {
+/// Runs `weir` with these arguments to its end.
+pub async fn said(folder: &std::path::Path, arguments: &[&str]) -> Result<Said> {
     let name = format!("command-{}", uuid::Uuid::now_v7());
     let mut process = Process::start(&name, folder, arguments, &[])?;
     let code = process.ended(Duration::from_secs(120)).await?;
