@@ -1,5 +1,5 @@
-//! Who is calling: an API key or a token becomes a [`Caller`], and only a caller makes a
-//! [`TenantScope`].
+//! Who is calling: an API key or a token becomes a [`Caller`], and for a request only a caller makes
+//! a [`TenantScope`].
 //!
 //! Wall 1 of tenancy: every function of `store` takes a [`TenantScope`] and filters by it, and no
 //! other module can make one. Wall 2 is Postgres' row-level security.
@@ -28,11 +28,17 @@ pub(crate) use look_ups::LookUps;
 pub use scope::Scope;
 pub(crate) use token::FoundSecret;
 
-/// The tenant whose data a request may see. Made by authentication alone.
+/// The tenant whose data a request may see. Made by authentication, and for tasks by
+/// [`TenantScope::of_task`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TenantScope(Uuid);
 
 impl TenantScope {
+    /// A tenant in whose name a task ends what a caller has begun. Never that of a request.
+    pub(crate) fn of_task(tenant: Uuid) -> Self {
+        Self(tenant)
+    }
+
     /// The tenant's id.
     pub(crate) fn id(self) -> Uuid {
         self.0

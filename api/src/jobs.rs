@@ -2,3 +2,4 @@
 
 pub(crate) mod append_markers;
 pub(crate) mod count_pending;
+pub(crate) mod decide_aliases;

@@ -32,6 +32,7 @@ mod openapi;
 pub mod outside;
 mod page;
 mod parameters;
+mod progress;
 mod provider_prices;
 mod router;
 mod routes;
@@ -139,6 +140,7 @@ impl Service {
         let shared = self.shared;
         let mut tasks = Tasks::new(&shared.shutdown);
         tasks.spawn("api-markers", jobs::append_markers::run(Arc::clone(&shared)));
+        tasks.spawn("api-aliases", jobs::decide_aliases::run(Arc::clone(&shared)));
         tasks.spawn("api-balances", live::refresh::run(Arc::clone(&shared)));
         for partition in 0..shared.log.partitions() {
             let shared = Arc::clone(&shared);

@@ -1,7 +1,7 @@
 //! The metrics of the api.
 
 use runtime::telemetry::{
-    GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Metrics, TelemetryError,
+    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, TelemetryError,
 };
 
 /// All metrics of the api.
@@ -26,6 +26,8 @@ pub(crate) struct ApiMetrics {
     pub reloads: IntCounter,
     /// Money that is not posted yet, by currency, and by whether it is rated.
     pub unposted: GaugeVec,
+    /// Aliases that are to be decided about.
+    pub aliases_waiting: IntGauge,
 }
 
 impl ApiMetrics {
@@ -72,6 +74,10 @@ impl ApiMetrics {
                 "weir_unposted_amount",
                 "About how much money is not posted yet: charges that are rated, and an estimate of those that are not.",
                 &["currency", "stage"],
+            )?,
+            aliases_waiting: metrics.gauge(
+                "weir_api_aliases_waiting",
+                "Aliases of teams that wait until everything accepted before them is posted.",
             )?,
         })
     }

@@ -36,7 +36,7 @@ pub struct World {
 
 pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     let metrics = Metrics::new(&telemetry::Metrics::new()).expect("metrics are declared once");
-    let alias = Alias { team: "team-1".into(), effective_us: 0 };
+    let alias = Alias { team: "team-1".into(), waiting: false };
     let tenant = Tenant {
         id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001),
         key: "default".into(),

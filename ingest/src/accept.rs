@@ -102,7 +102,11 @@ fn prepare(
     let timed = planted::is(Bug::TimeIdentifies).then(|| format!("{id} {time_us:?}"));
     let parts = batch.identity_parts(&subject, source, timed.as_deref().unwrap_or(id));
     let identity = batch.caller.snapshot.identity_key.identity(&parts);
-    let team = batch.caller.team_of(&subject);
+    let Some(team) = batch.caller.team_of(&subject) else {
+        // The whole body is refused for it: see `forms::parse`.
+        batch.alias_waits = true;
+        return Err(Reject::new("alias_waiting", "the alias of `subject` waits", "send it again"));
+    };
     if !batch.caller.may_report(team) {
         return Err(Reject::new(
             "team_not_yours",

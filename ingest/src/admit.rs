@@ -30,6 +30,8 @@ const SCOPE_ALL: &str = "*";
 
 /// Codes of credentials that are refused because they were not there at the last load.
 const MAY_BE_NEW: [&str; 2] = ["key_unknown", "token_unknown"];
+/// Seconds after which to send again what an alias holds up.
+const ALIAS_WAIT_S: u64 = 10;
 /// Requests that wait for the next load at a time; more are refused at once.
 const WAITING_MAX: usize = 64;
 /// How long they wait: two loads.
@@ -52,17 +54,16 @@ pub struct Caller {
     pub counter: Option<Arc<Counter>>,
     /// What was known.
     pub snapshot: Arc<Snapshot>,
-    /// The database's time at the request.
-    pub database_us: i64,
 }
 
 impl Caller {
-    /// The team of a subject: that of an alias that has taken effect, else of the same name.
+    /// The team of a subject: that of its alias, else of the same name; `None` while its alias waits.
     #[must_use]
-    pub fn team_of<'a>(&'a self, subject: &'a str) -> &'a str {
+    pub fn team_of<'a>(&'a self, subject: &'a str) -> Option<&'a str> {
         match self.tenant.aliases.get(subject) {
-            Some(alias) if alias.effective_us <= self.database_us => &alias.team,
-            _ => subject,
+            Some(alias) if alias.waiting => None,
+            Some(alias) => Some(&alias.team),
+            None => Some(subject),
         }
     }
 
@@ -185,7 +186,6 @@ impl Door {
             team: None,
             buckets: Buckets::default(),
             counter: None,
-            database_us: snapshot.database_now_us(),
             snapshot,
         }))
     }
@@ -218,10 +218,11 @@ impl Door {
             team: None,
             buckets,
             counter,
-            database_us: snapshot.database_now_us(),
             snapshot,
         };
-        caller.team = found.team.map(|team| caller.team_of(&team).into());
+        if let Some(team) = found.team {
+            caller.team = Some(caller.team_of(&team).ok_or_else(alias_waiting)?.into());
+        }
         Ok(caller)
     }
 
@@ -324,6 +325,19 @@ fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     }
     let value = headers.get("x-api-key").ok_or_else(missing)?;
     value.to_str().map(str::trim).map_err(|_| malformed(KeyError::Malformed))
+}
+
+/// Code of [`alias_waiting`].
+pub const ALIAS_WAITING: &str = "alias_waiting";
+
+/// The answer to usage of a subject whose alias waits.
+pub fn alias_waiting() -> Problem {
+    Problem::unavailable(
+        ALIAS_WAIT_S,
+        "alias_waiting",
+        "a subject of these events is about to become another name of a team",
+        "send the same events again, with the same ids, after the time in Retry-After: it is decided in about a minute",
+    )
 }
 
 fn malformed(error: KeyError) -> Problem {

@@ -174,6 +174,8 @@ pub struct Batch {
     pub place: Option<DoorPlace>,
     /// The span of the request, where it is sampled.
     pub trace: Option<TraceContext>,
+    /// Whether an event has a subject whose alias waits: then none of them is accepted.
+    pub alias_waits: bool,
     held: Held,
     held_for_events: usize,
 }
@@ -193,6 +195,7 @@ impl Batch {
             refused: Vec::new(),
             place: None,
             trace: None,
+            alias_waits: false,
             held,
             held_for_events: 0,
         }

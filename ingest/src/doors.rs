@@ -23,8 +23,8 @@ use runtime::{
 };
 use tokio::{runtime::Handle, time::timeout_at};
 
-use self::message::Read;
-use crate::{Ingest, block::Answer, budget::Full};
+use self::message::{Read, Unread};
+use crate::{Ingest, block::Answer};
 
 pub mod message;
 
@@ -129,8 +129,9 @@ struct Doors<'a> {
     context: &'a Context,
     runtime: &'a Handle,
     inbox: Inbox,
-    /// Messages whose tenant is not known, and whose places are paused.
-    aside: BTreeMap<Place, Letter>,
+    /// Messages that wait for their tenant or for the decision about an alias, in the order of their
+    /// offsets. Their places are paused.
+    aside: BTreeMap<Place, Vec<Letter>>,
     trouble: Option<(Instant, String)>,
     looked_at: Instant,
 }
@@ -164,11 +165,7 @@ impl Doors<'_> {
         while !round.is_full() {
             let Some(letter) = self.next(wait)? else { break };
             wait = Duration::ZERO;
-            if self.is_known(&letter.place) {
-                round.add(letter);
-            } else {
-                self.put_aside(letter)?;
-            }
+            self.take(&mut round, letter)?;
         }
         Ok(round)
     }
@@ -192,14 +189,39 @@ impl Doors<'_> {
         known.tenants.get(place.topic.as_str()).is_some_and(|tenant| !tenant.disabled)
     }
 
-    fn put_aside(&mut self, letter: Letter) -> Result<(), LogError> {
+    /// Puts a message into the round, or to those that wait.
+    fn take(&mut self, round: &mut Round, letter: Letter) -> Result<(), LogError> {
+        if let Some(before) = self.aside.get_mut(&letter.place) {
+            before.push(letter);
+            return Ok(());
+        }
+        if self.is_known(&letter.place) {
+            round.add(letter);
+            return Ok(());
+        }
         let door = self.inbox.topic_name(&letter.place);
         tracing::warn!(
             door,
             "nobody is called like this door, or is disabled; its messages wait for the tenant"
         );
         self.inbox.pause(&letter.place)?;
-        self.aside.entry(letter.place.clone()).or_insert(letter);
+        self.aside.insert(letter.place.clone(), vec![letter]);
+        Ok(())
+    }
+
+    /// Takes the places of a round that wait for an alias out of it, from the first message on that
+    /// is left. What was done of them is done again: it is found as a duplicate.
+    fn put_aside(&mut self, round: &mut Round, waiting: &BTreeSet<Place>) -> Result<(), LogError> {
+        for place in waiting {
+            let of_place = |mail: &mut Mail| mail.letter.place == *place;
+            let letters: Vec<Letter> =
+                round.mails.extract_if(.., of_place).map(|mail| mail.letter).collect();
+            let Some(first) = letters.first() else { continue };
+            round.next.insert(place.clone(), first.offset);
+            self.inbox.pause(place)?;
+            self.aside.insert(place.clone(), letters);
+            self.ingest.metrics.door_retries.with_label_values(&["alias"]).inc();
+        }
         Ok(())
     }
 
@@ -209,7 +231,7 @@ impl Doors<'_> {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         let mut paused = false;
         loop {
-            let reason = self.attempt(round);
+            let reason = self.attempt(round)?;
             let Some(reason) = reason.filter(|_| !round.mails.is_empty()) else {
                 if round.mails.is_empty() {
                     break;
@@ -230,11 +252,7 @@ impl Doors<'_> {
             // Polling is what keeps this member in the group. A place that was assigned just now
             // may give a message all the same.
             if let Some(letter) = self.next(backoff.pause())? {
-                if self.is_known(&letter.place) {
-                    round.add(letter);
-                } else {
-                    self.put_aside(letter)?;
-                }
+                self.take(round, letter)?;
             }
             let revoked = self.inbox.revoked();
             round.give_up(&revoked);
@@ -247,8 +265,8 @@ impl Doors<'_> {
     }
 
     /// Hands what is left to the log once. Answers why some of it must be handed over again.
-    fn attempt(&mut self, round: &mut Round) -> Option<&'static str> {
-        let (sent, mut reason) = self.send(round);
+    fn attempt(&mut self, round: &mut Round) -> Result<Option<&'static str>, LogError> {
+        let (sent, waiting, mut reason) = self.send(round);
         let none_sent = sent.is_empty();
         let short = reason == Some("memory");
         let deadline = tokio::time::Instant::now() + self.ingest.answer_timeout;
@@ -270,15 +288,20 @@ impl Doors<'_> {
         }
         let is_left = |mail: &Mail| mail.done.is_empty() || mail.done.contains(&false);
         round.mails.retain(is_left);
+        self.put_aside(round, &waiting)?;
         // What was sent has given its memory back.
-        if short && !none_sent && reason == Some("memory") { None } else { reason }
+        Ok(if short && !none_sent && reason == Some("memory") { None } else { reason })
     }
 
-    /// Reads messages and queues their events, as far as memory goes.
-    fn send(&self, round: &mut Round) -> (Vec<Sent>, Option<&'static str>) {
-        let (mut sent, mut reason) = (Vec::new(), None);
+    /// Reads messages and queues their events, as far as memory goes. Answers the places that wait
+    /// for an alias as well, and why messages of the others are left.
+    fn send(&self, round: &mut Round) -> (Vec<Sent>, BTreeSet<Place>, Option<&'static str>) {
+        let (mut sent, mut waiting, mut reason) = (Vec::new(), BTreeSet::new(), None);
         for (number, mail) in round.mails.iter_mut().enumerate() {
             let place = &mail.letter.place;
+            if waiting.contains(place) {
+                continue;
+            }
             let caller = match self.ingest.door.writer_of(&place.topic) {
                 Ok(Some(caller)) => caller,
                 Ok(None) => {
@@ -294,9 +317,13 @@ impl Doors<'_> {
             let budget = &self.ingest.budget;
             let read = match message::read(&mail.letter, &door, caller, budget, task::now_us()) {
                 Ok(read) => read,
-                Err(Full) => {
+                Err(Unread::Memory) => {
                     reason = Some("memory");
                     break;
+                }
+                Err(Unread::Alias) => {
+                    waiting.insert(place.clone());
+                    continue;
                 }
             };
             mail.done.resize(read.items, false);
@@ -307,7 +334,7 @@ impl Doors<'_> {
             let answers = self.ingest.blocks.push(&read.batch, &left);
             sent.push(Sent { mail: number, read, answers });
         }
-        (sent, reason)
+        (sent, waiting, reason)
     }
 
     fn count(&self, place: &Place, read: &Read, number: u32) {
@@ -344,15 +371,13 @@ impl Doors<'_> {
         Ok(())
     }
 
-    /// Reads the messages aside whose tenant is known by now.
+    /// Reads the messages aside again whose tenant is known by now.
     fn take_up(&mut self) -> Result<(), LogError> {
         let mut round = Round::default();
         let known: Vec<Place> =
             self.aside.keys().filter(|place| self.is_known(place)).cloned().collect();
         for place in known {
-            if let Some(letter) = self.aside.remove(&place) {
-                round.add(letter);
-            }
+            self.aside.remove(&place).into_iter().flatten().for_each(|letter| round.add(letter));
         }
         if round.mails.is_empty() {
             return Ok(());

@@ -6,7 +6,7 @@ use runtime::http::Problem;
 
 use crate::{
     accept::{Reject, accept},
-    admit::Caller,
+    admit::{self, Caller},
     batch::Batch,
     budget::{Full, Held},
     collect::Collector,
@@ -98,6 +98,9 @@ pub fn parse(
             "the body holds no event",
             "send at least one",
         ));
+    }
+    if parser.parsed.batch.alias_waits {
+        return Err(admit::alias_waiting());
     }
     Ok(parser.parsed)
 }

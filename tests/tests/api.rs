@@ -818,9 +818,11 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
 
     let aliased =
         world.post("/v1/teams/a/aliases", json!({"alias": "old-a"})).await?.expect(201)?;
-    let effective = domain::time::parse(aliased["effective_at"].as_str().unwrap())?;
-    let ahead = effective - runtime::task::now_us();
-    assert!((55_000_000..=60_000_000).contains(&ahead), "{ahead}");
+    assert_eq!((&aliased["waiting"], &aliased["effective_at"]), (&json!(true), &Value::Null));
+    let ahead: f64 = sqlx::query_scalar("SELECT extract(epoch FROM effective_at - clock_timestamp())::float8 FROM team_aliases WHERE alias = 'old-a'")
+        .fetch_one(&world.admin)
+        .await?;
+    assert!((55.0..=60.0).contains(&ahead), "{ahead}");
     world
         .post("/v1/teams/b/aliases", json!({"alias": "old-a"}))
         .await?

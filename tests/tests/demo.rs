@@ -14,6 +14,8 @@ use tests::{
     wait::eventually,
 };
 
+#[path = "demo/aliases.rs"]
+mod aliases;
 #[path = "demo/made.rs"]
 mod made;
 #[path = "demo/page.rs"]

@@ -381,7 +381,73 @@ async fn an_unknown_door_waits(system: &System, broker: &Broker) -> Result<()> {
         Ok(metrics.contains(wanted))
     })
     .await?;
-    a_disabled_tenants_door_waits(system, &mut door).await
+    a_disabled_tenants_door_waits(system, &mut door).await?;
+    a_name_that_waits_holds_up_its_door_alone(system, door).await
+}
+
+/// While a name may become another team's, its door waits from that message on, and the other doors
+/// do not; then everything in it is accepted, once, in its order.
+async fn a_name_that_waits_holds_up_its_door_alone(system: &System, mut door: Door) -> Result<()> {
+    let mut postgres = system.postgres().await?;
+    sqlx::query("INSERT INTO teams (tenant_id, team, origin) SELECT tenant_id, 'team-01', 'registered' FROM tenants WHERE key = 'late-comer'")
+        .execute(&mut postgres)
+        .await?;
+    let sql = "INSERT INTO team_aliases (tenant_id, alias, team, effective_at, waiting)
+        SELECT tenant_id, 'alias-01', 'team-01', clock_timestamp() + interval '1 hour', true FROM tenants WHERE key = 'late-comer'";
+    sqlx::query(sql).execute(&mut postgres).await?;
+    let refreshes = async || metric(system, r#"weir_ingest_refreshes_total{outcome="ok"}"#).await;
+    let before = refreshes().await?;
+    eventually("ingest knows of the alias", async || Ok(refreshes().await? > before + 1)).await?;
+    let accepted = async |door: &str| {
+        metric(
+            system,
+            &format!(r#"weir_ingest_door_events_total{{door="{door}",outcome="accepted"}}"#),
+        )
+        .await
+    };
+    let (held, free) = (accepted("late-comer").await?, accepted("default").await?);
+    door_sends(&mut door, system, "team-09", "late-comer")?;
+    door_sends(&mut door, system, "alias-01", "late-comer")?;
+    for _ in 0..3 {
+        door_sends(&mut door, system, "team-09", "late-comer")?;
+        door_sends(&mut door, system, "team-09", "default")?;
+    }
+    eventually("the other door goes on", async || Ok(accepted("default").await? == free + 3))
+        .await?;
+    eventually("what lies before the message is let in", async || {
+        Ok(accepted("late-comer").await? == held + 1)
+    })
+    .await?;
+    ensure!(metric(system, r#"weir_ingest_door_retries_total{reason="alias"}"#).await? > 0);
+    sqlx::query("UPDATE team_aliases SET waiting = false").execute(&mut postgres).await?;
+    eventually("everything that waited is accepted", async || {
+        Ok(accepted("late-comer").await? == held + 5)
+    })
+    .await?;
+    eventually("the name is the team's in the archive", async || {
+        let sql = "SELECT team, uniqExact(partition, position, index) AS events FROM usage_events WHERE subject = 'alias-01' GROUP BY team";
+        let rows = system.clickhouse().query_json_rows(sql, &[]).await?;
+        Ok(rows == [json!({"team": "team-01", "events": "1"})])
+    })
+    .await
+}
+
+/// A counter of ingest.
+async fn metric(system: &System, name: &str) -> Result<u64> {
+    let metrics = system.ingest()?.text("/metrics").await?;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.map(str::parse).transpose()?.unwrap_or(0))
+}
+
+/// Writes an event of a subject to the first partition of a tenant's door.
+fn door_sends(door: &mut Door, system: &System, subject: &str, tenant: &str) -> Result<()> {
+    door.topic = format!("{}.in.{tenant}", system.prefix()?);
+    let event = json!({"id": uuid::Uuid::now_v7().to_string(), "type": "llm.tokens.v1", "subject": subject,
+        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": 3, "outputTokens": 0}});
+    let value = serde_json::to_vec(&event)?;
+    let record = BaseRecord::<(), [u8]>::to(&door.topic).partition(0).payload(&value);
+    door.producer.send(record).map_err(|(error, _)| error)?;
+    door.flush()
 }
 
 /// While its tenant is disabled a door waits too, and the others do not.

@@ -140,6 +140,9 @@ const CASES: &[Case] = &[
     ("team_aliases", "find", Finds, &["{tenant}", "acme-2"]),
     ("team_aliases", "insert", Inserts, &["{tenant}", "new", "acme", "60"]),
     ("team_aliases", "list", Finds, &["{tenant}", "acme", NULL, "10"]),
+    ("team_aliases", "remove", Finds, &["{tenant}", "acme-2"]),
+    ("team_aliases", "take_effect", Finds, &["{tenant}", "acme-2"]),
+    ("team_aliases", "waiting", Finds, &[]),
     ("teams", "find", Finds, &["{tenant}", "acme"]),
     ("teams", "insert", Inserts, &["{tenant}", "new", "n"]),
     ("teams", "list", Finds, &["{tenant}", NULL, "10"]),
@@ -429,6 +432,7 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
         "INSERT INTO ingest_quotas (tenant_id, period, events) VALUES ($1, 'day', 1000000)",
         "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5)
          ON CONFLICT (tenant_id, period) DO UPDATE SET events = 5",
+        "UPDATE team_aliases SET effective_at = clock_timestamp() WHERE tenant_id = $1",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO catalog_versions (tenant_id, catalog_version, document, document_hash) VALUES ($1, 70, '{}', decode(repeat('aa', 32), 'hex'))",

@@ -1,29 +1,23 @@
 //! The conservation statement: every accepted event has one outcome, or is on its way.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use domain::{money::Amount, time, wire::rated::Counts};
-use runtime::{log::LogError, postgres::scoped, task};
+use runtime::task;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    auth::{Caller, Scope, TenantScope},
+    auth::{Caller, Scope},
     error::ApiError,
-    jobs::count_pending::{self, Pending},
+    jobs::count_pending::Pending,
     live::Unposted,
     openapi::Refusals,
+    progress::{Partitions, Posted, pending, posted},
     state::Api,
-    store::{
-        conservation::{self, PartitionRow},
-        statement,
-    },
+    store::conservation::{self, PartitionRow},
 };
 
 /// How long the archive may take to say how far it is.
@@ -179,86 +173,6 @@ fn unposted(api: &Api, tenant: Uuid, posted: &Partitions) -> Vec<UnpostedAmount>
     };
     let position = |partition| posted.get(&partition).map(|posted| posted.row.x);
     api.live.unposted(Some(tenant), position).into_iter().map(one).collect()
-}
-
-/// What is posted of a partition.
-struct Posted {
-    row: PartitionRow,
-    counts: Counts,
-    /// Late events that the slow lane has answered, some of them perhaps not yet posted.
-    answered: u64,
-}
-
-type Partitions = BTreeMap<u32, Posted>;
-
-/// Counts with the place that they are up to; partitions without anything posted are there too.
-async fn posted(api: &Api, tenant: TenantScope) -> Result<Partitions, ApiError> {
-    let (answered, rows, counts) = scoped(&api.pool, tenant.id(), |mut transaction| async move {
-        // First: what is answered later than the counts are read would hide what waits.
-        let answered = conservation::answered(&mut transaction, tenant).await?;
-        let rows = conservation::partitions(&mut transaction).await?;
-        let counts = statement::conservation(&mut transaction, tenant).await?;
-        Ok::<_, ApiError>((answered, rows, counts))
-    })
-    .await?;
-    let nothing = |partition| PartitionRow {
-        partition,
-        x: -1,
-        r: -1,
-        catalog_version: 0,
-        ignored_batches: 0,
-    };
-    let empty = |partition: u32| {
-        let row = nothing(i32::try_from(partition).unwrap_or(i32::MAX));
-        (partition, Posted { row, counts: Counts::default(), answered: 0 })
-    };
-    let mut posted: Partitions = (0..api.log.partitions()).map(empty).collect();
-    for row in rows {
-        if let Some(place) =
-            u32::try_from(row.partition).ok().and_then(|partition| posted.get_mut(&partition))
-        {
-            place.row = row;
-        }
-    }
-    for (partition, place, counts) in counts {
-        if let Some(own) = posted.get_mut(&partition) {
-            (own.row.x, own.row.r, own.counts) = (place.x, place.r, counts);
-        }
-    }
-    for (partition, answered) in answered {
-        if let Some(own) =
-            u32::try_from(partition).ok().and_then(|partition| posted.get_mut(&partition))
-        {
-            own.answered = answered.unsigned_abs();
-        }
-    }
-    Ok(posted)
-}
-
-async fn pending(
-    api: &Api,
-    tenant: Uuid,
-    posted: &Partitions,
-) -> Result<BTreeMap<u32, Pending>, ApiError> {
-    let places: Vec<(u32, i64)> =
-        posted.iter().map(|(partition, posted)| (*partition, posted.row.x)).collect();
-    let api = Api::clone(api);
-    let counted = task::blocking(move || {
-        let deadline = Instant::now() + Duration::from_millis(api.config.pending_scan_ms);
-        let count = |(partition, posted)| {
-            Ok((partition, count_pending::count(&api, tenant, partition, posted, deadline)?))
-        };
-        places.into_iter().map(count).collect::<Result<BTreeMap<u32, Pending>, LogError>>()
-    })
-    .await?;
-    match counted {
-        Ok(pending) => Ok(pending),
-        Err(LogError::Unavailable(reason)) => {
-            tracing::warn!(reason, "the log is unavailable; what is pending is not known");
-            Ok(BTreeMap::new())
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// How far the archive is; `None` if it does not answer.

@@ -24,8 +24,9 @@ use crate::{
     },
 };
 
-/// By then every ingest process that runs has loaded the alias; one that could not answers 503.
-const EFFECTIVE_AFTER_S: i32 = 60;
+/// By then every ingest process that runs has loaded the alias, or lets nobody in; and what was on
+/// its way into the log before is there.
+const KNOWN_AFTER_S: i32 = 60;
 
 /// An alias to make.
 #[derive(Deserialize, ToSchema)]
@@ -43,19 +44,29 @@ pub(crate) struct Alias {
     alias: String,
     /// The team that its events belong to.
     team: String,
-    /// From when on, by the time of acceptance.
-    effective_at: String,
+    /// Whether it waits: events of the other subject are answered 503 until it is seen that it has
+    /// no usage of its own. If it has, the alias is removed.
+    waiting: bool,
+    /// Since when it holds; null while it waits.
+    effective_at: Option<String>,
 }
 
 impl From<AliasRow> for Alias {
     fn from(row: AliasRow) -> Self {
-        Self { alias: row.alias, team: row.team, effective_at: time::format(row.effective_at_us) }
+        Self {
+            alias: row.alias,
+            team: row.team,
+            waiting: row.effective_at_us.is_none(),
+            effective_at: row.effective_at_us.map(time::format),
+        }
     }
 }
 
 /// Make an alias of a team
 ///
-/// It takes effect after 60 seconds.
+/// It waits for at least 60 seconds, and until everything that was accepted before is posted. Meanwhile
+/// events of the other subject are answered 503. Then it takes effect; or, if the subject has come to
+/// have usage of its own, it is removed, which `GET /v1/audit` shows.
 #[utoipa::path(post, path = "/v1/teams/{team}/aliases", tag = "teams", params(IdempotencyKey, ("team" = String, Path, description = "Key of the team")),
     request_body = NewAlias, responses((status = 201, body = Alias), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn create(
@@ -83,8 +94,7 @@ pub(crate) async fn create(
                 .into());
             }
             let Some(row) =
-                team_aliases::insert(connection, tenant, &new.alias, &team, EFFECTIVE_AFTER_S)
-                    .await?
+                team_aliases::insert(connection, tenant, &new.alias, &team, KNOWN_AFTER_S).await?
             else {
                 return Err(Problem::conflict(
                     "alias_exists",

@@ -1,6 +1,8 @@
 //! Aliases of teams.
 
+use runtime::postgres::{Pool, PostgresError};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::{auth::TenantScope, error::ApiError, page::Asked};
 
@@ -9,10 +11,18 @@ use crate::{auth::TenantScope, error::ApiError, page::Asked};
 pub(crate) struct AliasRow {
     pub alias: String,
     pub team: String,
-    pub effective_at_us: i64,
+    /// Nothing while it waits.
+    pub effective_at_us: Option<i64>,
 }
 
-/// Inserts an alias that takes effect after `delay_s`; `None` if there is one of this name.
+/// An alias that waits, of some tenant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
+pub(crate) struct WaitingAlias {
+    pub tenant_id: Uuid,
+    pub alias: String,
+}
+
+/// Inserts an alias that waits, at least for `delay_s`; `None` if there is one of this name.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     tenant: TenantScope,
@@ -21,9 +31,9 @@ pub(crate) async fn insert(
     delay_s: i32,
 ) -> Result<Option<AliasRow>, ApiError> {
     let row = sqlx::query_as(
-        "INSERT INTO team_aliases (tenant_id, alias, team, effective_at)
-         VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) ON CONFLICT DO NOTHING
-         RETURNING alias, team, (extract(epoch FROM effective_at) * 1000000)::bigint AS effective_at_us",
+        "INSERT INTO team_aliases (tenant_id, alias, team, effective_at, waiting)
+         VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), true) ON CONFLICT DO NOTHING
+         RETURNING alias, team, CASE WHEN NOT waiting THEN (extract(epoch FROM effective_at) * 1000000)::bigint END AS effective_at_us",
     )
     .bind(tenant.id())
     .bind(alias)
@@ -41,7 +51,7 @@ pub(crate) async fn find(
     alias: &str,
 ) -> Result<Option<AliasRow>, ApiError> {
     let row = sqlx::query_as(
-        "SELECT alias, team, (extract(epoch FROM effective_at) * 1000000)::bigint AS effective_at_us
+        "SELECT alias, team, CASE WHEN NOT waiting THEN (extract(epoch FROM effective_at) * 1000000)::bigint END AS effective_at_us
          FROM team_aliases WHERE tenant_id = $1 AND alias = $2",
     )
     .bind(tenant.id())
@@ -59,7 +69,7 @@ pub(crate) async fn list(
     asked: &Asked,
 ) -> Result<Vec<AliasRow>, ApiError> {
     let rows = sqlx::query_as(
-        "SELECT alias, team, (extract(epoch FROM effective_at) * 1000000)::bigint AS effective_at_us FROM team_aliases
+        "SELECT alias, team, CASE WHEN NOT waiting THEN (extract(epoch FROM effective_at) * 1000000)::bigint END AS effective_at_us FROM team_aliases
          WHERE tenant_id = $1 AND team = $2 AND ($3::text IS NULL OR alias COLLATE \"C\" > $3)
          ORDER BY alias COLLATE \"C\" LIMIT $4",
     )
@@ -70,4 +80,49 @@ pub(crate) async fn list(
     .fetch_all(connection)
     .await?;
     Ok(rows)
+}
+
+/// Aliases of all tenants that wait, and of which every ingest process knows.
+pub(crate) async fn waiting(reader: &Pool) -> Result<Vec<WaitingAlias>, PostgresError> {
+    let rows = sqlx::query_as(
+        "SELECT tenant_id, alias FROM team_aliases WHERE waiting AND effective_at <= clock_timestamp()
+         ORDER BY tenant_id, alias LIMIT 1000",
+    )
+    .fetch_all(reader)
+    .await?;
+    Ok(rows)
+}
+
+/// Lets an alias that waits take effect.
+pub(crate) async fn take_effect(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    alias: &str,
+) -> Result<(), ApiError> {
+    sqlx::query(
+        "UPDATE team_aliases SET waiting = false, effective_at = clock_timestamp()
+         WHERE tenant_id = $1 AND alias = $2 AND waiting",
+    )
+    .bind(tenant.id())
+    .bind(alias)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes an alias that waits; `None` if none of this name does (any more).
+pub(crate) async fn remove(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    alias: &str,
+) -> Result<Option<AliasRow>, ApiError> {
+    let row = sqlx::query_as(
+        "DELETE FROM team_aliases WHERE tenant_id = $1 AND alias = $2 AND waiting
+         RETURNING alias, team, NULL::bigint AS effective_at_us",
+    )
+    .bind(tenant.id())
+    .bind(alias)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row)
 }

@@ -38,6 +38,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "cheaper_check_of_transfers",
         include_str!("../../../migrations/postgres/0011_cheaper_check_of_transfers.sql"),
     ),
+    (12, "waiting_aliases", include_str!("../../../migrations/postgres/0012_waiting_aliases.sql")),
 ];
 
 /// Brings the tables up to date.

@@ -190,7 +190,7 @@ impl Again {
         let (subject, team) = (row.text("subject")?, row.text("team")?);
         let mut aliases = HashMap::new();
         if subject != team {
-            aliases.insert(subject.into(), Alias { team: team.into(), effective_us: i64::MIN });
+            aliases.insert(subject.into(), Alias { team: team.into(), waiting: false });
         }
         let apps = std::collections::HashSet::new();
         let tenant = Tenant { id, key, external_key, aliases, apps, disabled: false };
@@ -215,7 +215,6 @@ impl Again {
             buckets: Buckets::default(),
             counter: None,
             snapshot: Arc::new(snapshot),
-            database_us: i64::MAX,
         })
     }
 }

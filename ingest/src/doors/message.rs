@@ -9,7 +9,7 @@ use runtime::{http::Problem, log::kafka::Letter};
 
 use crate::{
     accept::Reject,
-    admit::Caller,
+    admit::{ALIAS_WAITING, Caller},
     batch::{Batch, DoorPlace, Refusal},
     binary,
     budget::{Budget, Full},
@@ -71,15 +71,29 @@ fn whole(code: &'static str, detail: impl Into<String>) -> Whole {
     Whole { code, detail: detail.into() }
 }
 
-/// Reads a message of `door`. Fails only where memory is short; reading it again gives the same
-/// items.
+/// Why a message cannot be read now. Reading it again gives the same items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Memory is short.
+    Memory,
+    /// A subject of it has an alias that waits.
+    Alias,
+}
+
+impl From<Full> for Unread {
+    fn from(_: Full) -> Unread {
+        Unread::Memory
+    }
+}
+
+/// Reads a message of `door`.
 pub fn read(
     letter: &Letter,
     door: &str,
     caller: Caller,
     budget: &Budget,
     now_us: i64,
-) -> Result<Read, Full> {
+) -> Result<Read, Unread> {
     let place =
         DoorPlace { door: door.into(), partition: letter.place.partition, offset: letter.offset };
     let value = letter.value.clone().unwrap_or_default();
@@ -89,8 +103,9 @@ pub fn read(
             held.grow(body.len())?;
             match forms::parse(form, body, caller.clone(), held, now_us) {
                 Ok(parsed) => return Ok(with_refused(parsed, place)),
+                Err(problem) if problem.code() == ALIAS_WAITING => return Err(Unread::Alias),
                 // Nothing else of it is ours.
-                Err(problem) if problem.status().is_server_error() => return Err(Full),
+                Err(problem) if problem.status().is_server_error() => return Err(Unread::Memory),
                 Err(problem) => problem.into(),
             }
         }

@@ -108,8 +108,8 @@ impl Tenant {
 pub struct Alias {
     /// The team.
     pub team: Arc<str>,
-    /// From when on.
-    pub effective_us: i64,
+    /// Whether it is not known yet if the subject has usage of its own. Until then it can get none.
+    pub waiting: bool,
 }
 
 /// Why nothing was loaded.
@@ -239,13 +239,11 @@ async fn apps_by_tenant(pool: &Pool) -> Result<HashMap<Uuid, HashSet<Arc<str>>>,
 async fn aliases_by_tenant(
     pool: &Pool,
 ) -> Result<HashMap<Uuid, HashMap<Box<str>, Alias>>, PostgresError> {
-    let sql = "SELECT tenant_id, alias, team,
-            (extract(epoch FROM greatest('1970-01-01', least('2999-01-01', effective_at))) * 1000000)::bigint
-        FROM team_aliases";
-    let rows: Vec<(Uuid, String, String, i64)> = sqlx::query_as(sql).fetch_all(pool).await?;
+    let sql = "SELECT tenant_id, alias, team, waiting FROM team_aliases";
+    let rows: Vec<(Uuid, String, String, bool)> = sqlx::query_as(sql).fetch_all(pool).await?;
     let mut aliases: HashMap<Uuid, HashMap<Box<str>, Alias>> = HashMap::new();
-    for (tenant, alias, team, effective_us) in rows {
-        let alias_of = Alias { team: team.into(), effective_us };
+    for (tenant, alias, team, waiting) in rows {
+        let alias_of = Alias { team: team.into(), waiting };
         aliases.entry(tenant).or_default().insert(alias.into(), alias_of);
     }
     Ok(aliases)

@@ -114,27 +114,42 @@ async fn keys_are_told_apart_and_follow_the_database() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_alias_counts_from_its_time_on() -> Result<()> {
+async fn an_alias_that_waits_holds_up_its_subject_alone() -> Result<()> {
     let world = World::with(quick()).await?;
     sqlx::query("INSERT INTO teams (tenant_id, team, origin) VALUES ($1, 'main', 'registered')")
         .bind(TENANT)
         .execute(&world.pool)
         .await?;
-    sqlx::query("INSERT INTO team_aliases (tenant_id, alias, team, effective_at) VALUES ($1, 't', 'main', clock_timestamp() + interval '1 second')")
+    sqlx::query("INSERT INTO team_aliases (tenant_id, alias, team, effective_at, waiting) VALUES ($1, 't', 'main', clock_timestamp(), true)")
         .bind(TENANT)
         .execute(&world.pool)
         .await?;
     let teams = |world: &World| {
-        world.logged().unwrap().0.into_iter().map(|event| event.team).collect::<Vec<_>>()
+        let mut teams: Vec<_> =
+            world.logged().unwrap().0.into_iter().map(|event| event.team).collect();
+        teams.sort();
+        teams
     };
-    assert_eq!(world.post(&[], EVENT).await?.status, 200);
-    assert_eq!(teams(&world), ["t"]);
+    let told = async || {
+        let answer = world.post(&[], EVENT).await?;
+        Ok::<_, anyhow::Error>((answer.status.as_u16(), answer.code().to_owned()))
+    };
+    let loads = world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}");
+    let loaded = || world.metric("weir_ingest_refreshes_total{outcome=\"ok\"}") > loads + 1;
+    world.until("the alias is loaded", loaded).await;
+    let answer = world.post(&[], EVENT).await?;
+    assert_eq!((answer.status.as_u16(), answer.code()), (503, "alias_waiting"));
+    assert!(answer.headers.contains_key("retry-after"));
+    let other = r#"{"id":"1","type":"x","subject":"u"}"#;
+    assert_eq!(world.post(&[], other).await?.status, 200);
+    assert_eq!(teams(&world), ["u"]);
+    sqlx::query("UPDATE team_aliases SET waiting = false").execute(&world.pool).await?;
     let started = Instant::now();
-    while !teams(&world).contains(&"main".to_owned()) {
+    while told().await? != (200, "ok".to_owned()) {
         assert!(started.elapsed() < Duration::from_secs(10), "the alias never took effect");
-        assert_eq!(world.post(&[], EVENT).await?.status, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!(teams(&world), ["main", "u"]);
     world.stop().await?;
     Ok(())
 }

@@ -14,7 +14,7 @@ const VERBS: [&str; 7] =
 
 /// Everything that is allowed: role, table, verbs (S select, I insert, U update, D delete, u update
 /// of the named columns). What is not here is refused: only the archiver deletes, rows of
-/// `archive_groups`, and nobody truncates.
+/// `archive_groups`, and the api, aliases; nobody truncates.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "accounts", "S"),
     ("weir_api", "api_keys", "SI u(expires_at,revoked_at)"),
@@ -36,7 +36,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "provider_prices", "SI"),
     ("weir_api", "privileged_changes", "SI"),
     ("weir_api", "receivables", "S"),
-    ("weir_api", "team_aliases", "SI"),
+    ("weir_api", "team_aliases", "SID u(effective_at,waiting)"),
     ("weir_api", "teams", "SI u(name)"),
     ("weir_api", "tenants", "S"),
     ("weir_api", "transfers", "S"),
@@ -122,6 +122,8 @@ const ALLOWED_COLUMNS: &[(&str, &str, &str)] = &[
     ("weir_api", "ingest_quotas.changed_at", "UPDATE"),
     ("weir_api", "ingest_quotas.events", "UPDATE"),
     ("weir_api", "installation.catalog_version", "UPDATE"),
+    ("weir_api", "team_aliases.effective_at", "UPDATE"),
+    ("weir_api", "team_aliases.waiting", "UPDATE"),
     ("weir_api", "teams.name", "UPDATE"),
 ];
 

@@ -72,6 +72,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0011_cheaper_check_of_transfers.sql",
         "1a05af9eab44a090025848d050ed4f8a7edfc61e878038371f451427eff2f158",
     ),
+    (
+        "migrations/postgres/0012_waiting_aliases.sql",
+        "4e179a6295c89f70e2eb28a831d4efa7f7d3fe22ed74344dad54879c708cf9a7",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
