@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
-    http::{HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
 };
 use runtime::{http::Problem, keys};
 use uuid::Uuid;
@@ -136,7 +136,7 @@ impl FromRequestParts<Api> for Caller {
     /// A refused credential costs its address an attempt, and its public id as well; a good one is
     /// let through all the same.
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let found = match presented(parts) {
+        let found = match presented(&parts.headers) {
             Ok(text) if keys::is_token(text) => token::authenticate(api, text).await?,
             Ok(text) => api_key::authenticate(api, text).await?,
             Err(problem) => Err(problem),
@@ -146,7 +146,7 @@ impl FromRequestParts<Api> for Caller {
             Err(problem) => {
                 api.metrics.unauthorized.inc();
                 if problem.status() == StatusCode::UNAUTHORIZED {
-                    let id = presented(parts).ok().and_then(keys::public_id);
+                    let id = presented(&parts.headers).ok().and_then(keys::public_id);
                     api.attempts.refused(address(parts), id.as_deref())?;
                 }
                 return Err(problem.into());
@@ -172,14 +172,14 @@ fn address(parts: &Parts) -> IpAddr {
 }
 
 /// The credential of `Authorization: Bearer …`, else of `X-Api-Key`.
-fn presented(parts: &Parts) -> Result<&str, Problem> {
+pub(crate) fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
     fn bearer(value: &HeaderValue) -> Option<&str> {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
-    let credential = match parts.headers.get(header::AUTHORIZATION) {
+    let credential = match headers.get(header::AUTHORIZATION) {
         Some(value) => bearer(value),
-        None => parts.headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim),
+        None => headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim),
     };
     credential.ok_or_else(|| {
         Problem::unauthorized(

@@ -34,7 +34,12 @@ impl WithoutParameters {
         let given = request.uri().query().is_some_and(|query| !query.is_empty());
         let path = request.extensions().get::<MatchedPath>().filter(|_| given);
         let bare = path.is_some_and(|path| {
-            self.0.contains(&(request.method().clone(), path.as_str().to_owned()))
+            let asked = match *request.method() {
+                // Its answer is that of GET without the body.
+                Method::HEAD => Method::GET,
+                ref method => method.clone(),
+            };
+            self.0.contains(&(asked, path.as_str().to_owned()))
         });
         if !bare {
             return next.run(request).await;

@@ -12,6 +12,7 @@ pub mod event;
 pub mod llm_usage;
 pub mod meter;
 pub mod money;
+pub mod partition;
 pub mod planted;
 pub mod quantity;
 pub mod rate_card;

@@ -7,6 +7,7 @@ use domain::{
         ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX,
         POINTER_BYTES_MAX, unescape,
     },
+    partition::partition_of,
     planted::{self, Bug},
     time::{self, FUTURE_US_MAX},
     wire::record::{Attribute, AttributeKind},
@@ -16,7 +17,6 @@ use uuid::Uuid;
 use crate::{
     batch::{Batch, Prepared},
     collect::{Collector, Fault, Field, Found, name_of},
-    partition::partition_of,
     scan::Leaf,
     usage,
 };

@@ -34,7 +34,7 @@ const MAY_BE_NEW: [&str; 2] = ["key_unknown", "token_unknown"];
 const ALIAS_WAIT_S: u64 = 10;
 /// Requests that wait for the next load at a time; more are refused at once.
 const WAITING_MAX: usize = 64;
-/// How long they wait: two loads.
+/// How long they wait: two loads, as often as they are by default.
 const LOAD_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Whoever was authenticated. Holds the snapshot, so that one request sees one state.
@@ -227,7 +227,7 @@ impl Door {
     }
 
     /// Refuses to decide by what may have changed since.
-    fn fresh(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+    pub(crate) fn fresh(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         let age = snapshot.loaded_at.elapsed();
         if age > self.lease {
             return Err(Problem::unavailable(

@@ -371,22 +371,26 @@ impl Doors<'_> {
         Ok(())
     }
 
-    /// Reads the messages aside again whose tenant is known by now.
+    /// Reads the messages aside again whose tenant is known by now, place by place.
     fn take_up(&mut self) -> Result<(), LogError> {
-        let mut round = Round::default();
         let known: Vec<Place> =
             self.aside.keys().filter(|place| self.is_known(place)).cloned().collect();
-        for place in known {
-            self.aside.remove(&place).into_iter().flatten().for_each(|letter| round.add(letter));
-        }
-        if round.mails.is_empty() {
+        if known.is_empty() {
             return Ok(());
         }
-        self.bring(&mut round)?;
-        if round.mails.is_empty() {
+        for place in known {
+            let mut round = Round::default();
+            // The cluster may have taken it away meanwhile.
+            self.aside.remove(&place).into_iter().flatten().for_each(|letter| round.add(letter));
+            if round.mails.is_empty() {
+                continue;
+            }
+            self.bring(&mut round)?;
+            if !round.mails.is_empty() {
+                return Ok(());
+            }
             self.inbox.commit(&round.next, false)?;
-            self.inbox.resume_all_but(&self.aside.keys().cloned().collect())?;
         }
-        Ok(())
+        self.inbox.resume_all_but(&self.aside.keys().cloned().collect())
     }
 }

@@ -40,7 +40,6 @@ pub mod forms;
 pub mod lago;
 pub mod limits;
 pub mod metrics;
-pub mod partition;
 pub mod quotas;
 mod routes;
 pub mod scan;

@@ -316,6 +316,8 @@ pub(crate) async fn logged(
     deadline: Instant,
 ) -> Result<(Vec<Item>, Fates), Problem> {
     let Parsed { mut batch, items } = parsed;
+    // Reading the body may have taken long: what is known of aliases must be young enough still.
+    ingest.door.fresh(&batch.caller.snapshot)?;
     batch.trace =
         traces::current().map(|place| TraceContext { trace: place.trace, span: place.span });
     let numbers: Vec<u32> =

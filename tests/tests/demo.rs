@@ -20,6 +20,8 @@ mod aliases;
 mod made;
 #[path = "demo/page.rs"]
 mod page;
+#[path = "demo/rejected.rs"]
+mod rejected;
 #[path = "demo/replay.rs"]
 mod replay;
 #[path = "demo/status.rs"]

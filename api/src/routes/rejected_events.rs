@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode},
 };
 use domain::time;
 use runtime::{
@@ -19,7 +19,7 @@ use super::events::{
     Event, answer, cursor, cursor_of, event_of, read_receipt, receipt, time_optional, unknown,
 };
 use crate::{
-    auth::{Actor, Caller, Scope, TenantScope},
+    auth::{Actor, Caller, Scope, TenantScope, presented},
     door::Fate,
     error::ApiError,
     extract::Query,
@@ -212,13 +212,14 @@ async fn row_at(api: &Api, tenant: TenantScope, place: EventPlace) -> Result<Eve
     .into())
 }
 
-/// The header by which the caller is known; ingest shall know it by the same.
+/// The header by which the caller is known; ingest shall know it by the same credential.
 fn credential(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
-    headers.get(header::AUTHORIZATION).cloned().ok_or_else(|| {
+    let bearer = format!("Bearer {}", presented(headers)?);
+    HeaderValue::from_str(&bearer).map_err(|_| {
         Problem::unauthorized(
-            "key_missing",
-            "there is no API key in the request",
-            "send the header Authorization: Bearer with an API key or a token",
+            "key_malformed",
+            "the credential cannot stand in a header",
+            "copy the key again, whole",
         )
     })
 }

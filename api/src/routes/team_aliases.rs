@@ -45,7 +45,7 @@ pub(crate) struct Alias {
     /// The team that its events belong to.
     team: String,
     /// Whether it waits: events of the other subject are answered 503 until it is seen that it has
-    /// no usage of its own. If it has, the alias is removed.
+    /// no events of its own. If it has, the alias is removed.
     waiting: bool,
     /// Since when it holds; null while it waits.
     effective_at: Option<String>,
@@ -66,7 +66,8 @@ impl From<AliasRow> for Alias {
 ///
 /// It waits for at least 60 seconds, and until everything that was accepted before is posted. Meanwhile
 /// events of the other subject are answered 503. Then it takes effect; or, if the subject has come to
-/// have usage of its own, it is removed, which `GET /v1/audit` shows.
+/// have events of its own, or that could not be seen within 15 minutes, it is removed, which
+/// `GET /v1/audit` shows.
 #[utoipa::path(post, path = "/v1/teams/{team}/aliases", tag = "teams", params(IdempotencyKey, ("team" = String, Path, description = "Key of the team")),
     request_body = NewAlias, responses((status = 201, body = Alias), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn create(

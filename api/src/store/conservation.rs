@@ -41,6 +41,19 @@ pub(crate) async fn answered(
     Ok(rows)
 }
 
+/// Whether the archive has an event of a team, whatever became of it.
+pub(crate) async fn has_events(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    team: &str,
+) -> Result<bool, ClickHouseError> {
+    let sql = "SELECT 1 AS one FROM usage_events WHERE tenant_id = {tenant:UUID} AND team = {team:String} LIMIT 1
+        SETTINGS max_execution_time = 10";
+    let tenant = tenant.id().to_string();
+    let rows = clickhouse.query_json_rows(sql, &[("tenant", &tenant), ("team", team)]).await?;
+    Ok(!rows.is_empty())
+}
+
 /// How far the archive is: the last position archived, per partition.
 pub(crate) async fn archived(clickhouse: &ClickHouse) -> Result<Vec<(u32, i64)>, ClickHouseError> {
     let sql = "SELECT partition, max(to_x) AS position FROM archived GROUP BY partition SETTINGS max_execution_time = 2";

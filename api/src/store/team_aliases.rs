@@ -20,6 +20,8 @@ pub(crate) struct AliasRow {
 pub(crate) struct WaitingAlias {
     pub tenant_id: Uuid,
     pub alias: String,
+    /// Whether it has waited too long.
+    pub overdue: bool,
 }
 
 /// Inserts an alias that waits, at least for `delay_s`; `None` if there is one of this name.
@@ -82,11 +84,16 @@ pub(crate) async fn list(
     Ok(rows)
 }
 
-/// Aliases of all tenants that wait, and of which every ingest process knows.
+/// Aliases of all tenants that wait, and of which every ingest process knows: the oldest hundred of
+/// each tenant.
 pub(crate) async fn waiting(reader: &Pool) -> Result<Vec<WaitingAlias>, PostgresError> {
     let rows = sqlx::query_as(
-        "SELECT tenant_id, alias FROM team_aliases WHERE waiting AND effective_at <= clock_timestamp()
-         ORDER BY tenant_id, alias LIMIT 1000",
+        "SELECT tenant_id, alias, effective_at < clock_timestamp() - interval '15 minutes' AS overdue
+         FROM (
+             SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY effective_at, alias) AS nth
+             FROM team_aliases WHERE waiting AND effective_at <= clock_timestamp()
+         ) AS waiting
+         WHERE nth <= 100 ORDER BY tenant_id, alias",
     )
     .fetch_all(reader)
     .await?;

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use domain::event::BODY_BYTES_MAX;
+use domain::{event::BODY_BYTES_MAX, partition::partition_of_tenant};
 use runtime::{http::Problem, log::kafka::Letter};
 
 use crate::{
@@ -14,7 +14,6 @@ use crate::{
     binary,
     budget::{Budget, Full},
     forms::{self, Form, Parsed},
-    partition::partition_of_tenant,
 };
 
 /// Of what is refused, so many bytes are kept: all of what a topic takes by default.

@@ -65,9 +65,9 @@ impl Attempts {
 
     /// The seconds to wait, if attempts are used up.
     fn fail(&self, address: IpAddr, id: Option<&str>, now: Instant) -> Result<(), u64> {
-        let of_address = self.take(&self.addresses, network(address), now);
-        let of_id = id.map_or(Ok(()), |id| self.take(&self.ids, self.hasher.hash_one(id), now));
-        of_address.and(of_id)
+        // An address that is told to wait costs nobody else anything.
+        self.take(&self.addresses, network(address), now)?;
+        id.map_or(Ok(()), |id| self.take(&self.ids, self.hasher.hash_one(id), now))
     }
 
     fn take<Party: Eq + Hash>(
@@ -150,6 +150,14 @@ mod tests {
         assert_eq!(attempts.fail(address(3), Some("one"), now), Err(2));
         assert_eq!(attempts.fail(address(4), Some("other"), now), Ok(()));
         assert_eq!(attempts.fail(address(5), None, now), Ok(()));
+        // An address without attempts uses up those of no id.
+        for _ in 0..9 {
+            let _ = attempts.fail(address(9), None, now);
+        }
+        assert!(attempts.fail(address(9), Some("victim"), now).is_err());
+        for number in 10..13 {
+            assert_eq!(attempts.fail(address(number), Some("victim"), now), Ok(()));
+        }
         let later = now + Duration::from_secs(2);
         assert_eq!(attempts.fail(address(6), Some("one"), later), Ok(()));
         assert_eq!(attempts.fail(address(7), Some("one"), later), Err(2));

@@ -131,7 +131,7 @@ async fn a_log_that_refuses_says_what_is_known() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_known_is_told_although_the_rest_is_not() -> Result<()> {
     let world = World::with(Config { answer_timeout_ms: 300, ..config() }).await?;
-    let partition_of = |team: &str| ingest::partition::partition_of(TENANT, team, PARTITIONS);
+    let partition_of = |team: &str| domain::partition::partition_of(TENANT, team, PARTITIONS);
     let other = (0..)
         .map(|n| format!("t{n}"))
         .find(|team| partition_of(team) != partition_of("a"))

@@ -254,7 +254,7 @@ impl World {
                     assert_eq!(header.tenant(event.tenant), Some(TENANT));
                     let team = block.dictionary.get(event.team)?.to_owned();
                     assert_eq!(
-                        ingest::partition::partition_of(TENANT, &team, PARTITIONS),
+                        domain::partition::partition_of(TENANT, &team, PARTITIONS),
                         partition
                     );
                     events.push(Logged {
