@@ -31,9 +31,6 @@ use super::{
 const WORKERS: usize = 4;
 /// How long a client waits for an answer: longer than ingest may take to say that it does not know.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
-/// How long an answer 503 may take: ingest promises 5 s, and the machine is busy. What is not answered
-/// in time at all, because nobody is there or all of it stands still, is no 503.
-const UNAVAILABLE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A client without a definite answer after so long has found a system that does not heal.
 const DEFINITE_TIME_MAX: Duration = Duration::from_secs(300);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -215,8 +212,6 @@ impl Traffic {
         if let Some(wrong) = tally.wrong.first() {
             bail!("{} wrong answers, the first: {wrong}", tally.wrong.len());
         }
-        let longest = tally.unavailable_time;
-        ensure!(longest <= UNAVAILABLE_TIME_MAX, "an answer 503 took {longest:?}");
         ensure!(records.len() as u64 == numbers, "{} of {numbers} events were sent", records.len());
         Ok(Sent { numbers, records, tally })
     }
