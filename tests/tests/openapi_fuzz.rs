@@ -91,8 +91,12 @@ fn answers(counts: &Counts, statuses: std::ops::Range<u16>) -> u64 {
 async fn every_answer_is_as_documented() -> Result<()> {
     let python = python().await?;
     // Most of the wrong key's requests are to be looked at, and the others to be answered with 429.
-    let settings =
-        [("WEIR_API__FAILED_ATTEMPTS_MAX", "6000"), ("WEIR_INGEST__FAILED_ATTEMPTS_MAX", "600")];
+    // One with a key that is not known waits for the next load.
+    let settings = [
+        ("WEIR_API__FAILED_ATTEMPTS_MAX", "6000"),
+        ("WEIR_INGEST__FAILED_ATTEMPTS_MAX", "600"),
+        ("WEIR_INGEST__REFRESH_MS", "50"),
+    ];
     let system = System::embedded_with(&settings, &[], &[]).await?;
     let api = system.api()?;
     let event = json!({"id": "1", "type": "llm.tokens.v1", "subject": "team-7", "source": "fuzz", "user": "ada",
