@@ -1,8 +1,8 @@
 //! Who is calling: an API key or a token becomes a [`Caller`], and for a request only a caller makes
 //! a [`TenantScope`].
 //!
-//! Wall 1 of tenancy: every function of `store` takes a [`TenantScope`] and filters by it, and no
-//! other module can make one. Wall 2 is Postgres' row-level security.
+//! Wall 1 of tenancy: every function of `store` takes a [`TenantScope`] and filters by it, and none is
+//! made elsewhere but by a task ([`TenantScope::of_task`]). Wall 2 is Postgres' row-level security.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
