@@ -8,13 +8,17 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use runtime::clickhouse::{ClickHouse, ClickHouseError, Engine, MigrateError, Templating};
 use serde_json::{Value, json};
-use tests::engine::{Folder, client, library, start};
+use tests::{
+    engine::{Folder, client, library, start},
+    proxy::{Fault, Proxy},
+};
 use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clickhouse-engine");
@@ -104,6 +108,30 @@ fn rows(values: &[(u64, &[u8])]) -> Bytes {
 
 async fn insert(clickhouse: &ClickHouse, token: &str, rows: Bytes) -> Result<(), ClickHouseError> {
     clickhouse.insert("t", "a, s", "RowBinary", token, [Ok(rows)]).await
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_in_pieces_is_read_whole_or_not_at_all() -> Result<()> {
+    let setup = setup("pieces").await?;
+    let url = setup.engine.url();
+    let port = url.rsplit_once(':').context("a port")?.1.trim_end_matches('/').parse()?;
+    let proxy = Proxy::before(port)?;
+    let far = client(&proxy.through(&url)?, "default");
+    let sql = "SELECT number FROM numbers({count:UInt64})";
+    let count = [("count", "30000")];
+    let whole: String = (0..30_000).map(|number| format!("{number}\n")).collect();
+    for bytes_per_second in [2_000_000, 500_000] {
+        proxy.set(Fault::Narrow(bytes_per_second));
+        let answer = far.query_stream(sql, &count, "CSV").await?;
+        let read: Vec<Bytes> = answer.try_collect().await?;
+        assert!(read.concat() == whole.as_bytes(), "{} pieces", read.len());
+    }
+    // Cut in the middle, it has no end.
+    proxy.set(Fault::Truncate(whole.len() / 2));
+    let cut = async { far.query_stream(sql, &count, "CSV").await?.try_collect::<Vec<_>>().await };
+    let cut: Result<Vec<Bytes>, ClickHouseError> = cut.await;
+    assert!(matches!(cut, Err(ClickHouseError::Unavailable(_))), "{cut:?}");
+    Ok(())
 }
 
 #[tokio::test]

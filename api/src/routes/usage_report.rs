@@ -9,7 +9,6 @@ use axum::{
 };
 use jiff::{ToSpan as _, civil::Date, tz::TimeZone};
 use runtime::http::Problem;
-use tokio_util::io::ReaderStream;
 use utoipa::{IntoParams, ToSchema};
 
 use super::usage::{Question, Usage, WindowName, invalid, rows};
@@ -113,7 +112,7 @@ pub(crate) async fn read(
             HeaderValue::from_static("attachment; filename=\"usage.csv\""),
         ),
     ];
-    Ok((headers, Body::from_stream(ReaderStream::new(csv))).into_response())
+    Ok((headers, Body::from_stream(csv)).into_response())
 }
 
 /// Takes a parameter out of the query.

@@ -1,13 +1,17 @@
 //! Usage, added up by the archive. Statements are put together from fixed pieces; every value and
 //! every name that a client chose is bound as a parameter.
 
-use std::{fmt::Write as _, io::Cursor};
+use std::fmt::Write as _;
 
+use bytes::Bytes;
 use domain::planted::{self, Bug};
-use runtime::clickhouse::ClickHouse;
+use futures_util::{
+    StreamExt as _,
+    stream::{self, Stream},
+};
+use runtime::clickhouse::{ClickHouse, ClickHouseError};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::{auth::TenantScope, error::ApiError};
 
@@ -128,7 +132,7 @@ pub(crate) async fn csv(
     tenant: TenantScope,
     question: &UsageQuestion,
     names: &[String],
-) -> Result<impl AsyncRead + Send + use<>, ApiError> {
+) -> Result<impl Stream<Item = Result<Bytes, ClickHouseError>> + Send + use<>, ApiError> {
     let statement = csv_statement(tenant, question);
     let parameters: Vec<(&str, &str)> =
         statement.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -147,7 +151,7 @@ pub(crate) async fn csv(
     ];
     let columns = windows.into_iter().chain(names.iter().map(String::as_str)).chain(own);
     let head = columns.collect::<Vec<_>>().join(",") + "\n";
-    Ok(Cursor::new(head.into_bytes()).chain(rows))
+    Ok(stream::iter([Ok(Bytes::from(head))]).chain(rows))
 }
 
 fn csv_statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {

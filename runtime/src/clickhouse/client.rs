@@ -7,7 +7,10 @@ use std::{fmt, future::Future, time::Duration};
 
 use bytes::Bytes;
 use clickhouse::{Client, Compression, error::Error};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, Stream},
+};
 
 use super::exception_code;
 use crate::config::ClickHouseConfig;
@@ -166,17 +169,24 @@ impl ClickHouse {
         sql: &str,
         parameters: &[(&str, &str)],
         format: &str,
-    ) -> Result<impl AsyncRead + Send + Unpin + use<>, ClickHouseError> {
+    ) -> Result<impl Stream<Item = Result<Bytes, ClickHouseError>> + Send + use<>, ClickHouseError>
+    {
         let mut query = self.client.query_raw(sql);
         for (name, value) in parameters {
             query = query.param(name, value);
         }
         let begun = async {
             let mut answer = query.fetch_bytes(format)?;
-            answer.fill_buf().await?;
-            Ok(answer)
+            Ok((answer.next().await?, answer))
         };
-        within(STATEMENT_TIME_MAX, begun).await
+        let (first, answer) = within(STATEMENT_TIME_MAX, begun).await?;
+        // Not by the cursor's `AsyncRead`: it forgets what it has copied when the next piece is
+        // not there yet (clickhouse 0.15.3).
+        let rest = stream::try_unfold(answer, |mut answer| async {
+            let piece = answer.next().await.map_err(classify)?;
+            Ok(piece.map(|piece| (piece, answer)))
+        });
+        Ok(stream::iter(first.map(Ok)).chain(rest))
     }
 
     /// The same server, with `default` as the database.
