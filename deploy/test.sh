@@ -52,6 +52,7 @@ if [ "$only" = deep ]; then
     for test in faults kills restore verify simulation; do
         phase "tests: $test" cargo test --locked --workspace --test "$test" -- --include-ignored --nocapture --test-threads 1
     done
+    phase "tests: a loud neighbour" cargo test --locked --workspace --test ingest -- --nocapture what_gets_through
 else
     # With --workspace every crate has the same features in all of these, and is compiled once.
     phase "unit tests" cargo test --locked --workspace --lib --bins

@@ -17,6 +17,7 @@ mod log;
 mod processes;
 mod secrets;
 pub mod target;
+mod waiting;
 
 /// How long a server may take to answer a check.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -152,6 +153,7 @@ pub async fn examine(looked: Looked) -> Report {
     certificates::check(&target, &mut report).await;
     if let Some(database) = &database {
         secrets::check(&target, database, &mut report).await;
+        waiting::check(&target, log.is_some(), database, &mut report).await;
         lags::check(&target, log, database, &mut report).await;
     }
     processes::check(&target, &mut report).await;

@@ -4,7 +4,7 @@
 #
 #   python/bin/python     OpenMeter's, Lago's and CloudEvents' SDKs, versions in clients/python.txt
 #   litellm/bin/python    LiteLLM, versions in clients/litellm.txt
-#   node/node_modules     OpenMeter's and Lago's SDKs for JavaScript, versions below
+#   node/node_modules     OpenMeter's, Lago's and CloudEvents' SDKs for JavaScript, versions below
 #
 # Safe to run again and to run twice at once: the folder appears complete or not at all, and a change
 # of versions makes another one. WEIR_TOOLS chooses another folder than the cache.
@@ -12,6 +12,7 @@ set -eu
 
 OPENMETER=1.0.0-beta.232
 LAGO=1.53.0
+CLOUDEVENTS=10.0.0
 
 here=$(cd "$(dirname "$0")" && pwd)
 tools=${WEIR_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}
@@ -49,7 +50,7 @@ for environment in python litellm; do
 done
 mkdir "$temporary/clients/node"
 npm install --silent --no-audit --no-fund --prefix "$temporary/clients/node" \
-    "@openmeter/sdk@$OPENMETER" "lago-javascript-client@$LAGO" >&2
+    "@openmeter/sdk@$OPENMETER" "lago-javascript-client@$LAGO" "cloudevents@$CLOUDEVENTS" >&2
 
 # Another run may have been faster: then its folder is there, and as good as ours.
 mv -T "$temporary/clients" "$folder" 2>/dev/null || [ -d "$folder" ] || {

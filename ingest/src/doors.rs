@@ -31,7 +31,7 @@ pub mod message;
 /// A tenant's door is the topic `{prefix}.in.{tenant}`.
 pub const DOORS: &str = "in";
 /// The group that shares the doors is `{prefix}.ingest`.
-const GROUP: &str = "ingest";
+pub const GROUP: &str = "ingest";
 /// Name of the check that `/ready` shows.
 const READINESS: &str = "ingest-doors";
 /// How long to wait for the first message of a round.

@@ -14,12 +14,18 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::task::JoinSet;
 
-use crate::world::{OTHER, PARTITIONS, TENANT, World, add_key, catalog, send};
+use crate::world::{OTHER, PARTITIONS, TENANT, World, add_key, catalog, config, send};
 
 #[path = "api/limits.rs"]
 mod limits;
 #[path = "api/world.rs"]
 mod world;
+
+/// Whether all that is posted is in the archive, by the conservation statement.
+fn is_archived(statement: &Value) -> bool {
+    let partitions = statement["partitions"].as_array().unwrap();
+    partitions.iter().all(|one| one["archived_position"] == one["posted_position"])
+}
 
 /// Catalog versions of the markers of a partition, in log order.
 fn markers(world: &World, partition: u32) -> Result<Vec<u64>> {
@@ -45,7 +51,7 @@ async fn twins_with_one_idempotency_key_have_one_effect_and_one_answer() -> Resu
     // INV-17.
     let headers = [("idempotency-key", "the-same")];
     let mut twins = JoinSet::new();
-    for _ in 0..64 {
+    for _ in 0..32 {
         let (router, key) = (world.router.clone(), world.key.clone());
         twins.spawn(async move {
             send(
@@ -65,7 +71,7 @@ async fn twins_with_one_idempotency_key_have_one_effect_and_one_answer() -> Resu
         repeated += usize::from(answer.headers.contains_key("idempotency-repeated"));
         bodies.insert(answer.expect(201)?.to_string());
     }
-    assert_eq!((bodies.len(), repeated), (1, 63), "{bodies:?}");
+    assert_eq!((bodies.len(), repeated), (1, 31), "{bodies:?}");
     let teams: i64 =
         sqlx::query_scalar("SELECT count(*) FROM teams").fetch_one(&world.admin).await?;
     assert_eq!(teams, 1);
@@ -161,7 +167,7 @@ async fn keys_are_shown_once_limited_and_revoked_within_a_second() -> Result<()>
     world
         .send(Method::DELETE, &path, &world.other_key, &[], None)
         .await?
-        .refused(404, "key_unknown")?;
+        .refused(404, "api_key_unknown")?;
     let revoked = world.send(Method::DELETE, &path, &world.key, &[], None).await?.expect(200)?;
     assert!(revoked["revoked_at"].is_string());
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -200,8 +206,11 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     world.put("/v1/limits", json!({"events_per_second": 1_000_000})).await?.expect(200)?;
     world.put("/v1/quotas", json!({"period": "day", "events": 1_000_000})).await?.expect(200)?;
     let sent = world.post("/v1/events", events("acme", 0..5)).await?.expect(200)?;
-    let settled =
-        |body: &Value| body["total"]["counts"]["accepted"] == 5 && body["total"]["pending"] == 0;
+    let settled = |body: &Value| {
+        body["total"]["counts"]["accepted"] == 5
+            && body["total"]["pending"] == 0
+            && is_archived(body)
+    };
     world.until("/v1/conservation", settled).await?;
 
     // Tables that nothing above writes to.
@@ -428,7 +437,7 @@ async fn bad_catalogs_are_refused_with_every_row_and_reason() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn markers_follow_after_an_outage_of_the_log_in_order() -> Result<()> {
-    let world = World::api().await?;
+    let world = World::api_with(api::Config { publish_wait_ms: 1_000, ..config() }).await?;
     world.gate.shut(true);
     let headers = [("idempotency-key", "publish")];
     let publish = async || {
@@ -461,8 +470,15 @@ async fn markers_follow_after_an_outage_of_the_log_in_order() -> Result<()> {
         let answer = answer??;
         assert!([201, 503].contains(&answer.status.as_u16()), "{}", answer.text);
     }
-    let published = publish().await?.expect(200)?;
-    assert_eq!(published["catalog_version"], 1);
+    // The first try after the outage may be two seconds later.
+    let mut published = publish().await?;
+    for _ in 0..30 {
+        if published.status != 503 {
+            break;
+        }
+        published = publish().await?;
+    }
+    assert_eq!(published.expect(200)?["catalog_version"], 1);
     let waiting = async || {
         sqlx::query_scalar::<_, i64>(
             "SELECT count(*) FROM catalog_outbox WHERE appended_at IS NULL",
@@ -554,25 +570,16 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
     let text = |raw: i128| domain::money::Amount::from_raw(raw).unwrap().to_string();
     for team in teams {
         let owed = if team == "acme" { charge + 10_000_000_000 } else { charge };
-        let path = format!("/v1/teams/{team}/balance");
-        let balance =
-            world.until(&path, |body| body["balances"][0]["posted"] == text(-owed)).await?;
-        assert_eq!(
-            balance["balances"],
-            json!([{"currency": "USD", "posted": text(-owed), "live": text(-owed)}])
-        );
-        let reach = &balance["partitions"][0];
-        assert_eq!(
-            (reach["lag"].as_i64(), &reach["posted_position"]),
-            (Some(0), &reach["live_position"]),
-            "{balance}"
-        );
+        let owed = json!([{"currency": "USD", "posted": text(-owed), "live": text(-owed)}]);
+        // What is in memory follows what is posted.
+        let settled = |body: &Value| {
+            let reach = &body["partitions"][0];
+            let posted = reach["posted_position"] == reach["live_position"];
+            body["balances"] == owed && reach["lag"] == 0 && posted
+        };
+        world.until(&format!("/v1/teams/{team}/balance"), settled).await?;
     }
-    let archived = |body: &Value| {
-        let partitions = body["partitions"].as_array().unwrap();
-        partitions.iter().all(|one| one["archived_position"] == one["posted_position"])
-    };
-    world.until("/v1/conservation", archived).await?;
+    world.until("/v1/conservation", is_archived).await?;
 
     // Usage, in all.
     let usage = world.get("/v1/usage?meter=tokens&team=bolt").await?.expect(200)?;
@@ -806,6 +813,13 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
     ] {
         world.get(&format!("/v1/teams?{query}")).await?.refused(400, code)?;
     }
+    for rate in [
+        json!({"events_per_second": 0}),
+        json!({"burst": 5}),
+        json!({"events_per_second": 1_000_000_001}),
+    ] {
+        world.put("/v1/limits", rate).await?.refused(422, "rate_limit_invalid")?;
+    }
     // Nothing is ignored where there are no parameters either.
     for path in ["/v1/teams/a/balance?as_of=2020-01-01T00:00:00Z", "/v1/conservation?team=a"] {
         world.get(path).await?.refused(400, "query_invalid")?;
@@ -822,7 +836,7 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
     let ahead: f64 = sqlx::query_scalar("SELECT extract(epoch FROM effective_at - clock_timestamp())::float8 FROM team_aliases WHERE alias = 'old-a'")
         .fetch_one(&world.admin)
         .await?;
-    assert!((55.0..=60.0).contains(&ahead), "{ahead}");
+    assert!((30.0..=60.0).contains(&ahead), "{ahead}");
     world
         .post("/v1/teams/b/aliases", json!({"alias": "old-a"}))
         .await?

@@ -450,7 +450,8 @@ async fn a_group_ends_where_the_month_of_append_time_does() -> Result<()> {
     ] {
         world.rater.batch(0, time_us, &events(numbers, JANUARY_US)).await?;
     }
-    let archiver = world.archiver(config(10_000, 200), &world.engine.url(), world.log.clone());
+    // Long enough for all four batches to come within one tick.
+    let archiver = world.archiver(config(10_000, 2_000), &world.engine.url(), world.log.clone());
     world.complete().await?;
     archiver.stop().await?;
     let groups = world.lines("SELECT from_x, to_x FROM archived AS a ORDER BY a.from_x").await?;

@@ -19,7 +19,7 @@ use tests::{
     engine::{Folder, client, library, start},
     proxy::{Fault, Proxy},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clickhouse-engine");
 
@@ -524,7 +524,7 @@ async fn answered_inserts_survive_kills() -> Result<()> {
     setup.table("a UInt64, s String").await?;
     let url = setup.engine.url();
     for round in 0..3_u64 {
-        let own = setup.clickhouse.clone();
+        let (own, (first, mut begun)) = (setup.clickhouse.clone(), watch::channel(()));
         let writer = tokio::spawn(async move {
             let mut answered = 0;
             loop {
@@ -534,8 +534,10 @@ async fn answered_inserts_survive_kills() -> Result<()> {
                     Err(ClickHouseError::Unavailable(_)) => return anyhow::Ok(answered),
                     Err(refused) => return Err(refused.into()),
                 }
+                first.send_replace(());
             }
         });
+        begun.changed().await?;
         tokio::time::sleep(Duration::from_millis(300)).await;
         setup.kill().await?;
         let answered = writer.await??;
@@ -672,9 +674,14 @@ async fn sigterm_finishes_what_runs_and_exits_with_success() -> Result<()> {
     clickhouse.execute("CREATE TABLE t (a UInt64, s String) ENGINE = MergeTree ORDER BY a").await?;
     let running = tokio::spawn({
         let clickhouse = clickhouse.clone();
-        async move { number(&clickhouse, "SELECT toUInt64(sleepEachRow(1)) AS n FROM numbers(1)").await }
+        async move {
+            number(&clickhouse, "SELECT toUInt64(sum(sleepEachRow(1))) AS n FROM numbers(3)").await
+        }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let seen = "SELECT count() AS n FROM system.processes WHERE query LIKE '%sleepEachRow%' AND query NOT LIKE '%processes%'";
+    while number(&clickhouse, seen).await? == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
     assert_eq!(running.await??, 0);
     let exit = tokio::task::spawn_blocking(move || child.wait()).await??;
@@ -718,9 +725,9 @@ async fn a_body_above_the_limit_is_refused() -> Result<()> {
 async fn more_requests_than_may_wait_are_told_to_come_back() -> Result<()> {
     let setup = setup("busy").await?;
     let mut requests = JoinSet::new();
-    for _ in 0..320 {
+    for _ in 0..400 {
         let clickhouse = setup.clickhouse.clone();
-        requests.spawn(async move { clickhouse.execute("SELECT sleep(0.05)").await });
+        requests.spawn(async move { clickhouse.execute("SELECT sleep(0.1)").await });
     }
     let (mut done, mut refused) = (0, 0);
     while let Some(request) = requests.join_next().await {

@@ -471,7 +471,12 @@ async fn a_disabled_tenants_door_waits(system: &System, door: &mut Door) -> Resu
     })
     .await?;
     let other = std::mem::replace(&mut door.topic, known);
-    let before = system.conservation().await?["accepted"];
+    let mut before = 0;
+    eventually("how much is accepted", async || {
+        before = system.conservation().await.map_or(0, |counts| counts["accepted"]);
+        Ok(before > 0)
+    })
+    .await?;
     door.send(&[], Some(&serde_json::to_vec(&event(1_000_000))?))?;
     door.flush()?;
     eventually("the other door goes on", async || {
@@ -526,16 +531,40 @@ async fn a_broker_that_is_away_and_a_second_ingest_change_no_sum() -> Result<()>
     system.check_books(&oracle::books(&rows, |_| CHARGE)).await
 }
 
+/// Events that are in the log when ingest is killed, and not committed.
+const UNCOMMITTED: i64 = 500;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_between_append_and_commit_change_no_sum() -> Result<()> {
     let mut moments = Moments::new("doors");
-    let broker = Broker::start()?;
+    let proxy = Proxy::listen()?;
+    let broker = Broker::start_behind(&proxy)?;
     let mut system = System::kafka(&broker, 4).await?;
     let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
     let door = Door::make(&system, &broker).await?;
     let kills = usize::try_from(number("WEIR_KILLS").unwrap_or(5))?;
     let mut codes = Vec::new();
-    for rows in rows.chunks(rows.len().div_ceil(kills)) {
+    let (uncommitted, rest) = rows.split_at(usize::try_from(UNCOMMITTED)?);
+    let (first, rest) = rest.split_at(1);
+    door.send_rows(first)?;
+    let rated = async |count: i64| {
+        Ok(system.conservation().await.is_ok_and(|counts| counts["rated"] == count))
+    };
+    eventually("the door is read", async || rated(1).await).await?;
+    // Whatever names the group waits, commits too, and is lost when ingest has gone.
+    proxy.set(Fault::Hold(".ingest"));
+    door.send_rows(uncommitted)?;
+    eventually("they are in the log", async || rated(UNCOMMITTED + 1).await).await?;
+    system.kill("ingest")?;
+    proxy.cut();
+    proxy.set(Fault::None);
+    system.start("ingest").await?;
+    eventually("they are read again", async || {
+        Ok(system.conservation().await.is_ok_and(|counts| counts["duplicates"] >= UNCOMMITTED))
+    })
+    .await?;
+
+    for rows in rest.chunks(rest.len().div_ceil(kills)) {
         codes.extend(poison(&door)?);
         door.send_rows(rows)?;
         moments.pause(50, 2_500).await;
@@ -544,7 +573,7 @@ async fn kills_between_append_and_commit_change_no_sum() -> Result<()> {
     }
     codes.sort_unstable();
     eventually("the door is read to its end", async || {
-        let counts = system.conservation().await?;
+        let Ok(counts) = system.conservation().await else { return Ok(false) };
         let metrics = system.ingest()?.text("/metrics").await?;
         let lag = metrics
             .lines()

@@ -12,12 +12,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rdkafka::{
+    config::ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
 use rustls::{
     ServerConfig, ServerConnection,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use serde_json::{Value, json};
-use sqlx::{Connection as _, Executor as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tests::{
     broker::Broker,
     postgres::TestFolder,
@@ -106,6 +110,15 @@ fn nobody() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
+/// Writes a message to a topic.
+fn write(broker: &Broker, topic: &str, message: &[u8]) -> Result<()> {
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
+    let record = BaseRecord::<(), [u8]>::to(topic).payload(message);
+    producer.send(record).map_err(|(error, _)| error)?;
+    Ok(producer.flush(Duration::from_secs(60))?)
+}
+
 fn event(id: &str) -> Vec<u8> {
     json!({
         "id": id, "type": "llm.tokens.v1", "source": "operators", "subject": "team-1",
@@ -115,7 +128,7 @@ fn event(id: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-const WELL: [&str; 16] = [
+const WELL: [&str; 17] = [
     "configuration",
     "postgres",
     "postgres.clock",
@@ -129,6 +142,7 @@ const WELL: [&str; 16] = [
     "clickhouse.migrations",
     "keys.audit",
     "keys.master",
+    "late",
     "lag.rated",
     "lag.posted",
     "lag.archived",
@@ -187,6 +201,13 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
         "{other:?}"
     );
 
+    let away = format!("http://127.0.0.1:{port}");
+    ask(&[("WEIR_API__INGEST_URL", &away)])
+        .await?
+        .only_wrong("api.ingest_url", "does not answer")?;
+    let here = system.ingest()?.base.clone();
+    ask(&[("WEIR_API__INGEST_URL", &here)]).await?.healthy(&["api.ingest_url"])?;
+
     // Databases that somebody changed.
     let mut postgres = system.postgres().await?;
     let cases = [
@@ -242,6 +263,46 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
     let restore = "INSERT INTO schema_migrations (number, name, hash, applied_at) SELECT * FROM kept WHERE number = 3";
     archive.execute(restore).await?;
     ask(&[]).await?.healthy(&WELL)?;
+
+    // A late event that nobody answers.
+    let mut postgres = system.postgres().await?;
+    let change = |by: i64| {
+        format!(
+            "UPDATE partition_counts SET accepted = accepted + {by}, forwarded = forwarded + {by}"
+        )
+    };
+    postgres.execute(AssertSqlSafe(change(3))).await?;
+    let late = ask(&[]).await?.in_state("warning");
+    ensure!(
+        late.iter().any(|found| found.starts_with("late: ") && found.ends_with(": 3")),
+        "{late:?}"
+    );
+    postgres.execute(AssertSqlSafe(change(-3))).await?;
+    postgres.close().await?;
+
+    // Doors: of nobody, read, and not read.
+    let doors = ["migrate", "--replication", "1", "--door", "default", "--door", "nobody"];
+    system.run("doors", &doors).await?;
+    let read = async |what: &'static str| {
+        eventually(what, async || {
+            let report = ask(&[]).await?;
+            let found = [report.in_state("ok"), report.in_state("warning")].concat();
+            Ok(report.code == Some(0) && found.iter().any(|found| found.starts_with(what)))
+        })
+        .await
+    };
+    let prefix = system.prefix()?.to_owned();
+    let door = |tenant: &str| format!("{prefix}.in.{tenant}");
+    read("doors: 2 of 2 doors are read").await?;
+    write(&broker, &door("nobody"), &event("of nobody"))?;
+    read("doors: the door of nobody: 1 messages wait, and no tenant has this key").await?;
+    write(&broker, &door("default"), &event("by the door"))?;
+    read("doors: 1 of 2 doors are read").await?;
+    system.kill("ingest")?;
+    write(&broker, &door("default"), &event("by the closed door"))?;
+    read("doors: the door of default: 1 messages wait, and are not read").await?;
+    system.start("ingest").await?;
+    read("doors: 1 of 2 doors are read").await?;
 
     // Processes that do not work.
     system.kill("ledger-writer")?;

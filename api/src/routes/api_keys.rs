@@ -263,5 +263,5 @@ pub(crate) async fn change(
 pub(crate) struct Nothing {}
 
 fn no_key() -> Problem {
-    Problem::not_found("key_unknown", "there is no such API key", "list the keys")
+    Problem::not_found("api_key_unknown", "there is no such API key", "list the keys")
 }

@@ -114,7 +114,7 @@ fn checked(new: &NewLimit) -> Result<Option<(i64, i64)>, Problem> {
     });
     limit.map(Some).ok_or_else(|| {
         Problem::unprocessable(
-            "limit_invalid",
+            "rate_limit_invalid",
             format!("events_per_second and burst are not between 1 and {EVENTS_MAX}"),
             "give both, or events_per_second null without a burst to lift the limit",
         )

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{ANSWER_TIME_MAX, Report, target::Target};
 
-/// Asks the `weir up`, and all addresses that were given.
+/// Asks the `weir up`, the ingest that the api sends events to, and all addresses that were given.
 pub async fn check(target: &Target, report: &mut Report) {
+    ingest(&target.config.api.ingest_url, report).await;
     let up = target.up.iter().map(|up| &up.http);
     for address in up.chain(&target.processes) {
         match get(address, "/ready").await {
@@ -18,6 +19,22 @@ pub async fn check(target: &Target, report: &mut Report) {
                 report.wrong("ready", format!("{error:#}"), "start it, or look at its log");
             }
         }
+    }
+}
+
+/// Where rejected events are sent again; empty where ingest is in the api's process.
+async fn ingest(address: &str, report: &mut Report) {
+    const CHECK: &str = "api.ingest_url";
+    if address.is_empty() {
+        return;
+    }
+    let action = "mend api.ingest_url (WEIR_API__INGEST_URL): rejected events cannot be sent again meanwhile";
+    match get(address, "/ready").await {
+        Ok((200, _)) => report.ok(CHECK, format!("{address} is ready")),
+        Ok((status, _)) => {
+            report.wrong(CHECK, format!("{address} answers {status} on /ready"), action);
+        }
+        Err(error) => report.wrong(CHECK, format!("{error:#}"), action),
     }
 }
 

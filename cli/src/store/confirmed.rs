@@ -23,6 +23,32 @@ pub async fn answered(pool: &Pool) -> Result<BTreeMap<u32, i64>> {
     rows.into_iter().map(|(partition, r)| Ok((u32::try_from(partition)?, r))).collect()
 }
 
+/// Late events of a partition, all tenants together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// Posted as forwarded, and without an answer of the slow lane.
+    pub waiting: i64,
+    /// How far the slow lane is: a position of `[rated]`, and answers in the batch after it.
+    pub place: (i64, i64),
+}
+
+/// Per partition.
+pub async fn late(pool: &Pool) -> Result<BTreeMap<u32, Late>> {
+    let rows: Vec<(i32, i64, i64, i64)> = sqlx::query_as(
+        "SELECT partition, greatest(forwarded - coalesce(a.answered, 0), 0), coalesce(p.r, -1), coalesce(p.answered, 0)
+         FROM (SELECT partition, sum(forwarded)::bigint AS forwarded FROM partition_counts GROUP BY partition) c
+         LEFT JOIN (SELECT partition, sum(answered)::bigint AS answered FROM late_answers GROUP BY partition) a USING (partition)
+         LEFT JOIN late_places p USING (partition)",
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|(partition, waiting, r, answered)| {
+            Ok((u32::try_from(partition)?, Late { waiting, place: (r, answered) }))
+        })
+        .collect()
+}
+
 /// 64-bit numbers are text in ClickHouse's JSON.
 #[derive(Deserialize)]
 struct ArchivedRow {

@@ -1,6 +1,9 @@
 //! Tenants, as far as the command line needs them.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, bail};
+use runtime::postgres::Pool;
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -33,6 +36,14 @@ pub async fn find(connection: &mut PgConnection, key: &str) -> Result<Uuid> {
         .fetch_all(connection)
         .await?;
     found.with_context(|| format!("there is no tenant {key:?}; there are: {}", known.join(", ")))
+}
+
+/// Keys of the tenants that are not disabled.
+pub async fn open(pool: &Pool) -> Result<BTreeSet<String>> {
+    let keys: Vec<String> = sqlx::query_scalar("SELECT key FROM tenants WHERE disabled_at IS NULL")
+        .fetch_all(pool)
+        .await?;
+    Ok(keys.into_iter().collect())
 }
 
 /// A tenant.

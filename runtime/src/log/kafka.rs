@@ -1,7 +1,7 @@
 //! The log on an Apache Kafka cluster.
 //!
 //! Reading order: [`options`] (clients and their properties), [`settings`] (topics and the checks
-//! at start), [`producer`], [`reader`], [`group`], [`inbox`].
+//! at start), [`producer`], [`reader`], [`group`], [`inbox`], [`uncommitted`].
 //!
 //! Two things differ from the local log. Append times are the broker's clock in milliseconds, and
 //! that clock can step back, also when leadership moves; who needs them to rise keeps the highest
@@ -22,6 +22,7 @@ pub use self::{
     inbox::{Inbox, Letter, Place},
     options::{BATCH_BYTES_MAX, KafkaOptions},
     settings::{check_settings, cluster_id, create_inbox, create_topics},
+    uncommitted::{Uncommitted, uncommitted},
 };
 use super::{AppendError, Log, LogError, Membership, Pending, Reader, Topic};
 
@@ -32,6 +33,7 @@ mod options;
 mod producer;
 mod reader;
 mod settings;
+mod uncommitted;
 
 /// The log on a cluster. Dropping the last handle waits for what is on its way.
 pub struct KafkaLog {

@@ -151,7 +151,7 @@ pub fn config() -> api::Config {
     let toml = include_str!("../../../api/config.toml");
     let defaults: ApiSection = runtime::config::load(toml, None).unwrap();
     api::Config {
-        publish_wait_ms: 1000,
+        publish_wait_ms: 10_000,
         balance_refresh_ms: 50,
         live_entries_max: 100_000,
         pending_blocks_max: 10_000,
@@ -170,15 +170,20 @@ struct ApiSection {
 impl World {
     /// The api alone.
     pub async fn api() -> Result<World> {
-        World::start(false).await
+        World::api_with(config()).await
+    }
+
+    /// [`World::api`] with other settings.
+    pub async fn api_with(config: api::Config) -> Result<World> {
+        World::start(false, config).await
     }
 
     /// Ingest, rater, ledger-writer, archiver and api.
     pub async fn all() -> Result<World> {
-        World::start(true).await
+        World::start(true, config()).await
     }
 
-    async fn start(all: bool) -> Result<World> {
+    async fn start(all: bool, config: api::Config) -> Result<World> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let _ = runtime::telemetry::init(false, "warn");
         let folders = (Folder::new("api-engine")?, Folder::new("api-log")?);
@@ -205,7 +210,7 @@ impl World {
         let key = add_key(&admin, TENANT, "one", &["*"]).await?;
         let other_key = add_key(&admin, OTHER, "two", &["*"]).await?;
         let mut tasks = Vec::new();
-        let service = Service::open(config(), &context).await?;
+        let service = Service::open(config, &context).await?;
         let mut roles = OpenApiRouter::with_openapi(api::openapi()).merge(service.router());
         if all {
             let ingest = pipeline(&context, &mut tasks).await?;

@@ -1,0 +1,108 @@
+//! What waits beside the log: late events for an answer of the archive, and messages of doors.
+//!
+//! That something waits is usual; that it does not go on is not. So what waits is looked at twice.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Result;
+use ingest::doors;
+use runtime::{
+    log::kafka::{Uncommitted, uncommitted},
+    task,
+};
+
+use super::{Report, database::Database, target::Target};
+use crate::{
+    process,
+    store::{confirmed, tenants},
+};
+
+const LATE: &str = "late";
+const DOORS: &str = "doors";
+/// Between two looks. A door commits, and the slow lane answers, at least every second.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Checks both; doors are topics of Kafka.
+pub async fn check(target: &Target, kafka: bool, database: &Database, report: &mut Report) {
+    if let Err(error) = late(database, report).await {
+        report.wrong(LATE, format!("{error:#}"), "see what is wrong above");
+    }
+    if kafka && let Err(error) = check_doors(target, database, report).await {
+        let action = "grant Weir's principal what deploy/kafka/acls.sh grants";
+        report.wrong(DOORS, format!("{error:#}"), action);
+    }
+}
+
+async fn late(database: &Database, report: &mut Report) -> Result<()> {
+    let mut waiting = confirmed::late(&database.pool).await?;
+    waiting.retain(|_, late| late.waiting > 0);
+    let all: i64 = waiting.values().map(|late| late.waiting).sum();
+    if all > 0 {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let after = confirmed::late(&database.pool).await?;
+        let stands = |partition: &u32, late: &confirmed::Late| {
+            after.get(partition).is_some_and(|after| after.place == late.place)
+        };
+        waiting.retain(|partition, late| stands(partition, late));
+    }
+    if waiting.is_empty() {
+        report.ok(LATE, format!("{all} late events waited for an answer, and none in vain"));
+        return Ok(());
+    }
+    let stuck: Vec<String> = waiting
+        .iter()
+        .map(|(partition, late)| format!("partition {partition}: {}", late.waiting))
+        .collect();
+    let action = "they wait for the archive, and for the rater that owns the partition: look at clickhouse, \
+                  at lag.archived and at the rater's /ready";
+    report.warning(LATE, format!("late events get no answer: {}", stuck.join("; ")), action);
+    Ok(())
+}
+
+async fn check_doors(target: &Target, database: &Database, report: &mut Report) -> Result<()> {
+    let topics = ask(target).await?;
+    let tenants = tenants::open(&database.pool).await?;
+    let after = if topics.values().any(|topic| topic.messages > 0) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        ask(target).await?
+    } else {
+        topics.clone()
+    };
+    let mut well = 0;
+    for (tenant, topic) in &after {
+        let door = format!("the door of {tenant}");
+        let messages = topic.messages;
+        if topic.lost > 0 {
+            let found = format!("{door} has lost {} messages before they were read", topic.lost);
+            report.wrong(
+                DOORS,
+                found,
+                "lengthen its retention, and have its tools send them again",
+            );
+        }
+        if messages > 0 && !tenants.contains(tenant) {
+            let found = format!(
+                "{door}: {messages} messages wait, and no tenant has this key or it is disabled"
+            );
+            report.warning(
+                DOORS,
+                found,
+                "`weir tenants create` or `enable` it, or delete the topic",
+            );
+        } else if messages > 0 && topics.get(tenant).is_some_and(|before| before.next == topic.next)
+        {
+            let found = format!("{door}: {messages} messages wait, and are not read");
+            let action = "look at ingest's /ready and warnings; an alias that is being decided holds its door up for minutes";
+            report.warning(DOORS, found, action);
+        } else {
+            well += 1;
+        }
+    }
+    report.ok(DOORS, format!("{well} of {} doors are read", after.len()));
+    Ok(())
+}
+
+async fn ask(target: &Target) -> Result<BTreeMap<String, Uncommitted>> {
+    let options = process::kafka_options(&target.config.log);
+    Ok(task::blocking(move || uncommitted(&options, doors::DOORS, doors::GROUP)).await??)
+}
