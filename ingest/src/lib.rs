@@ -275,7 +275,6 @@ async fn refresh(
             Err(_) => Err(format!("no answer within {} s", LOAD_TIME_MAX.as_secs())),
         };
         let outcome = if loaded.is_ok() { "ok" } else { "failed" };
-        ingest.metrics.refreshes.with_label_values(&[outcome]).inc();
         match loaded {
             Ok(known) => {
                 ingest.door.replace(known);
@@ -297,6 +296,8 @@ async fn refresh(
                 }
             }
         }
+        // When it counts: whoever sees this number has what was loaded.
+        ingest.metrics.refreshes.with_label_values(&[outcome]).inc();
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use tests::{
     oracle::{self, CHARGE, Row},
     proxy::{Fault, Proxy},
     seed::{Moments, number},
-    system::{System, integer},
+    system::{System, check_counts, integer},
     wait::eventually,
 };
 
@@ -217,7 +217,7 @@ async fn every_form_is_accepted_and_what_is_refused_is_kept_once() -> Result<()>
     // Over HTTP the same are duplicates.
     system.replay_all("again", &["--set", &format!("source={SOURCE}")]).await?;
     let counts = system.settled(Some(2 * EVENTS)).await?;
-    ensure!((counts["rated"], counts["duplicates"]) == (EVENTS, EVENTS), "{counts:?}");
+    check_counts(&counts, EVENTS, EVENTS, 0)?;
 
     let codes = poison(&door)?;
     let count = i64::try_from(codes.len())?;

@@ -96,6 +96,7 @@ async fn every_answer_is_as_documented() -> Result<()> {
         ("WEIR_API__FAILED_ATTEMPTS_MAX", "6000"),
         ("WEIR_INGEST__FAILED_ATTEMPTS_MAX", "600"),
         ("WEIR_INGEST__REFRESH_MS", "50"),
+        ("WEIR_API__PUBLISH_WAIT_MS", "20000"),
     ];
     let system = System::embedded_with(&settings, &[], &[]).await?;
     let api = system.api()?;

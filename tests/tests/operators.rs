@@ -303,6 +303,7 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
     read("doors: the door of default: 1 messages wait, and are not read").await?;
     system.start("ingest").await?;
     read("doors: 1 of 2 doors are read").await?;
+    system.settled(None).await?;
 
     // Processes that do not work.
     system.kill("ledger-writer")?;

@@ -22,7 +22,7 @@ use tests::{
     oracle::{self, CHARGE},
     postgres::TestFolder,
     process::{Http, Process},
-    system::{System, finished},
+    system::{System, check_counts, finished},
 };
 
 /// Events of both traces.
@@ -195,8 +195,7 @@ async fn a_start_goes_on_when_the_servers_come() -> Result<()> {
     let _engine = start_engine(folder.path(), clickhouse)?;
     broker.restart()?;
     up.until("endpoints.json", || data.join("endpoints.json").exists().then_some(())).await?;
-    let (status, not_ready) = ready(&http).await?;
-    ensure!(status == 200, "not ready: {not_ready}");
+    until("readiness", async || Ok((ready(&http).await?.0 == 200).then_some(()))).await?;
     let endpoints: Value = serde_json::from_slice(&fs::read(data.join("endpoints.json"))?)?;
     let key = endpoints["admin_key"].as_str().context("no key")?;
     let http = Http::new(&http.base, key)?;
@@ -290,7 +289,7 @@ async fn a_log_that_everybody_has_read_is_trimmed_and_the_books_stay() -> Result
     system.replay_all("again", &[]).await?;
     let counts = system.settled(None).await?;
     println!("{counts:?}");
-    ensure!(counts["rated"] == EVENTS && counts["duplicates"] == EVENTS, "{counts:?}");
+    check_counts(&counts, EVENTS, EVENTS, 0)?;
     check_traces(&system).await?;
     let body = event("after", "team-01");
     let (status, answer) = system.ingest()?.exchange("POST", "/v1/events", body).await?;

@@ -143,7 +143,7 @@ async fn lago_is_answered_with_its_events() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_outcome_is_sent_again_and_counts_once() -> Result<()> {
-    let config = ingest::Config { answer_timeout_ms: 300, ..crate::world::config() };
+    let config = ingest::Config { answer_timeout_ms: 2_000, ..crate::world::config() };
     let world = World::with(config).await?;
     world.gate.hold();
     let bodies = [

@@ -72,7 +72,7 @@ impl Place {
         let mut options = KafkaOptions::new(brokers.clone(), TOPICS);
         options.prefix = prefix.clone();
         for (name, value) in [
-            ("message.timeout.ms", "3000"),
+            ("message.timeout.ms", "6000"),
             ("session.timeout.ms", "3000"),
             ("heartbeat.interval.ms", "500"),
         ] {
