@@ -391,7 +391,9 @@ async fn medians(
             ensure!([401, 404].contains(&answer.status.as_u16()), "{path}: {}", answer.text);
             // Who asks knows the name.
             let name = path.rsplit('/').next().unwrap_or_default();
-            said.insert((answer.status, answer.text.replace(name, "")));
+            let mut problem = answer.body.clone();
+            problem["request_id"].take();
+            said.insert((answer.status, problem.to_string().replace(name, "")));
             if exists { first.push(took) } else { second.push(took) }
         }
     }

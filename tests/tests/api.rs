@@ -815,7 +815,7 @@ async fn lists_come_in_pages_over_a_stable_order() -> Result<()> {
     }
     for rate in [
         json!({"events_per_second": 0}),
-        json!({"burst": 5}),
+        json!({"events_per_second": null, "burst": 5}),
         json!({"events_per_second": 1_000_000_001}),
     ] {
         world.put("/v1/limits", rate).await?.refused(422, "rate_limit_invalid")?;
