@@ -5,7 +5,10 @@
 //! rights apply as to the first time, and services need nothing of each other. In a process that
 //! runs both, the request does not leave it.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,12 +18,20 @@ use axum::{
 use bytes::Bytes;
 use runtime::http::Problem;
 use serde::Deserialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tower::ServiceExt as _;
 
 use crate::error::ApiError;
 
 /// Where ingest takes events.
 const PATH: &str = "/v1/events";
+/// Requests that send events again at once. Those of one tenant wait for each other besides.
+const TURNS: usize = 2;
+/// Longer than most of them take.
+const TURN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Ingest answers within 5 s of a request's last byte.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of an answer: a line for each of at most 10,000 events.
@@ -39,6 +50,7 @@ pub(crate) enum Fate {
 
 /// The way to ingest.
 pub(crate) struct Door {
+    turns: Arc<Semaphore>,
     /// Base address, without a slash at the end; empty: only the ingest of this process.
     url: String,
     client: reqwest::Client,
@@ -70,7 +82,22 @@ impl Door {
     /// A door at an address; empty for the one of this process.
     pub fn new(url: &str) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder().timeout(ANSWER_TIME_MAX).no_proxy().build()?;
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), client, here: OnceLock::new() })
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { turns: Arc::new(Semaphore::new(TURNS)), url, client, here: OnceLock::new() })
+    }
+
+    /// Waits for one of a few turns. Whoever has one also has a connection of the database, until
+    /// ingest has answered: the others of the pool are for those who do not wait for ingest.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let turn = timeout(TURN_TIME_MAX, Arc::clone(&self.turns).acquire_owned()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
+            Problem::unavailable(
+                5,
+                "reinjection_busy",
+                "other rejected events are being sent again now",
+                "ask again; nothing was sent",
+            )
+        })
     }
 
     /// Uses the ingest of this process unless an address is set.
@@ -158,7 +185,7 @@ fn away(reason: &str) -> Problem {
     Problem::unavailable(
         2,
         "ingest_unavailable",
-        "ingest cannot be reached now, so nothing was sent again",
+        "ingest cannot be reached now, or has not answered: nothing is known to be sent again",
         "ask again; what is in the log counts once",
     )
 }

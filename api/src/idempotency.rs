@@ -104,18 +104,25 @@ pub(crate) struct Made {
     answer: String,
     kept: Option<String>,
     before: Option<String>,
+    changes: bool,
 }
 
 impl Made {
     /// An answer with a body.
     pub fn new(status: StatusCode, body: &impl Serialize) -> Result<Self, ApiError> {
-        Ok(Self { status, answer: json(body)?, kept: None, before: None })
+        Ok(Self { status, answer: json(body)?, kept: None, before: None, changes: true })
     }
 
     /// Answers a repeat with `body` instead: for secrets, which are never stored.
     pub fn but_repeat(mut self, body: &impl Serialize) -> Result<Self, ApiError> {
         self.kept = Some(json(body)?);
         Ok(self)
+    }
+
+    /// Nothing was changed, so there is no row of it.
+    pub fn without_change(mut self) -> Self {
+        self.changes = false;
+        self
     }
 
     /// Records what was there before.
@@ -195,15 +202,17 @@ where
     }
     let made = effect(connection, &call.value).await?;
     let kept = made.kept.unwrap_or_else(|| made.answer.clone());
-    let change = store::audit::NewChange {
-        actor: &call.actor,
-        action: &call.route,
-        target: &call.target,
-        before: made.before.as_deref(),
-        after: &kept,
-    };
     // INV-26: no change without its row.
-    store::audit::insert(connection, tenant, &change).await?;
+    if made.changes {
+        let change = store::audit::NewChange {
+            actor: &call.actor,
+            action: &call.route,
+            target: &call.target,
+            before: made.before.as_deref(),
+            after: &kept,
+        };
+        store::audit::insert(connection, tenant, &change).await?;
+    }
     if let Some(key) = &call.key {
         let entry = store::idempotency::Entry {
             request_hash: call.hash.to_vec(),

@@ -45,7 +45,8 @@ pub(crate) struct PriceList {
     /// How many units (tokens, images, calls) each price is for.
     #[schema(example = 1000000)]
     pub per: u64,
-    /// From when prices hold that do not say it themselves, RFC 3339; absent for ever.
+    /// From when prices hold that do not say it themselves, RFC 3339. Absent: for ever where no price
+    /// is known, and from `date` on where another one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_from: Option<String>,
     /// The models.
@@ -136,8 +137,10 @@ pub(crate) struct Changes {
 pub(crate) struct CheckedList {
     pub source: String,
     pub date: String,
-    pub prices: BTreeMap<(PriceKey, i64), Price>,
-    from_us: i64,
+    /// By what they are of and from when they hold; the time is none where the list does not say it.
+    pub prices: BTreeMap<(PriceKey, Option<i64>), Price>,
+    from_us: Option<i64>,
+    date_us: i64,
 }
 
 impl CheckedList {
@@ -151,9 +154,12 @@ impl CheckedList {
     /// Compares the list with what is known. It is taken for all that its providers list, so what
     /// it does not have is withdrawn, unless it is `partial`.
     pub fn compare(&self, known: &Known, partial: bool) -> Changes {
-        let mut changes = Changes { from_us: self.from_us, ..Changes::default() };
+        let from_us = self.from_us.unwrap_or(self.date_us);
+        let mut changes = Changes { from_us, ..Changes::default() };
         for ((key, from_us), price) in &self.prices {
-            let before = known.get(key).and_then(|versions| at(versions, *from_us));
+            let from_us = from_us.unwrap_or_else(|| self.since(key, known));
+            let price = &Price { effective_from_us: from_us, ..price.clone() };
+            let before = known.get(key).and_then(|versions| at(versions, from_us));
             match before {
                 None => changes.added.push((key.clone(), price.clone())),
                 Some(before) if before.costs_the_same(price) => changes.unchanged += 1,
@@ -170,6 +176,17 @@ impl CheckedList {
             }
         }
         changes
+    }
+}
+
+impl CheckedList {
+    /// From when a price holds of which the list does not say it. The first price of something holds
+    /// for ever, also where the list has a later one; another one does not change what was before
+    /// the day of its list.
+    fn since(&self, key: &PriceKey, known: &Known) -> i64 {
+        let dated = (key.clone(), Some(i64::MIN))..=(key.clone(), Some(i64::MAX));
+        let first = !known.contains_key(key) || self.prices.range(dated).next().is_some();
+        if first { 0 } else { self.date_us }
     }
 }
 
@@ -213,13 +230,14 @@ impl PriceList {
     /// Checks the list; all faults are named.
     pub fn check(&self) -> Result<CheckedList, Vec<Fault>> {
         let mut faults = Faults::default();
-        let from_us = faults.time("effective_from", self.effective_from.as_deref(), 0);
+        let from_us = faults.time("effective_from", self.effective_from.as_deref());
         if self.source.is_empty() || self.source.len() > NAME_BYTES_MAX {
             faults.add("source", "say in 1 to 256 bytes where the list is from");
         }
-        if self.date.parse::<jiff::civil::Date>().is_err() {
+        let date_us = day_us(&self.date).unwrap_or_else(|| {
             faults.add("date", "write the day like 2026-07-02");
-        }
+            0
+        });
         if self.currency.len() != 3 || !self.currency.bytes().all(|byte| byte.is_ascii_uppercase())
         {
             faults.add("currency", "a currency is three capital letters");
@@ -235,15 +253,16 @@ impl PriceList {
         if !faults.0.is_empty() {
             return Err(faults.0);
         }
-        Ok(CheckedList { source: self.source.clone(), date: self.date.clone(), prices, from_us })
+        let (source, date) = (self.source.clone(), self.date.clone());
+        Ok(CheckedList { source, date, prices, from_us, date_us })
     }
 
     /// Adds the prices of a model.
     fn model(
         &self,
         model: &ModelPrices,
-        from_us: i64,
-        prices: &mut BTreeMap<(PriceKey, i64), Price>,
+        from_us: Option<i64>,
+        prices: &mut BTreeMap<(PriceKey, Option<i64>), Price>,
         faults: &mut Faults,
     ) {
         let place = format!("models[{}/{}]", model.provider, model.model);
@@ -258,7 +277,7 @@ impl PriceList {
             faults.add(&format!("{place}.per"), format!("it must be between 1 and {PER_MAX}"));
         }
         let from_place = format!("{place}.effective_from");
-        let from_us = faults.time(&from_place, model.effective_from.as_deref(), from_us);
+        let from_us = faults.time(&from_place, model.effective_from.as_deref()).or(from_us);
         let tiers = model.tiers.iter().map(|tier| (tier.above, &tier.prices));
         for (above, list) in std::iter::once((0, &model.prices)).chain(tiers) {
             for (class, text) in list {
@@ -268,7 +287,7 @@ impl PriceList {
                     price: Some(price),
                     per: i64::try_from(per).unwrap_or(i64::MAX),
                     currency: self.currency.clone(),
-                    effective_from_us: from_us,
+                    effective_from_us: from_us.unwrap_or(0),
                 };
                 let key = PriceKey {
                     provider: model.provider.clone(),
@@ -276,12 +295,25 @@ impl PriceList {
                     class: class.clone(),
                     above: i64::from(above),
                 };
-                if prices.insert((key, from_us), price).is_some() {
+                // For ever and from 1970 on are the same.
+                let same = match from_us {
+                    None => Some(0),
+                    Some(0) => None,
+                    dated => dated,
+                };
+                let twin = prices.contains_key(&(key.clone(), same));
+                if prices.insert((key, from_us), price).is_some() || twin {
                     faults.add(&place, "there are two prices of it from one time on");
                 }
             }
         }
     }
+}
+
+/// When a day begins, in microseconds since 1970, UTC.
+fn day_us(text: &str) -> Option<i64> {
+    let day: jiff::civil::Date = text.parse().ok()?;
+    Some(day.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_microsecond())
 }
 
 /// What is wrong with a list.
@@ -293,12 +325,12 @@ impl Faults {
         self.0.push(Fault { place: place.to_owned(), reason: reason.into() });
     }
 
-    fn time(&mut self, place: &str, text: Option<&str>, otherwise_us: i64) -> i64 {
-        let Some(text) = text else { return otherwise_us };
-        time::parse(text).unwrap_or_else(|error| {
+    fn time(&mut self, place: &str, text: Option<&str>) -> Option<i64> {
+        let time = time::parse(text?);
+        time.inspect_err(|error| {
             self.add(place, format!("{error}; write it like 2026-01-31T00:00:00Z"));
-            otherwise_us
         })
+        .ok()
     }
 
     fn price(&mut self, place: &str, class: &str, text: &str) -> Option<Amount> {

@@ -19,7 +19,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 
 use crate::{
     budget::{Budget, Full, Held},
-    forms::{Form, overloaded},
+    forms::{Form, no_room},
 };
 
 /// Memory that a zstd frame may ask for: 8 MiB, what RFC 8878 wants every decoder to support.
@@ -241,7 +241,7 @@ impl Sink {
     fn problem(&self) -> Problem {
         match self.fault {
             Some(SinkFault::TooLarge) => too_large(),
-            Some(SinkFault::Full(full)) => overloaded(full),
+            Some(SinkFault::Full(full)) => no_room(full),
             None => broken(),
         }
     }

@@ -52,9 +52,9 @@ impl Config {
             "give 1 KiB to 1 MiB",
         );
         faults.check(
-            bytes(self.memory_bytes, 8 << 20, 64 << 30),
+            bytes(self.memory_bytes, 16 << 20, 64 << 30),
             "ingest.memory_bytes",
-            "give at least 8 MiB: one body needs 4 MiB and its events as much",
+            "give at least 16 MiB: one body needs 4 MiB and its events more",
         );
         faults.check(
             (100..=4_500).contains(&self.answer_timeout_ms),

@@ -254,7 +254,7 @@ impl Parser {
         let detail = item.event.as_ref().err().map_or(0, |reject| reject.detail.len());
         self.item_bytes += size_of::<Item>() + item.id.as_ref().map_or(0, String::len) + detail;
         self.parsed.items.push(item);
-        self.parsed.batch.hold(self.item_bytes).map_err(overloaded)
+        self.parsed.batch.hold(self.item_bytes).map_err(no_room)
     }
 }
 
@@ -272,12 +272,19 @@ pub fn too_many() -> Problem {
     Problem::payload_too_large("too_many_events", detail, "send fewer events in one request")
 }
 
-/// The answer when the budget is used up.
-pub fn overloaded(_: Full) -> Problem {
-    Problem::unavailable(
-        1,
-        "overloaded",
-        "too many events wait for the log",
-        "send the same events again, with the same ids, after the time in Retry-After",
-    )
+/// The answer when there is no room in the budget.
+pub fn no_room(full: Full) -> Problem {
+    match full {
+        Full::Now => Problem::unavailable(
+            1,
+            "overloaded",
+            "too many events wait for the log",
+            "send the same events again, with the same ids, after the time in Retry-After",
+        ),
+        Full::Always => Problem::payload_too_large(
+            "body_too_complex",
+            "the events of the body have too many values, or too many different names of values, for one request",
+            "send fewer events in one request; what differs from event to event belongs into values, not names",
+        ),
+    }
 }

@@ -279,7 +279,7 @@ pub(crate) async fn receive(
     if let Some(attributes) = attributes {
         match of_binary(attributes, body::content_type(&parts.headers), &body) {
             Ok(event) => {
-                held.grow(event.len()).map_err(forms::overloaded)?;
+                held.grow(event.len()).map_err(forms::no_room)?;
                 body = event.into();
             }
             Err(reject) => refused = Some(reject),

@@ -156,7 +156,7 @@ async fn respond_lago(
         (Err(error), _) | (_, Ok(Err(error))) => return Err(refused(ingest, error, batch)),
         (Ok(_), Err(())) => return Err(Problem::internal()),
     };
-    received.held.grow(structured.len()).map_err(forms::overloaded)?;
+    received.held.grow(structured.len()).map_err(forms::no_room)?;
     (received.body, received.form) = (structured.into(), Form::Json);
     let parsed = received.parse()?;
     if parsed.items.iter().any(|item| item.event.is_err()) {

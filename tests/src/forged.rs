@@ -15,3 +15,16 @@ pub fn key(other: &str, secret: &str) -> Result<String> {
     ensure!(runtime::keys::parse(&key).is_ok(), "{key} is not well-formed");
     Ok(key)
 }
+
+/// A body within every limit of bytes and events whose names, each another one, need 60 KB of memory
+/// for each kilobyte of it.
+pub fn body_of_many_names(events: usize) -> String {
+    let members: Vec<String> = (10..99).map(|number| format!("\"{number}\":1")).collect();
+    let members = members.join(",");
+    let event = |number: usize| {
+        format!(
+            r#"{{"id":"{number}","type":"x","subject":"t","data":{{"{number:0>640}":{{{members}}}}}}}"#
+        )
+    };
+    format!("[{}]", (0..events).map(event).collect::<Vec<_>>().join(","))
+}

@@ -62,6 +62,21 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
         json!({"default_rate_card": "standard", "default_cost_card": null}),
     )
     .await?;
+    let meter = json!({"key": "more", "event_types": ["more"], "aggregation": "sum", "value": "usage.input",
+        "dimensions": {"provider": "$.provider", "model": "$.model"}});
+    send(Method::POST, "/v1/meters", meter).await?;
+    for kind in ["rate", "cost"] {
+        let rates = |price: &str| json!([{"meter": "more", "price": price}]);
+        let card = json!({"key": "more", "currency": "USD", "rates": rates("1")});
+        send(Method::POST, &format!("/v1/{kind}-cards"), card).await?;
+        let version = json!({"rates": rates("2")});
+        send(Method::POST, &format!("/v1/{kind}-cards/more/versions"), version).await?;
+    }
+    // Twice, and the second time it changes nothing.
+    for _ in 0..2 {
+        send(Method::POST, "/v1/providers/pricing/imports", json!({"builtin": true})).await?;
+    }
+    send(Method::POST, "/v1/providers/pricing/cost-card", json!({"card": "made"})).await?;
     send(Method::DELETE, &key_path, json!({})).await?;
     // Neither reading nor being refused is a change, and a repeat is none either.
     world.post("/v1/teams", json!({"team": "acme"})).await?.refused(409, "team_exists")?;
@@ -94,10 +109,27 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("POST /v1/teams/{team}/aliases", "/v1/teams/acme/aliases"),
             ("PUT /v1/catalog", "/v1/catalog"),
             ("PUT /v1/catalog/defaults", "/v1/catalog/defaults"),
+            ("POST /v1/meters", "/v1/meters"),
+            ("POST /v1/rate-cards", "/v1/rate-cards"),
+            ("POST /v1/rate-cards/{key}/versions", "/v1/rate-cards/more/versions"),
+            ("POST /v1/cost-cards", "/v1/cost-cards"),
+            ("POST /v1/cost-cards/{key}/versions", "/v1/cost-cards/more/versions"),
+            ("POST /v1/providers/pricing/imports", "/v1/providers/pricing/imports"),
+            ("POST /v1/providers/pricing/cost-card", "/v1/providers/pricing/cost-card"),
             ("DELETE /v1/api-keys/{key_id}", &key_path),
             ("POST /v1/teams", "/v1/teams"),
         ]
     );
+    // Every operation that changes something is among them, but those that need an archive.
+    let paths = world.document["paths"].as_object().context("no paths")?;
+    for (path, operations) in paths {
+        for method in operations.as_object().context("no operations")?.keys() {
+            let operation = format!("{} {path}", method.to_uppercase());
+            let known = actions.iter().any(|(action, _)| *action == operation);
+            let changes = method != "get" && !path.ends_with("/reinject");
+            assert!(known == changes, "{operation}");
+        }
+    }
     let text = json!(all).to_string();
     for secret in [&key["key"], &secret["secret"]] {
         assert!(!text.contains(secret.as_str().unwrap()), "a secret is in the log of changes");

@@ -3,10 +3,11 @@
 //!
 //! WEIR_KILLS sets how often ingest is killed (5), WEIR_SEED repeats the moments.
 
-use std::{fs, io::Write as _, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, io::Write as _, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use benches::spread::Spread;
+use nix::sys::signal::Signal;
 use rdkafka::{
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
@@ -17,12 +18,14 @@ use rdkafka::{
 use serde_json::{Value, json};
 use tests::{
     broker::Broker,
+    forged::body_of_many_names,
     oracle::{self, CHARGE, Row},
     proxy::{Fault, Proxy},
     seed::{Moments, number},
     system::{System, check_counts, integer},
     wait::eventually,
 };
+use tokio::task::JoinSet;
 
 #[path = "doors/secure.rs"]
 mod secure;
@@ -171,8 +174,10 @@ fn poison(door: &Door) -> Result<Vec<&'static str>> {
     )?;
     door.send(&[], Some(&serde_json::to_vec(&nobody)?))?;
     door.send(&[], Some(&serde_json::to_vec(&json!([event, nobody, 7]))?))?;
+    door.send(&[], Some(body_of_many_names(700).as_bytes()))?;
     door.flush()?;
     let mut codes = vec![
+        "body_too_complex",
         "body_not_utf8",
         "no_events",
         "no_events",
@@ -285,8 +290,7 @@ async fn refused_events_are_corrected_through_another_ingest(system: &mut System
     // Both lack the same: one event, sent by itself and in an array.
     ensure!(after["rated"] == before["rated"] + 1, "{before:?} {after:?}");
 
-    let (code, _) = system.take("ingest")?.terminate().await?;
-    ensure!(code == Some(0), "SIGTERM ended ingest with {code:?}");
+    others_do_not_wait_for_ingest(system, second, &corrected).await?;
     let away = system.api()?.exchange("POST", second, corrected.clone()).await?;
     ensure!((away.0, &away.1["code"]) == (503, &json!("ingest_unavailable")), "{away:?}");
     system.start("ingest").await?;
@@ -294,6 +298,39 @@ async fn refused_events_are_corrected_through_another_ingest(system: &mut System
     ensure!(sent.0 == 200, "{sent:?}");
     let last = system.settled(Some(before["accepted"] + 2)).await?;
     ensure!(last["rated"] == after["rated"], "the same event again is a duplicate: {last:?}");
+    Ok(())
+}
+
+/// Ingest hangs, and then dies, while more requests wait for it than the api has connections of the
+/// database.
+async fn others_do_not_wait_for_ingest(
+    system: &mut System,
+    path: &str,
+    event: &[u8],
+) -> Result<()> {
+    system.process("ingest")?.signal(Signal::SIGSTOP)?;
+    let mut asked = JoinSet::new();
+    for _ in 0..24 {
+        let (api, path, event) = (system.api()?, path.to_owned(), event.to_vec());
+        asked.spawn(async move { api.exchange("POST", &path, event).await });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        let (status, answer) = system.api()?.exchange("GET", "/v1/teams", Vec::new()).await?;
+        ensure!(status == 200, "{status}: {answer}");
+    }
+    let mut codes = BTreeSet::new();
+    while let Some(answer) = asked.join_next().await {
+        let (status, answer) = answer??;
+        ensure!(status == 503, "{status}: {answer}");
+        // The first was not let wait any longer; those that ingest has hang until it dies.
+        if codes.is_empty() {
+            system.kill("ingest")?;
+        }
+        codes.insert(answer["code"].as_str().unwrap_or_default().to_owned());
+    }
+    let known = ["ingest_unavailable", "reinjection_busy"].map(str::to_owned);
+    ensure!(codes == BTreeSet::from(known), "{codes:?}");
     Ok(())
 }
 

@@ -55,26 +55,26 @@ async fn check(system: &System, duplicates: i64, conflicts: i64) -> Result<()> {
 }
 
 /// Everything three times, the second and third time with kills while the lane is at work.
-async fn story(system: &mut System, victim: &str, kills: u32) -> Result<()> {
+async fn story(system: &mut System, victims: [&[&str]; 2]) -> Result<()> {
     system.replay_all("first", &[]).await?;
     check(system, 0, 0).await?;
 
     let mut again = system.replay("again", &[])?;
-    kill_in_mid_lane(system, victim, kills).await?;
+    kill_in_mid_lane(system, victims[0]).await?;
     finished(&mut again).await?;
     check(system, EVENTS, 0).await?;
     let counts = system.settled(None).await?;
     ensure!(counts["forwarded"] > EVENTS / 2, "the table was too large: {counts:?}");
 
     let mut changed = system.replay("changed", &["--set", "data.note=changed"])?;
-    kill_in_mid_lane(system, victim, kills).await?;
+    kill_in_mid_lane(system, victims[1]).await?;
     finished(&mut changed).await?;
     check(system, EVENTS, EVENTS).await
 }
 
-/// Kills while late events wait for the lane.
-async fn kill_in_mid_lane(system: &mut System, victim: &str, kills: u32) -> Result<()> {
-    for _ in 0..kills {
+/// Kills one process after the other, each while late events wait for the lane.
+async fn kill_in_mid_lane(system: &mut System, victims: &[&str]) -> Result<()> {
+    for victim in victims {
         let deadline = Instant::now() + DEADLINE;
         while system.api()?.get("/v1/conservation").await?["total"]["pending_forwards"] == 0 {
             ensure!(Instant::now() < deadline, "no late event came to wait");
@@ -90,7 +90,7 @@ async fn kill_in_mid_lane(system: &mut System, victim: &str, kills: u32) -> Resu
 #[tokio::test]
 async fn on_the_local_log() -> Result<()> {
     let mut system = System::embedded_with(&SMALL, &[], &[]).await?;
-    story(&mut system, "up", 3).await?;
+    story(&mut system, [&["up"; 3]; 2]).await?;
     without_filters(&mut system).await
 }
 
@@ -218,7 +218,8 @@ async fn on_a_trimmed_log_with_a_clock_that_was_behind() -> Result<()> {
 async fn on_kafka() -> Result<()> {
     let broker = Broker::start()?;
     let mut system = System::kafka_with(&broker, 4, &SMALL[..2]).await?;
-    story(&mut system, "rater", 3).await
+    story(&mut system, [&["rater", "archiver", "rater"], &["ledger-writer", "ingest", "rater"]])
+        .await
 }
 
 /// An archive behind a proxy, so that it can be away.
@@ -292,6 +293,41 @@ async fn until(system: &System, what: &str, wanted: impl Fn(&Value) -> bool) -> 
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The archive is away while all of the traffic comes again: what is late waits, nothing else does, and
+/// nothing is charged twice.
+#[tokio::test]
+async fn the_archive_is_away_for_a_whole_replay() -> Result<()> {
+    let archive = Archive::start().await?;
+    let url = format!("http://127.0.0.1:{}", archive.proxy.port());
+    let settings = [&SMALL[..], &[("CLICKHOUSE_URL", url.as_str())]].concat();
+    let system = System::embedded_with(&settings, &[], &[]).await?;
+    system.replay_all("first", &[]).await?;
+    check(&system, 0, 0).await?;
+    archive.goes_away();
+    system.replay_all("again", &[]).await?;
+    let waits = |total: &Value| {
+        let pending = &total["pending"];
+        total["counts"]["accepted"].as_i64() >= Some(2 * EVENTS)
+            && *pending == total["pending_forwards"]
+    };
+    let total = until(&system, "only late events wait", waits).await?;
+    ensure!(total["pending"].as_i64() > Some(EVENTS / 2), "few were late: {total}");
+    ensure!(total["counts"]["rated"] == EVENTS && total["balanced"] == true, "{total}");
+    // What is new goes on meanwhile; no meter counts it.
+    let now = domain::time::format(runtime::task::now_us());
+    let new =
+        json!({"id": "meanwhile", "type": "new", "source": "late", "subject": "a", "time": now});
+    system.ingest()?.send("POST", "/v1/events", &new).await?;
+    until(&system, "it is posted", |total| total["counts"]["unmetered"] == 1).await?;
+    archive.comes_back();
+    let counts = system.settled(Some(2 * EVENTS + 1)).await?;
+    ensure!(counts["rated"] == EVENTS && counts["unmetered"] == 1, "{counts:?}");
+    let repeats = counts["accepted"] - EVENTS - 1;
+    ensure!(counts["duplicates"] == repeats && counts["conflicts"] == 0, "{counts:?}");
+    let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
+    system.check_books(&oracle::books(&rows, |_| CHARGE)).await
 }
 
 /// While the archive is away, late events wait, are seen to wait, and nothing else does; twins come

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, span::SpanKind},
 };
 use prost::Message as _;
-use tests::{process::Http, system::System, wait::eventually};
+use tests::{broker::Broker, process::Http, system::System, wait::eventually};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -102,14 +102,55 @@ async fn send(http: &Http, id: &str, traceparent: Option<&str>) -> Result<String
     Ok(answer["results"][0]["receipt"].as_str().context("no receipt")?.to_owned())
 }
 
+/// The service that tells of each span, of roles that are processes of their own.
+const SERVICES: [(&str, &str); 5] = [
+    ("POST /v1/events", "ingest"),
+    ("append", "ingest"),
+    ("archive", "archiver"),
+    ("post", "ledger-writer"),
+    ("rate", "rater"),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sampled_request_is_followed_to_the_ledger_and_the_archive() -> Result<()> {
     let collector = Collector::start().await?;
-    let settings = [
+    let settings = settings(&collector);
+    let system = System::embedded_with(&settings, &[], &[]).await?;
+    follow(&collector, &system).await?;
+
+    // Without a collector everything goes on.
+    collector.server.abort();
+    let traceparent = format!("00-{}-{CALLER}-01", "2".repeat(32));
+    send(&system.ingest()?, "without", Some(&traceparent)).await?;
+    let counts = system.settled(Some(4)).await?;
+    assert_eq!(counts["rated"], 4, "{counts:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_followed_through_processes_of_their_own() -> Result<()> {
+    let collector = Collector::start().await?;
+    let broker = Broker::start()?;
+    let system = System::kafka_with(&broker, 2, &settings(&collector)).await?;
+    follow(&collector, &system).await?;
+    let spans = collector.spans.lock().unwrap();
+    let of_trace = spans.iter().filter(|(_, span)| hexadecimal(&span.trace_id) == TRACE);
+    let services: BTreeMap<&str, &str> =
+        of_trace.map(|(service, span)| (span.name.as_str(), service.as_str())).collect();
+    assert_eq!(services, BTreeMap::from(SERVICES));
+    Ok(())
+}
+
+/// Only what the caller has sampled is followed.
+fn settings(collector: &Collector) -> [(&str, &str); 2] {
+    [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
         ("WEIR_TELEMETRY__TRACES__ONE_IN", "0"),
-    ];
-    let system = System::embedded_with(&settings, &[], &[]).await?;
+    ]
+}
+
+/// Sends three requests, one of which is sampled, and looks at its spans.
+async fn follow(collector: &Collector, system: &System) -> Result<()> {
     let http = system.ingest()?;
     send(&http, "unsampled", Some(&format!("00-{}-{CALLER}-00", "1".repeat(32)))).await?;
     send(&http, "undecided", None).await?;
@@ -146,12 +187,6 @@ async fn a_sampled_request_is_followed_to_the_ledger_and_the_archive() -> Result
         assert!(number(&spans[name], "weir.position") >= Some(receipt[1]), "{name}");
     }
     assert_eq!(collector.traces(), [TRACE], "only what is sampled leaves a trace");
-
-    // Without a collector everything goes on.
-    collector.server.abort();
-    send(&http, "without", Some(&format!("00-{}-{CALLER}-01", "2".repeat(32)))).await?;
-    let counts = system.settled(Some(4)).await?;
-    assert_eq!(counts["rated"], 4, "{counts:?}");
     Ok(())
 }
 

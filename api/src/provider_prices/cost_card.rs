@@ -66,7 +66,8 @@ pub(crate) struct CostCardMade {
     changed: usize,
     /// Rows of the version before that are gone, counted.
     removed: usize,
-    /// What got no row, and why. Its cost stays unknown, which is not zero.
+    /// What got no row, and why: models by meter. Their cost stays unknown, which is not zero, unless
+    /// the card has a row for any model.
     left_out: Vec<String>,
 }
 
@@ -229,6 +230,14 @@ fn rows_of(
         order.prices.keys().map(|key| (key.provider.as_str(), key.model.as_str())).collect();
     for (provider, model) in models {
         let tiers = tiers_of(priced.class, (provider, model), order, left_out);
+        let long = tiers.iter().find(|(above, _)| *above != 0);
+        if let (Some((above, _)), None) = (long, priced.context) {
+            left_out.insert(format!(
+                "{provider}/{model} costs more above {above} tokens: meter {} has no dimension of the path usage.context",
+                priced.meter.key
+            ));
+            continue;
+        }
         let row = |price: &Price, context: Option<(&str, u32)>| {
             let dimensions =
                 [(priced.provider, provider.to_owned()), (priced.model, model.to_owned())]
@@ -247,13 +256,7 @@ fn rows_of(
                 rows.push(row(price, None));
                 continue;
             }
-            let Some(name) = priced.context else {
-                left_out.insert(format!(
-                    "{provider}/{model} above {above} tokens: meter {} has no dimension of the path usage.context",
-                    priced.meter.key
-                ));
-                continue;
-            };
+            let Some(name) = priced.context else { continue };
             let next = tiers.get(number + 1).map_or(i64::MAX, |(above, _)| *above);
             let within = |boundary: &u32| (*above..next).contains(&i64::from(*boundary));
             let boundaries = CONTEXT_BOUNDARIES.into_iter().filter(within);
@@ -262,7 +265,8 @@ fn rows_of(
     }
 }
 
-/// The prices of a model's class that hold, the one for all prompts first.
+/// The prices of a model's class that hold, the one for all prompts first; none if one of them cannot
+/// be told in rows: the others would hold in its place.
 fn tiers_of<'a>(
     class: UsageClass,
     (provider, model): (&str, &str),
@@ -281,20 +285,23 @@ fn tiers_of<'a>(
     };
     let own = held(class);
     let listed = if own.is_empty() { class.listed_as().map(held).unwrap_or_default() } else { own };
-    let mut tiers = Vec::new();
-    for (above, price) in listed {
-        let is_boundary = CONTEXT_BOUNDARIES.into_iter().any(|known| i64::from(known) == above);
+    let fault = listed.iter().find_map(|(above, price)| {
+        let is_boundary = CONTEXT_BOUNDARIES.into_iter().any(|known| i64::from(known) == *above);
         if price.currency != order.wanted.currency {
-            left_out.insert(format!("{provider}/{model}: its price is in {}", price.currency));
-        } else if above != 0 && !is_boundary {
-            left_out.insert(format!(
-                "{provider}/{model} above {above} tokens: no boundary of usage.context"
-            ));
+            Some(format!("{provider}/{model}: its price is in {}", price.currency))
+        } else if *above != 0 && !is_boundary {
+            Some(format!("{provider}/{model} above {above} tokens: no boundary of usage.context"))
         } else {
-            tiers.push((above, price));
+            None
+        }
+    });
+    match fault {
+        None => listed,
+        Some(fault) => {
+            left_out.insert(fault);
+            Vec::new()
         }
     }
-    tiers
 }
 
 /// Rows that are new, have another price, and are gone.

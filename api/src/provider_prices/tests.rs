@@ -96,8 +96,44 @@ fn an_import_adds_versions_and_history_stays() {
     assert_eq!(said, "added [] changed [] removed [] unchanged 2");
     // Withdrawn and listed again.
     let (known, said) = import(&known, &first, false);
-    assert_eq!(said, r#"added [] changed [] removed ["m/cache_read/0"] unchanged 3"#,);
-    assert_eq!(price(&known, "input", "2026-08-01T00:00:00Z").as_deref(), Some("2"));
+    assert_eq!(
+        said,
+        r#"added ["m/output/0"] changed ["m/input/0"] removed ["m/cache_read/0"] unchanged 1"#
+    );
+    // Its day is 2 July: what was before stays.
+    for (class, time, want) in [
+        ("input", "2026-06-30T23:59:59Z", Some("3")),
+        ("input", "2026-07-01T23:59:59Z", Some("2")),
+        ("input", "2026-07-02T00:00:00Z", Some("3")),
+        ("output", "2026-06-30T23:59:59Z", Some("15")),
+        ("output", "2026-07-01T23:59:59Z", None),
+        ("output", "2026-07-02T00:00:00Z", Some("15")),
+        ("cache_read", "2026-07-01T23:59:59Z", Some("0.2")),
+        ("cache_read", "2026-07-02T00:00:00Z", None),
+    ] {
+        assert_eq!(price(&known, class, time).as_deref(), want, "{class} {time}");
+    }
+    let (_, said) = import(&known, &first, false);
+    assert_eq!(said, "added [] changed [] removed [] unchanged 3");
+}
+
+#[test]
+fn a_list_with_a_history_of_its_own_is_the_same_again() {
+    let history = json!([{"provider": "p", "model": "m", "prices": {"input": "3"}},
+        {"provider": "p", "model": "m", "prices": {"input": "2"}, "effective_from": "2026-05-01T00:00:00Z"}]);
+    let history = list(history, None);
+    let (known, said) = import(&Known::new(), &history, false);
+    assert_eq!(said, r#"added ["m/input/0", "m/input/0"] changed [] removed [] unchanged 0"#);
+    assert_eq!(price(&known, "input", "2026-04-30T23:59:59Z").as_deref(), Some("3"));
+    assert_eq!(price(&known, "input", "2026-05-01T00:00:00Z").as_deref(), Some("2"));
+    let (_, said) = import(&known, &history, false);
+    assert_eq!(said, "added [] changed [] removed [] unchanged 2");
+    // For ever is from 1970 on.
+    let twice = json!({"source": "test", "date": "2026-07-02", "currency": "USD", "per": 1, "models": [
+        {"provider": "p", "model": "m", "prices": {"input": "3"}},
+        {"provider": "p", "model": "m", "prices": {"input": "2"}, "effective_from": "1970-01-01T00:00:00Z"}]});
+    let twice = serde_json::from_value::<PriceList>(twice).unwrap();
+    assert_eq!(twice.check().unwrap_err()[0].place, "models[p/m].input");
 }
 
 #[test]
@@ -114,7 +150,7 @@ fn the_list_that_comes_with_weir_is_whole() {
         class: "cache_write".into(),
         above: 0,
     };
-    let price = checked.prices.get(&(sonnet, 0)).unwrap();
+    let price = checked.prices.get(&(sonnet, None)).unwrap();
     assert_eq!(price.price.unwrap().to_string(), "3.75");
     let tiers = list.models.iter().flat_map(|model| &model.tiers);
     for tier in tiers {
@@ -199,7 +235,6 @@ fn a_cost_card_has_rows_for_models_and_long_prompts() {
             "input 256000+m+p 2.5/1000000",
             "input 272000+m+p 2.5/1000000",
             "input n+p 1/1000000",
-            "thought m+p 10/1000000",
             "thought n+p 3/1000000",
             "plain m+p 10/1000000",
             "plain 200000+m+p 15/1000000",
@@ -212,7 +247,7 @@ fn a_cost_card_has_rows_for_models_and_long_prompts() {
     let made = serde_json::to_value(made).unwrap();
     assert_eq!(
         (&made["version"], &made["added"], &made["changed"], &made["removed"]),
-        (&json!(2), &json!(11), &json!(0), &json!(1))
+        (&json!(2), &json!(10), &json!(0), &json!(1))
     );
     assert_eq!(
         made["meters"],
@@ -223,6 +258,25 @@ fn a_cost_card_has_rows_for_models_and_long_prompts() {
         left_out.contains("meter blind") && left_out.contains("meter thought has no"),
         "{left_out}"
     );
+
+    // What one price of cannot be told is not told by half: it would cost what short prompts do.
+    for (tier, why) in [
+        (json!({"above": 100_000, "prices": {"input": "2.5"}}), "no boundary"),
+        (json!({"above": 200_000, "prices": {"input": "2.5"}}), "its price is in EUR"),
+    ] {
+        let model =
+            json!([{"provider": "p", "model": "m", "prices": {"input": "1.25"}, "tiers": [tier]}]);
+        let mut order = order(&list(model, None), json!({}));
+        if why.ends_with("EUR") {
+            let (_, tiers) = order.prices.iter_mut().find(|(key, _)| key.above > 0).unwrap();
+            tiers[0].currency = "EUR".to_owned();
+        }
+        let mut document = catalog();
+        let made = serde_json::to_value(make(&mut document, &order).unwrap()).unwrap();
+        assert!(made["left_out"].to_string().contains(why), "{made}");
+        let rows = shown(document.cards[0].versions.last().unwrap());
+        assert_eq!(rows, ["calls  0/1", "input  9/1"], "{why}");
+    }
 
     // The same again is no new version.
     let again = make(&mut document, &order(&prices, json!({"plain": "output"}))).unwrap();

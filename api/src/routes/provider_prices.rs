@@ -319,7 +319,8 @@ pub(crate) async fn import(
             provider_prices::lock(connection, tenant).await?;
             let (known, changes) = compare(connection, tenant, list, partial).await?;
             if changes.is_empty() {
-                return Made::new(StatusCode::OK, &PriceImport::new(list, &changes, None, false));
+                let import = PriceImport::new(list, &changes, None, false);
+                return Ok(Made::new(StatusCode::OK, &import)?.without_change());
             }
             let id = Uuid::now_v7();
             provider_prices::insert_import(connection, tenant, id, &list.source, &list.date)

@@ -1,5 +1,7 @@
 //! Rejected events: listed with their reason, corrected, and sent again through the door of ingest.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json,
     extract::State,
@@ -13,6 +15,7 @@ use runtime::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use super::events::{
@@ -243,7 +246,7 @@ pub(crate) async fn reinject(
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::UsageRead)?;
     let place = read_receipt(&text).ok_or_else(unknown)?;
-    let sender = Sender { api: Api::clone(&api), tenant, credential: credential(&headers)?, actor };
+    let sender = Sender::of(&api, tenant, &headers, actor).await?;
     let call = call.map(|event| event.get().to_owned());
     idempotency::once(&api, tenant, call, move |connection, event: &String| {
         let sender = sender.clone();
@@ -317,9 +320,21 @@ struct Sender {
     tenant: TenantScope,
     credential: HeaderValue,
     actor: Actor,
+    _turn: Arc<OwnedSemaphorePermit>,
 }
 
 impl Sender {
+    async fn of(
+        api: &Api,
+        tenant: TenantScope,
+        headers: &HeaderMap,
+        actor: Actor,
+    ) -> Result<Self, Problem> {
+        let credential = credential(headers)?;
+        let turn = Arc::new(api.door.turn().await?);
+        Ok(Self { api: Api::clone(api), tenant, credential, actor, _turn: turn })
+    }
+
     async fn send(&self, events: &[String]) -> Result<Vec<Fate>, ApiError> {
         let body = format!("[{}]", events.join(","));
         self.api.door.send(&self.credential, body.into_bytes(), events.len()).await
@@ -439,17 +454,16 @@ pub(crate) async fn reinject_all(
             Problem::bad_request("limit_invalid", format!("limit is {limit}"), action).into()
         );
     }
-    let sender = Sender { api: Api::clone(&api), tenant, credential: credential(&headers)?, actor };
+    let sender = Sender::of(&api, tenant, &headers, actor).await?;
     idempotency::once(&api, tenant, call, move |connection, selection: &Selection| {
         let (sender, question) = (sender.clone(), question.clone());
         Box::pin(async move {
-            let done = if selection.dry_run {
-                sender.count(connection, question).await?
-            } else {
-                rejected_events::lock(connection, tenant).await?;
-                sender.run(connection, question, limit).await?
-            };
-            Made::new(StatusCode::OK, &done)
+            if selection.dry_run {
+                let count = sender.count(connection, question).await?;
+                return Ok(Made::new(StatusCode::OK, &count)?.without_change());
+            }
+            rejected_events::lock(connection, tenant).await?;
+            Made::new(StatusCode::OK, &sender.run(connection, question, limit).await?)
         })
     })
     .await

@@ -39,6 +39,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0011_cheaper_check_of_transfers.sql"),
     ),
     (12, "waiting_aliases", include_str!("../../../migrations/postgres/0012_waiting_aliases.sql")),
+    (13, "data_keys", include_str!("../../../migrations/postgres/0013_data_keys.sql")),
 ];
 
 /// Brings the tables up to date.

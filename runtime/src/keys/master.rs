@@ -1,18 +1,21 @@
-//! The master key: secrets that have to be known in clear are stored encrypted under it.
+//! The master key: secrets that have to be known in clear are stored in envelopes under it.
 //!
-//! AES-256-GCM with a random nonce, bound to a context (whose secret it is), so that a stored
-//! secret cannot be moved to another row. Several master keys may be given while one is replaced:
-//! the first encrypts, all decrypt, and each stored secret says which one it needs.
+//! A secret is encrypted under a data key of its own, and the data key under the master key; both by
+//! AES-256-GCM with a random nonce, bound to a context (whose secret it is), so that a stored secret
+//! cannot be moved to another row. Several master keys may be given while one is replaced: the
+//! first encrypts, all decrypt, and each stored secret says which one it needs.
 
 use std::fmt;
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 
 use crate::config::Secret;
 
 /// Bytes of a master key, written as twice as many hexadecimal digits.
 const KEY_BYTES: usize = 32;
+/// Bytes of a data key with its nonce, encrypted.
+const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + MAX_TAG_LEN;
 
 /// What the settings say of the master key is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,29 +75,47 @@ impl MasterKeys {
         &self.newest.id
     }
 
-    /// Encrypts `plain` under the newest key; only the same `context` decrypts it.
+    /// Encrypts `plain` under a new data key, and that under the newest key; only the same `context`
+    /// decrypts them.
     pub fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut nonce = [0_u8; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(|_| SealError::Randomness)?;
-        let mut text = plain.to_vec();
-        let sealing = Nonce::assume_unique_for_key(nonce);
-        self.newest
-            .key
-            .seal_in_place_append_tag(sealing, Aad::from(context), &mut text)
-            .map_err(|_| SealError::Damaged)?;
-        Ok([nonce.as_slice(), text.as_slice()].concat())
+        let mut data_key = [0_u8; KEY_BYTES];
+        getrandom::fill(&mut data_key).map_err(|_| SealError::Randomness)?;
+        let wrapped = encrypt(&self.newest.key, context, &data_key)?;
+        Ok([wrapped, encrypt(&key_of(&data_key)?, context, plain)?].concat())
     }
 
     /// Decrypts what [`MasterKeys::seal`] gave with the key `id` as the newest.
     pub fn open(&self, id: &str, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let key = std::iter::once(&self.newest).chain(&self.older).find(|key| key.id == id);
         let key = key.ok_or(SealError::KeyMissing)?;
-        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Damaged)?;
-        let mut text = text.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let opened = key.key.open_in_place(nonce, Aad::from(context), &mut text);
-        opened.map(|plain| plain.to_vec()).map_err(|_| SealError::Damaged)
+        let (wrapped, text) = sealed.split_at_checked(WRAPPED_BYTES).ok_or(SealError::Damaged)?;
+        let data_key = decrypt(&key.key, context, wrapped)?;
+        decrypt(&key_of(&data_key)?, context, text)
     }
+}
+
+fn key_of(bytes: &[u8]) -> Result<LessSafeKey, SealError> {
+    let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| SealError::Damaged)?;
+    Ok(LessSafeKey::new(key))
+}
+
+/// A random nonce, and what it encrypts.
+fn encrypt(key: &LessSafeKey, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    let mut nonce = [0_u8; NONCE_LEN];
+    getrandom::fill(&mut nonce).map_err(|_| SealError::Randomness)?;
+    let mut text = plain.to_vec();
+    let sealing = Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(sealing, Aad::from(context), &mut text)
+        .map_err(|_| SealError::Damaged)?;
+    Ok([nonce.as_slice(), text.as_slice()].concat())
+}
+
+fn decrypt(key: &LessSafeKey, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Damaged)?;
+    let mut text = text.to_vec();
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let opened = key.open_in_place(nonce, Aad::from(context), &mut text);
+    opened.map(|plain| plain.to_vec()).map_err(|_| SealError::Damaged)
 }
 
 impl MasterKey {

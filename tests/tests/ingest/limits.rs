@@ -14,6 +14,7 @@ use axum::body::Body;
 use ingest::Config;
 use runtime::keys;
 use sqlx::raw_sql;
+use tests::forged::body_of_many_names;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -227,6 +228,19 @@ async fn a_loud_neighbour(time: Duration) -> Result<()> {
         beside.len(),
         p99(&beside)
     );
+    world.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_needs_more_than_one_may_is_refused_for_good() -> Result<()> {
+    let world = world().await?;
+    assert_eq!(world.post(&[], body_of_many_names(100)).await?.status, 200);
+    let refused = world.post(&[], body_of_many_names(700)).await?;
+    assert_eq!((refused.status.as_u16(), refused.code()), (413, "body_too_complex"));
+    world.until("memory", || world.budget.used() == 0).await;
+    assert_eq!(world.post(&[], events(1)).await?.status, 200);
+    assert_eq!(world.logged()?.0.len(), 101);
     world.stop().await?;
     Ok(())
 }

@@ -76,6 +76,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0012_waiting_aliases.sql",
         "4e179a6295c89f70e2eb28a831d4efa7f7d3fe22ed74344dad54879c708cf9a7",
     ),
+    (
+        "migrations/postgres/0013_data_keys.sql",
+        "f1ea6127071000f3564aeacb81cf6170695b61f7111efb178bd6ee7bebbeabfb",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
