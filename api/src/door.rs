@@ -90,14 +90,7 @@ impl Door {
     /// ingest has answered: the others of the pool are for those who do not wait for ingest.
     pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let turn = timeout(TURN_TIME_MAX, Arc::clone(&self.turns).acquire_owned()).await;
-        turn.ok().and_then(Result::ok).ok_or_else(|| {
-            Problem::unavailable(
-                5,
-                "reinjection_busy",
-                "other rejected events are being sent again now",
-                "ask again; nothing was sent",
-            )
-        })
+        turn.ok().and_then(Result::ok).ok_or_else(busy)
     }
 
     /// Uses the ingest of this process unless an address is set.
@@ -178,6 +171,16 @@ fn fate(result: EventResult) -> Fate {
         },
         _ => Fate::Unknown,
     }
+}
+
+/// The answer to those who have waited for others in vain.
+pub(crate) fn busy() -> Problem {
+    Problem::unavailable(
+        5,
+        "reinjection_busy",
+        "other rejected events are being sent again now",
+        "ask again; nothing was sent",
+    )
 }
 
 fn away(reason: &str) -> Problem {

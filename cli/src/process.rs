@@ -116,8 +116,7 @@ pub async fn check_installation(config: &Config, role: Role, log_name: &str) -> 
 }
 
 async fn installation(config: &Config, role: Role) -> Result<Installation, InstallError> {
-    let name = format!("weir-{}", role.name());
-    let pool = connect(&config.postgres, Some(role.database_role()), &name).await?;
+    let pool = connect(&config.postgres, Some(role.database_role()), role.service()).await?;
     let mut connection = pool.acquire().await.map_err(PostgresError::from)?;
     ledger::install::read(&mut connection).await
 }

@@ -29,7 +29,18 @@ impl Role {
     pub const ALL: [Role; 5] =
         [Role::Ingest, Role::Rater, Role::LedgerWriter, Role::Archiver, Role::Api];
 
-    /// Its name; threads of the process are called so.
+    /// What its process calls itself in traces, logs and to Postgres.
+    pub fn service(self) -> &'static str {
+        match self {
+            Role::Ingest => "weir-ingest",
+            Role::Rater => "weir-rater",
+            Role::LedgerWriter => "weir-ledger-writer",
+            Role::Archiver => "weir-archiver",
+            Role::Api => "weir-api",
+        }
+    }
+
+    /// Its short name: threads of the process are called so.
     pub fn name(self) -> &'static str {
         match self {
             Role::Ingest => "ingest",

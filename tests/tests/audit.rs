@@ -67,10 +67,10 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     send(Method::POST, "/v1/meters", meter).await?;
     for kind in ["rate", "cost"] {
         let rates = |price: &str| json!([{"meter": "more", "price": price}]);
-        let card = json!({"key": "more", "currency": "USD", "rates": rates("1")});
+        let card = json!({"key": format!("more-{kind}"), "currency": "USD", "rates": rates("1")});
         send(Method::POST, &format!("/v1/{kind}-cards"), card).await?;
         let version = json!({"rates": rates("2")});
-        send(Method::POST, &format!("/v1/{kind}-cards/more/versions"), version).await?;
+        send(Method::POST, &format!("/v1/{kind}-cards/more-{kind}/versions"), version).await?;
     }
     // Twice, and the second time it changes nothing.
     for _ in 0..2 {
@@ -111,9 +111,9 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("PUT /v1/catalog/defaults", "/v1/catalog/defaults"),
             ("POST /v1/meters", "/v1/meters"),
             ("POST /v1/rate-cards", "/v1/rate-cards"),
-            ("POST /v1/rate-cards/{key}/versions", "/v1/rate-cards/more/versions"),
+            ("POST /v1/rate-cards/{key}/versions", "/v1/rate-cards/more-rate/versions"),
             ("POST /v1/cost-cards", "/v1/cost-cards"),
-            ("POST /v1/cost-cards/{key}/versions", "/v1/cost-cards/more/versions"),
+            ("POST /v1/cost-cards/{key}/versions", "/v1/cost-cards/more-cost/versions"),
             ("POST /v1/providers/pricing/imports", "/v1/providers/pricing/imports"),
             ("POST /v1/providers/pricing/cost-card", "/v1/providers/pricing/cost-card"),
             ("DELETE /v1/api-keys/{key_id}", &key_path),

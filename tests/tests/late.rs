@@ -218,8 +218,7 @@ async fn on_a_trimmed_log_with_a_clock_that_was_behind() -> Result<()> {
 async fn on_kafka() -> Result<()> {
     let broker = Broker::start()?;
     let mut system = System::kafka_with(&broker, 4, &SMALL[..2]).await?;
-    story(&mut system, [&["rater", "archiver", "rater"], &["ledger-writer", "ingest", "rater"]])
-        .await
+    story(&mut system, [&["archiver", "rater"], &["ledger-writer", "ingest"]]).await
 }
 
 /// An archive behind a proxy, so that it can be away.

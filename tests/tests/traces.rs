@@ -104,11 +104,11 @@ async fn send(http: &Http, id: &str, traceparent: Option<&str>) -> Result<String
 
 /// The service that tells of each span, of roles that are processes of their own.
 const SERVICES: [(&str, &str); 5] = [
-    ("POST /v1/events", "ingest"),
-    ("append", "ingest"),
-    ("archive", "archiver"),
-    ("post", "ledger-writer"),
-    ("rate", "rater"),
+    ("POST /v1/events", "weir-ingest"),
+    ("append", "weir-ingest"),
+    ("archive", "weir-archiver"),
+    ("post", "weir-ledger-writer"),
+    ("rate", "weir-rater"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,7 @@ use super::events::{
 };
 use crate::{
     auth::{Actor, Caller, Scope, TenantScope, presented},
-    door::Fate,
+    door::{Fate, busy},
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
@@ -251,7 +251,7 @@ pub(crate) async fn reinject(
     idempotency::once(&api, tenant, call, move |connection, event: &String| {
         let sender = sender.clone();
         Box::pin(async move {
-            rejected_events::lock(connection, tenant).await?;
+            wait_for_others(connection, tenant).await?;
             let row = row_at(&sender.api, tenant, place).await?;
             let place = row.place();
             check_open(connection, tenant, place, &row).await?;
@@ -283,6 +283,14 @@ pub(crate) async fn reinject(
         })
     })
     .await
+}
+
+async fn wait_for_others(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+) -> Result<(), ApiError> {
+    let locked = rejected_events::lock(connection, tenant).await?;
+    if locked { Ok(()) } else { Err(busy().into()) }
 }
 
 /// Refuses what needs no sending, or was sent already.
@@ -462,7 +470,7 @@ pub(crate) async fn reinject_all(
                 let count = sender.count(connection, question).await?;
                 return Ok(Made::new(StatusCode::OK, &count)?.without_change());
             }
-            rejected_events::lock(connection, tenant).await?;
+            wait_for_others(connection, tenant).await?;
             Made::new(StatusCode::OK, &sender.run(connection, question, limit).await?)
         })
     })

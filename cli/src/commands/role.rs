@@ -20,7 +20,7 @@ pub fn run(role: Role, arguments: Arguments) -> Result<ExitCode> {
     let config = Config::read(arguments.config.as_deref())?;
     config.check(&[role])?;
     config.check_servers()?;
-    process::telemetry(&config.telemetry, &format!("weir-{}", role.name()))?;
+    process::telemetry(&config.telemetry, role.service())?;
     process::block_on(role.name(), serve_role(role, config))
 }
 
