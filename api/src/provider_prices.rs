@@ -170,8 +170,8 @@ impl CheckedList {
         let providers = self.providers();
         let missing = |key: &&PriceKey| providers.contains(&key.provider) && !listed.contains(key);
         for (key, versions) in known.iter().filter(|(key, _)| !partial && missing(key)) {
-            // In force now or later: what holds at the end of time.
-            if let Some(price) = at(versions, i64::MAX) {
+            // In force then, or later: what holds at the end of time.
+            if let Some(price) = at(versions, from_us).or_else(|| at(versions, i64::MAX)) {
                 changes.removed.push((key.clone(), price.clone()));
             }
         }
@@ -180,13 +180,17 @@ impl CheckedList {
 }
 
 impl CheckedList {
-    /// From when a price holds of which the list does not say it. The first price of something holds
-    /// for ever, also where the list has a later one; another one does not change what was before
-    /// the day of its list.
+    /// From when a price holds of which the list does not say it. The first prices of a model hold for
+    /// ever, and so do those that the list itself has replaced by its day; others do not change what
+    /// was before that day.
     fn since(&self, key: &PriceKey, known: &Known) -> i64 {
-        let dated = (key.clone(), Some(i64::MIN))..=(key.clone(), Some(i64::MAX));
-        let first = !known.contains_key(key) || self.prices.range(dated).next().is_some();
-        if first { 0 } else { self.date_us }
+        let dated = (key.clone(), Some(i64::MIN))..=(key.clone(), Some(self.date_us));
+        let first = PriceKey { class: String::new(), above: 0, ..key.clone() };
+        let of_model =
+            |other: &PriceKey| (&other.provider, &other.model) == (&key.provider, &key.model);
+        let is_known = known.range(first..).next().is_some_and(|(other, _)| of_model(other));
+        let replaced = self.prices.range(dated).next().is_some();
+        if !is_known || replaced { 0 } else { self.date_us }
     }
 }
 
@@ -198,12 +202,20 @@ impl Changes {
 
     /// The versions to insert, numbered behind those that are known.
     pub fn versions(&self, known: &Known) -> Vec<NewVersion> {
+        // From then on, and whatever would follow.
         let withdrawn = |(key, before): &(PriceKey, Price)| {
-            let effective_from_us = self.from_us.max(before.effective_from_us);
-            (key.clone(), Price { price: None, effective_from_us, ..before.clone() })
+            let versions = known.get(key).map(Vec::as_slice).unwrap_or_default();
+            let later = versions.iter().map(|price| price.effective_from_us);
+            let times: BTreeSet<i64> =
+                later.filter(|time| *time > self.from_us).chain([self.from_us]).collect();
+            let held = times.into_iter().filter(|time| at(versions, *time).is_some());
+            let none = |effective_from_us| {
+                (key.clone(), Price { price: None, effective_from_us, ..before.clone() })
+            };
+            held.map(none).collect::<Vec<_>>()
         };
         let changed = self.changed.iter().map(|(key, _, after)| (key.clone(), after.clone()));
-        let removed = self.removed.iter().map(withdrawn);
+        let removed = self.removed.iter().flat_map(withdrawn);
         let mut numbers: BTreeMap<PriceKey, usize> = BTreeMap::new();
         let mut versions = Vec::new();
         for (key, price) in self.added.iter().cloned().chain(changed).chain(removed) {

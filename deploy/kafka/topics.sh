@@ -8,7 +8,7 @@
 # that may make topics, PREFIX the prefix of topics (weir), PARTITIONS how many they get (16, as
 # log.partitions; for the pipeline it is fixed then), REPLICATION how many replicas (3). kafka-topics.sh
 # of Apache Kafka must be in PATH. A topic that exists is left as it is; `weir migrate` and
-# `weir doctor` judge it.
+# `weir doctor` judge those of the pipeline.
 set -eu
 
 : "${BOOTSTRAP:?set BOOTSTRAP to the address of the cluster}"

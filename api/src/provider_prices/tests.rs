@@ -128,6 +128,38 @@ fn a_list_with_a_history_of_its_own_is_the_same_again() {
     assert_eq!(price(&known, "input", "2026-05-01T00:00:00Z").as_deref(), Some("2"));
     let (_, said) = import(&known, &history, false);
     assert_eq!(said, "added [] changed [] removed [] unchanged 2");
+    // What is known by then is not changed before the day of the list, 2 July.
+    let known = |models: Value| import(&Known::new(), &list(models, None), false).0;
+    let models = |input: &str, from: Option<&str>| json!({"provider": "p", "model": "m", "prices": {"input": input}, "effective_from": from});
+    let september = Some("2026-09-01T00:00:00Z");
+    let before = known(json!([models("5", None), models("4", Some("2026-03-01T00:00:00Z"))]));
+    let announced = list(json!([models("3", None), models("2", september)]), None);
+    let (after, said) = import(&before, &announced, false);
+    assert_eq!(said, r#"added [] changed ["m/input/0", "m/input/0"] removed [] unchanged 0"#);
+    for (time, want) in
+        [("2026-02-28", "5"), ("2026-07-01", "4"), ("2026-07-02", "3"), ("2026-09-01", "2")]
+    {
+        let time = format!("{time}T00:00:00Z");
+        assert_eq!(price(&after, "input", &time).as_deref(), Some(want), "{time}");
+    }
+    let (_, said) = import(&after, &announced, false);
+    assert_eq!(said, "added [] changed [] removed [] unchanged 2");
+    // A class or tier that a known model did not have.
+    let more = json!([{"provider": "p", "model": "m", "prices": {"input": "5", "output": "9"}}]);
+    let (after, _) = import(&known(json!([models("5", None)])), &list(more, None), false);
+    assert_eq!(price(&after, "output", "2026-07-01T00:00:00Z"), None);
+    assert_eq!(price(&after, "output", "2026-07-02T00:00:00Z").as_deref(), Some("9"));
+    // Withdrawn is withdrawn, whatever was to follow.
+    let before = known(json!([models("3", None), models("2", september)]));
+    let other = list(json!([{"provider": "p", "model": "n", "prices": {"input": "1"}}]), None);
+    let (after, said) = import(&before, &other, false);
+    assert_eq!(said, r#"added ["n/input/0"] changed [] removed ["m/input/0"] unchanged 0"#);
+    for (time, want) in [("2026-07-01", Some("3")), ("2026-07-02", None), ("2026-10-01", None)] {
+        let time = format!("{time}T00:00:00Z");
+        assert_eq!(price(&after, "input", &time).as_deref(), want, "{time}");
+    }
+    let (_, said) = import(&after, &other, false);
+    assert_eq!(said, "added [] changed [] removed [] unchanged 1");
     // For ever is from 1970 on.
     let twice = json!({"source": "test", "date": "2026-07-02", "currency": "USD", "per": 1, "models": [
         {"provider": "p", "model": "m", "prices": {"input": "3"}},

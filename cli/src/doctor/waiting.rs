@@ -19,8 +19,10 @@ use crate::{
 
 const LATE: &str = "late";
 const DOORS: &str = "doors";
-/// Between two looks. A door commits, and the slow lane answers, at least every second.
+/// Between two looks at doors, which commit at least every second.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// The slow lane waits up to ten seconds for the archive to come as far as an event.
+const LOOK_AGAIN_AT_LATE: Duration = Duration::from_secs(12);
 
 /// Checks both; doors are topics of Kafka.
 pub async fn check(target: &Target, kafka: bool, database: &Database, report: &mut Report) {
@@ -38,7 +40,7 @@ async fn late(database: &Database, report: &mut Report) -> Result<()> {
     waiting.retain(|_, late| late.waiting > 0);
     let all: i64 = waiting.values().map(|late| late.waiting).sum();
     if all > 0 {
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(LOOK_AGAIN_AT_LATE).await;
         let after = confirmed::late(&database.pool).await?;
         let stands = |partition: &u32, late: &confirmed::Late| {
             after.get(partition).is_some_and(|after| after.place == late.place)
@@ -73,26 +75,22 @@ async fn check_doors(target: &Target, database: &Database, report: &mut Report) 
         let door = format!("the door of {tenant}");
         let messages = topic.messages;
         if topic.lost > 0 {
-            let found = format!("{door} has lost {} messages before they were read", topic.lost);
-            report.wrong(
-                DOORS,
-                found,
-                "lengthen its retention, and have its tools send them again",
-            );
+            let found = format!("{} messages have left {door} before they were read", topic.lost);
+            let action = "lengthen its retention, and have its tools send them again; unless they were \
+                          markers of a transactional producer";
+            report.warning(DOORS, found, action);
         }
+        let before = topics.get(tenant).filter(|before| before.messages > 0);
         if messages > 0 && !tenants.contains(tenant) {
             let found = format!(
                 "{door}: {messages} messages wait, and no tenant has this key or it is disabled"
             );
-            report.warning(
-                DOORS,
-                found,
-                "`weir tenants create` or `enable` it, or delete the topic",
-            );
-        } else if messages > 0 && topics.get(tenant).is_some_and(|before| before.next == topic.next)
-        {
+            let action = "`weir tenants create` or `enable` it, or delete the topic";
+            report.warning(DOORS, found, action);
+        } else if messages > 0 && before.is_some_and(|before| before.next == topic.next) {
             let found = format!("{door}: {messages} messages wait, and are not read");
-            let action = "look at ingest's /ready and warnings; an alias that is being decided holds its door up for minutes";
+            let action = "look at ingest's /ready and warnings; a subject whose alias is being decided holds its \
+                          door up for minutes, and a marker of a transactional producer waits for the next message";
             report.warning(DOORS, found, action);
         } else {
             well += 1;

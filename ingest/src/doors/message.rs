@@ -130,6 +130,12 @@ fn body(letter: &Letter) -> Result<(Form, Bytes), Whole> {
         .is_some_and(|text| text.to_ascii_lowercase().starts_with("application/cloudevents"));
     if !structured && header(letter, "ce_specversion").is_some() {
         let event = binary::structured(attributes(letter)?, content_type, value)?;
+        // Headers are not limited as they are over HTTP.
+        if event.len() > BODY_BYTES_MAX {
+            let detail =
+                format!("the event is longer than {BODY_BYTES_MAX} bytes, with its headers");
+            return Err(whole("body_too_large", detail));
+        }
         return Ok((Form::Json, event.into()));
     }
     let named = Form::named(content_type.unwrap_or_default()).ok_or_else(|| {

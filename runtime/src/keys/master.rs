@@ -88,10 +88,16 @@ impl MasterKeys {
     pub fn open(&self, id: &str, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let key = std::iter::once(&self.newest).chain(&self.older).find(|key| key.id == id);
         let key = key.ok_or(SealError::KeyMissing)?;
-        let (wrapped, text) = sealed.split_at_checked(WRAPPED_BYTES).ok_or(SealError::Damaged)?;
-        let data_key = decrypt(&key.key, context, wrapped)?;
-        decrypt(&key_of(&data_key)?, context, text)
+        // Those from before there were data keys are encrypted under the master key itself.
+        unwrap(&key.key, context, sealed).or_else(|_| decrypt(&key.key, context, sealed))
     }
+}
+
+/// Decrypts the data key, and by it the secret.
+fn unwrap(key: &LessSafeKey, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    let (wrapped, text) = sealed.split_at_checked(WRAPPED_BYTES).ok_or(SealError::Damaged)?;
+    let data_key = decrypt(key, context, wrapped)?;
+    decrypt(&key_of(&data_key)?, context, text)
 }
 
 fn key_of(bytes: &[u8]) -> Result<LessSafeKey, SealError> {
@@ -163,6 +169,17 @@ mod tests {
             changed[at] ^= 1;
             assert_eq!(old.open(old.newest_id(), b"here", &changed), Err(SealError::Damaged));
             assert_eq!(old.open(old.newest_id(), b"here", &sealed[..at]), Err(SealError::Damaged));
+        }
+    }
+
+    #[test]
+    fn a_secret_from_before_there_were_data_keys_opens() {
+        let keys = keys(&"1a".repeat(32)).unwrap().unwrap();
+        for secret in [b"secret".as_slice(), &[7; 200]] {
+            let sealed = encrypt(&keys.newest.key, b"here", secret).unwrap();
+            assert_eq!(keys.open(keys.newest_id(), b"here", &sealed).unwrap(), secret);
+            let elsewhere = keys.open(keys.newest_id(), b"there", &sealed);
+            assert_eq!(elsewhere, Err(SealError::Damaged));
         }
     }
 

@@ -11,7 +11,7 @@ use rdkafka::{
     },
     config::FromClientConfigAndContext as _,
     error::{KafkaError, RDKafkaErrorCode},
-    metadata::Metadata,
+    metadata::{Metadata, MetadataTopic},
 };
 
 use super::{
@@ -136,6 +136,8 @@ fn create(admin: &Admin, topics: &[NewTopic<'_>]) -> Result<(), LogError> {
     for result in results {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            // Who may not make topics is told so of those that exist, too.
+            Err((name, RDKafkaErrorCode::TopicAuthorizationFailed)) if exists(admin, &name)? => {}
             Err((name, code)) if heals(code) => {
                 return Err(LogError::Unavailable(format!("creating the topic {name}: {code}")));
             }
@@ -145,6 +147,14 @@ fn create(admin: &Admin, topics: &[NewTopic<'_>]) -> Result<(), LogError> {
         }
     }
     Ok(())
+}
+
+fn exists(admin: &Admin, name: &str) -> Result<bool, LogError> {
+    let metadata = describe(admin, name)?;
+    let there = |topic: &MetadataTopic| {
+        topic.name() == name && topic.error().is_none() && !topic.partitions().is_empty()
+    };
+    Ok(metadata.topics().iter().any(there))
 }
 
 fn heals(code: RDKafkaErrorCode) -> bool {
