@@ -143,3 +143,25 @@ pub fn door(input: &[u8]) {
     assert_eq!(decoded.entries.len(), numbers.len());
     rate_block(&block);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Headers are not limited as over HTTP, and a control character takes six bytes in JSON.
+    #[test]
+    fn a_message_whose_headers_are_more_than_a_body_is_refused_for_good() {
+        let header = |name: &str, value: &[u8]| (name.to_owned(), Bytes::copy_from_slice(value));
+        let letter = Letter {
+            place: Place { topic: "default".into(), partition: 3 },
+            offset: 17,
+            headers: vec![header("ce_specversion", b"1.0"), header("ce_x", &vec![1; 1 << 20])],
+            value: Some(Bytes::from_static(b"{}")),
+        };
+        let caller = WORLD.caller.clone();
+        let read = message::read(&letter, "weir.in.default", caller, &WORLD.budget, NOW_US)
+            .expect("it is not tried again");
+        let refusal = read.batch.refusal(0).expect("it is kept");
+        assert_eq!((read.items, refusal.reason), (1, "body_too_large"));
+    }
+}
