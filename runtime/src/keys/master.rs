@@ -80,7 +80,7 @@ impl MasterKeys {
     pub fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut data_key = [0_u8; KEY_BYTES];
         getrandom::fill(&mut data_key).map_err(|_| SealError::Randomness)?;
-        let wrapped = encrypt(&self.newest.key, context, &data_key)?;
+        let wrapped = encrypt(&self.newest.key, &for_data_key(context), &data_key)?;
         Ok([wrapped, encrypt(&key_of(&data_key)?, context, plain)?].concat())
     }
 
@@ -93,10 +93,15 @@ impl MasterKeys {
     }
 }
 
+/// Another context than that of a secret: a data key can not be taken for one.
+fn for_data_key(context: &[u8]) -> Vec<u8> {
+    [b"data key of ", context].concat()
+}
+
 /// Decrypts the data key, and by it the secret.
 fn unwrap(key: &LessSafeKey, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
     let (wrapped, text) = sealed.split_at_checked(WRAPPED_BYTES).ok_or(SealError::Damaged)?;
-    let data_key = decrypt(key, context, wrapped)?;
+    let data_key = decrypt(key, &for_data_key(context), wrapped)?;
     decrypt(&key_of(&data_key)?, context, text)
 }
 
