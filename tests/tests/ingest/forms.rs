@@ -439,15 +439,24 @@ fn the_budget_covers_what_events_need() {
         "[{}1]",
         r#"{"id":"1","type":"x","subject":"t","data":[1,2,3,4,5,6,7,8,9,0]},"#.repeat(1_000)
     );
+    let refusal = |budget: &Budget, events: String| {
+        parse(Form::Json, events.into(), caller(), budget.hold(), NOW_US).unwrap_err()
+    };
     let small = budget(50_000);
-    let problem = parse(Form::Json, events.into(), caller(), small.hold(), NOW_US).unwrap_err();
-    assert_eq!((problem.code(), problem.status().as_u16()), ("overloaded", 503));
+    let problem = refusal(&small, events.clone());
+    assert_eq!((problem.code(), problem.status().as_u16()), ("body_too_complex", 413));
     assert_eq!(small.used(), 0);
+    // Where others have the room, there will be some.
+    let shared = budget(8 << 20);
+    let mut others = shared.hold();
+    others.grow((8 << 20) - 50_000).unwrap();
+    let problem = refusal(&shared, events);
+    assert_eq!((problem.code(), problem.status().as_u16()), ("overloaded", 503));
+    drop(others);
+    assert_eq!(shared.used(), 0);
     // Events that are refused need memory as well.
     let refused = format!("[{}1]", "1,".repeat(9_999));
-    let problem =
-        parse(Form::Json, refused.into(), caller(), budget(200_000).hold(), NOW_US).unwrap_err();
-    assert_eq!(problem.code(), "overloaded");
+    assert_eq!(refusal(&budget(200_000), refused).code(), "body_too_complex");
 }
 
 /// Every scalar and every empty container with its pointer, by serde_json.
