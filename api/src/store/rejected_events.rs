@@ -34,8 +34,13 @@ pub(crate) async fn lock(
     connection: &mut PgConnection,
     tenant: TenantScope,
 ) -> Result<bool, ApiError> {
-    let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' reinjections', 3))";
-    match sqlx::query(sql).bind(tenant.id()).execute(connection).await {
+    let locked = sqlx::query(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' reinjections', 3))",
+    )
+    .bind(tenant.id())
+    .execute(connection)
+    .await;
+    match locked {
         Err(sqlx::Error::Database(error))
             if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) =>
         {
