@@ -177,9 +177,7 @@ impl CheckedList {
         }
         changes
     }
-}
 
-impl CheckedList {
     /// From when a price holds of which the list does not say it. The first prices of a model hold for
     /// ever, and so do those that the list itself has replaced by its day; others do not change what
     /// was before that day.
