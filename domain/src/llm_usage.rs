@@ -5,6 +5,7 @@
 //! class is the sum (`input` = `prompt_tokens` − `cached_tokens`), so that a class needs no number
 //! of its own and always shows where it comes from. The classes of an event never overlap, and
 //! together they are what the provider bills. An object that contradicts itself is a [`Fault`].
+//! What is counted by the names of the classes themselves, the neutral record, needs no rules.
 
 use std::fmt;
 
@@ -14,6 +15,7 @@ mod anthropic;
 mod cohere;
 mod draft;
 mod google;
+mod neutral;
 mod openai;
 
 use draft::Draft;
@@ -99,6 +101,20 @@ impl UsageClass {
             UsageClass::Embedding => Some(UsageClass::Input),
             _ => None,
         }
+    }
+
+    /// Whether it is a part of the prompt, whose length may change the price of a call.
+    #[must_use]
+    pub fn is_prompt(self) -> bool {
+        matches!(
+            self,
+            UsageClass::Input
+                | UsageClass::CacheRead
+                | UsageClass::CacheWrite
+                | UsageClass::CacheWriteHour
+                | UsageClass::AudioInput
+                | UsageClass::ImageInput
+        )
     }
 
     fn pointer(self, less: bool) -> &'static str {
@@ -216,19 +232,22 @@ pub fn concerns(pointer: &str) -> bool {
 /// The number of images of a call, which providers leave to whoever asked for them.
 const IMAGES: &str = "/images/count";
 
-/// The classes of a provider's usage object, as sums of its members. An unknown provider has none.
+/// The classes of a provider's usage object, as sums of its members. The object of an unknown
+/// provider has some only where it is the neutral record.
 ///
 /// `members` holds at least what [`concerns`] says, each pointer once.
 pub fn derive(provider: &str, members: &[Member<'_>]) -> Result<Vec<Term>, Fault> {
-    let Some(provider) = Provider::of(provider) else { return Ok(Vec::new()) };
+    let provider = Provider::of(provider);
     let mut draft = Draft::new(members);
     match provider {
         // Images may be counted where no tokens are.
-        _ if draft.usage().next().is_none() => {}
-        Provider::OpenAi(dialect) => openai::read(&mut draft, dialect)?,
-        Provider::Anthropic => anthropic::read(&mut draft)?,
-        Provider::Google => google::read(&mut draft)?,
-        Provider::Cohere => cohere::read(&mut draft)?,
+        Some(_) if draft.usage().next().is_none() => {}
+        _ if neutral::is_neutral(&draft, provider.is_some()) => neutral::read(&mut draft)?,
+        Some(Provider::OpenAi(dialect)) => openai::read(&mut draft, dialect)?,
+        Some(Provider::Anthropic) => anthropic::read(&mut draft)?,
+        Some(Provider::Google) => google::read(&mut draft)?,
+        Some(Provider::Cohere) => cohere::read(&mut draft)?,
+        None => return Ok(Vec::new()),
     }
     let images = UsageField::Class(UsageClass::Images);
     if !draft.terms.iter().any(|term| term.field == images) {

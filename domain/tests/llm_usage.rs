@@ -12,12 +12,13 @@ use domain::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const FIXTURES: [&str; 5] = [
+const FIXTURES: [&str; 6] = [
     include_str!("llm_usage/openai.json"),
     include_str!("llm_usage/mistral.json"),
     include_str!("llm_usage/anthropic.json"),
     include_str!("llm_usage/google.json"),
     include_str!("llm_usage/cohere.json"),
+    include_str!("llm_usage/neutral.json"),
 ];
 
 /// A scalar with its pointer, as ingest finds them.
@@ -159,7 +160,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     ]
 }
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     "prompt_tokens",
     "completion_tokens",
     "total_tokens",
@@ -180,9 +181,11 @@ const NAMES: [&str; 20] = [
     "cacheTokensDetails",
     "billed_units",
     "type",
+    "input",
+    "cache_read",
 ];
-const PROVIDERS: [&str; 8] =
-    ["openai", "mistral", "xai", "deepseek", "groq", "anthropic", "google", "cohere"];
+const PROVIDERS: [&str; 9] =
+    ["openai", "mistral", "xai", "deepseek", "groq", "anthropic", "google", "cohere", "other"];
 
 proptest! {
     /// Whatever an object holds: a fault, or classes that are counts.

@@ -23,6 +23,8 @@ use tests::{
 
 use crate::world::World;
 
+#[path = "abuse/fields.rs"]
+mod fields;
 #[allow(dead_code, reason = "this binary needs less of it than the api's own")]
 #[path = "api/world.rs"]
 mod world;
@@ -325,6 +327,7 @@ async fn texts_are_stored_and_logged_as_texts() -> Result<()> {
         }
         asked += raw_headers(&api.base, text)?;
     }
+    asked += every_field(&api).await?;
     system.settled(None).await?;
     let kept = check_stored(&api).await?;
     let lines = check_log(&system.folder().join("up.log"))?;
@@ -336,6 +339,24 @@ async fn texts_are_stored_and_logged_as_texts() -> Result<()> {
     ensure!(log_line(forged.as_bytes())?["target"] == "forged");
     ensure!(log_line(b"not { JSON").is_err() && log_line(b"{\"level\":\"\x1b\"}").is_err());
     Ok(())
+}
+
+/// Sends each text in each field of each operation; answers how many requests.
+async fn every_field(api: &Http) -> Result<usize> {
+    let document = api.get("/openapi.json").await?;
+    let fields = fields::of(&document)?;
+    let of_bodies = fields.iter().filter(|field| field.is_of_body()).count();
+    ensure!(of_bodies > 100 && fields.len() > of_bodies + 100, "{of_bodies} of {}", fields.len());
+    println!("{} fields, {of_bodies} of bodies", fields.len());
+    let mut taken = 0;
+    for (field, text) in fields.iter().flat_map(|field| NASTY.map(|text| (field, text))) {
+        let (method, path, body) = field.request(text);
+        let (status, answer) = api.exchange(method, &path, body).await?;
+        ensure!(status < 500, "{method} {path}: {status} {answer}");
+        taken += usize::from(status < 300);
+    }
+    ensure!(taken > 100, "only {taken} were taken");
+    Ok(fields.len() * NASTY.len())
 }
 
 /// Sends a text in headers as it is, but for what ends a header; answers how many requests.
@@ -371,26 +392,50 @@ fn raw_headers(base: &str, text: &str) -> Result<usize> {
 }
 
 /// Pairs of requests of each comparison.
-const PAIRS: usize = 3_400;
+const PAIRS: usize = 2_500;
+/// Of those that wait for ingest's next look at the database.
+const PAIRS_THAT_WAIT: usize = 100;
 
-/// Median times of two requests, each asked in turn.
+/// A request, and the name in its path that it asks for.
+struct Asked<'a> {
+    method: Method,
+    path: String,
+    name: &'a str,
+    key: &'a str,
+    body: Option<Value>,
+}
+
+impl<'a> Asked<'a> {
+    /// A GET of what has this name.
+    fn get(list: &str, name: &'a str, key: &'a str) -> Asked<'a> {
+        Asked { method: Method::GET, path: format!("{list}/{name}"), name, key, body: None }
+    }
+
+    /// An event of the app with this name.
+    fn event(name: &'a str, key: &'a str) -> Asked<'a> {
+        let path = format!("/v1/apps/{name}/events");
+        let event = json!({"id": "1", "type": "any", "subject": "team-1", "data": {}});
+        Asked { method: Method::POST, path, name, key, body: Some(event) }
+    }
+}
+
+/// Median times of two requests, for what exists and for what does not, each asked in turn.
 async fn medians(
     world: &World,
-    key_of: impl Fn(bool) -> String,
-    path_of: impl Fn(bool) -> String,
+    pairs: usize,
+    asked: [Asked<'_>; 2],
 ) -> Result<(Duration, Duration)> {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     let mut said = BTreeSet::new();
-    for pair in 0..PAIRS {
+    for pair in 0..pairs {
         // Neither is always the one that finds things warm.
         for exists in [pair % 2 == 0, pair % 2 != 0] {
-            let (key, path) = (key_of(exists), path_of(exists));
+            let Asked { method, path, name, key, body } = &asked[usize::from(!exists)];
             let began = Instant::now();
-            let answer = world.send(Method::GET, &path, &key, &[], None).await?;
+            let answer = world.send(method.clone(), path, key, &[], body.clone()).await?;
             let took = began.elapsed();
-            ensure!([401, 404].contains(&answer.status.as_u16()), "{path}: {}", answer.text);
+            ensure!([401, 403, 404].contains(&answer.status.as_u16()), "{path}: {}", answer.text);
             // Who asks knows the name.
-            let name = path.rsplit('/').next().unwrap_or_default();
             let mut problem = answer.body.clone();
             problem["request_id"].take();
             said.insert((answer.status, problem.to_string().replace(name, "")));
@@ -400,52 +445,58 @@ async fn medians(
     ensure!(said.len() == 1, "the answers tell what exists: {said:?}");
     first.sort_unstable();
     second.sort_unstable();
-    Ok((first[PAIRS / 2], second[PAIRS / 2]))
+    Ok((first[pairs / 2], second[pairs / 2]))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clock_does_not_tell_what_exists() -> Result<()> {
-    let world = World::api().await?;
+    let world = World::all().await?;
     world.put("/v1/catalog", world::catalog()).await?.expect(200)?;
     world.post("/v1/teams", json!({"team": "acme-one"})).await?.expect(201)?;
-    let (key, other) = (world.key.clone(), world.other_key.clone());
+    world.post("/v1/apps", json!({"app": "tool"})).await?.expect(201)?;
+    // Ingest knows the app once it has taken an event for it.
+    let event = json!({"id": "1", "type": "any", "subject": "team-1", "data": {}});
+    let path = "/v1/apps/tool/events";
+    eventually("ingest knows the app", async || {
+        Ok(world.post(path, event.clone()).await?.status.is_success())
+    })
+    .await?;
+    let (key, other) = (world.key.clone(), world.other_key.as_str());
     let nobodys = runtime::keys::generate()?;
     // A key with the id of one that exists, and another's secret.
     let guessed = forged::key(&key, &"a".repeat(32))?;
-    let of =
-        |exists: bool, one: &str, two: &str| if exists { one.to_owned() } else { two.to_owned() };
+    let (nobodys, guessed) = (nobodys.text.as_str(), guessed.as_str());
     let comparisons = [
         (
             "teams of another tenant",
-            medians(
-                &world,
-                |_| other.clone(),
-                |exists| of(exists, "/v1/teams/acme-one", "/v1/teams/nobody-1"),
-            )
-            .await?,
+            PAIRS,
+            ["acme-one", "nobody-1"].map(|name| Asked::get("/v1/teams", name, other)),
         ),
         (
             "meters of another tenant",
-            medians(
-                &world,
-                |_| other.clone(),
-                |exists| of(exists, "/v1/meters/tokens", "/v1/meters/nobody"),
-            )
-            .await?,
+            PAIRS,
+            ["tokens", "nobody"].map(|name| Asked::get("/v1/meters", name, other)),
+        ),
+        (
+            "apps of another tenant, at ingest",
+            PAIRS,
+            ["tool", "none"].map(|name| Asked::event(name, other)),
         ),
         (
             "ids of keys",
-            medians(
-                &world,
-                |exists| of(exists, &guessed, &nobodys.text),
-                |_| "/v1/teams".to_owned(),
-            )
-            .await?,
+            PAIRS,
+            [guessed, nobodys].map(|key| Asked::get("/v1/teams", "acme-one", key)),
+        ),
+        (
+            "ids of keys, at ingest",
+            PAIRS_THAT_WAIT,
+            [guessed, nobodys].map(|key| Asked::event("tool", key)),
         ),
     ];
-    for (what, (exists, missing)) in comparisons {
+    for (what, pairs, asked) in comparisons {
+        let (exists, missing) = medians(&world, pairs, asked).await?;
         let (low, high) = (exists.min(missing), exists.max(missing));
-        println!("{what}: {exists:?} where it exists, {missing:?} where not, {PAIRS} pairs");
+        println!("{what}: {exists:?} where it exists, {missing:?} where not, {pairs} pairs");
         // What is below the noise of a network says nothing either.
         let alike =
             high - low < Duration::from_micros(50) || high.as_secs_f64() < low.as_secs_f64() * 1.25;

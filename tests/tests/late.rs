@@ -218,7 +218,9 @@ async fn on_a_trimmed_log_with_a_clock_that_was_behind() -> Result<()> {
 async fn on_kafka() -> Result<()> {
     let broker = Broker::start()?;
     let mut system = System::kafka_with(&broker, 4, &SMALL[..2]).await?;
-    story(&mut system, [&["archiver", "rater"], &["ledger-writer", "ingest"]]).await
+    // Two raters share the partitions, and take each other's over.
+    system.start("rater.2").await?;
+    story(&mut system, [&["archiver", "rater"], &["ledger-writer", "ingest", "rater.2"]]).await
 }
 
 /// An archive behind a proxy, so that it can be away.
@@ -381,6 +383,12 @@ async fn the_archive_is_away() -> Result<()> {
     // before the restart.
     send(&system, "one-waits", Some(&now(299)), 1_000).await?;
     until(&system, "fast path", |total| total["counts"]["rated"] == 26).await?;
+    // A card that is published while they wait holds for what is decided after its marker, like for
+    // everything behind it.
+    let dimensions = json!({ "provider": "openai", "model": "gpt-4-turbo" });
+    let version = json!({ "rates": [
+        { "meter": "llm_input_tokens", "dimensions": dimensions, "price": "0.5", "per": 1000 }] });
+    system.api()?.send("POST", "/v1/rate-cards/standard/versions", &version).await?;
 
     archive.comes_back();
     let counts = system.settled(Some(20 + 3 + 5 + 4)).await?;
@@ -394,6 +402,18 @@ async fn the_archive_is_away() -> Result<()> {
     let input = input.context("no usage of the team")?;
     ensure!(input.quantity == 27_000 * 1_000_000_000_000, "{input:?}");
     ensure!(system.lines_in_clickhouse().await? == charged, "the archive differs from the books");
+    let versions = "SELECT event_id, card_version, toString(charge) AS charge FROM usage_lines \
+                    WHERE meter = 'llm_input_tokens' AND (card_version != 1 OR event_id = 'one-waits') \
+                    ORDER BY event_id";
+    let versions = system.clickhouse().query_json_rows(versions, &[]).await?;
+    ensure!(
+        versions
+            == [
+                json!({"event_id": "one-waits", "card_version": 1, "charge": "0.013333333333"}),
+                json!({"event_id": "twins", "card_version": 2, "charge": "0.5"}),
+            ],
+        "{versions:?}"
+    );
     // Receipts of late events lead to their copies, and the copies' own to the same.
     let mut of_twins = Vec::new();
     for (receipt, wanted) in [(&duplicate, Some("duplicate")), (&conflict, Some("conflict"))]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use axum::http::Method;
+use domain::llm_usage::UsageClass;
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -156,6 +157,73 @@ async fn check_refused(world: &World) -> Result<()> {
     assert_eq!(good["lines"][0]["quantity"], "100", "{good}");
     world.post("/v1/events", llm("impossible", bad)).await?.refused(400, "usage_invalid")?;
     Ok(())
+}
+
+/// The neutral record: one event with all classes, each of which has its line and its price; and the
+/// tier of service as a dimension.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_class_has_its_line_and_its_price() -> Result<()> {
+    let world = World::all().await?;
+    let dimensions =
+        json!({"provider": "$.provider", "tier": ["$.usage.service_tier", "$.service_tier"]});
+    let (mut meters, mut rates) = (Vec::new(), Vec::new());
+    for (number, class) in UsageClass::ALL.into_iter().enumerate() {
+        let meter = format!("of_{}", class.name());
+        let price = (number + 1).to_string();
+        rates.push(json!({"meter": meter, "price": price, "per": 1000}));
+        meters.push(json!({"key": meter, "event_types": ["llm.call"], "aggregation": "sum",
+            "value": format!("usage.{}", class.name()), "unit": "token", "dimensions": dimensions}));
+    }
+    rates.push(
+        json!({"meter": "of_output", "dimensions": {"tier": "batch"}, "price": "0.5", "per": 1000}),
+    );
+    let card = json!({"key": "standard", "kind": "rate", "currency": "USD", "versions": [{"rates": rates}]});
+    let catalog = json!({"meters": meters, "cards": [card], "default_rate_card": "standard"});
+    world.put("/v1/catalog", catalog).await?.expect(200)?;
+
+    let usage: Value = UsageClass::ALL
+        .into_iter()
+        .enumerate()
+        .map(|(number, class)| (class.name().to_owned(), json!(100 * (number + 1))))
+        .collect();
+    let event = llm("neutral", json!({"provider": "a-provider-of-2031", "usage": usage}));
+    let (status, found) = lines(&world, &event).await?;
+    assert_eq!((status.as_str(), found.len()), ("rated", UsageClass::ALL.len()));
+    for (number, class) in UsageClass::ALL.into_iter().enumerate() {
+        let line = &found[&format!("of_{}", class.name())];
+        let (quantity, charge) = (100 * (number + 1), (number + 1) * (number + 1));
+        assert_eq!(line["quantity"], quantity.to_string(), "{line}");
+        // A tenth of the square: no more than one decimal.
+        let charge = if charge % 10 == 0 {
+            (charge / 10).to_string()
+        } else {
+            format!("{}.{}", charge / 10, charge % 10)
+        };
+        assert_eq!(line["charge"], charge, "{line}");
+    }
+    for (id, data, charge) in [
+        (
+            "batch",
+            json!({"provider": "anthropic", "usage": {"input_tokens": 10, "output_tokens": 1000, "service_tier": "batch"}}),
+            "0.5",
+        ),
+        (
+            "standard",
+            json!({"provider": "anthropic", "usage": {"input_tokens": 10, "output_tokens": 1000, "service_tier": "standard"}}),
+            "2",
+        ),
+        (
+            "beside",
+            json!({"provider": "openai", "service_tier": "batch", "usage": {"prompt_tokens": 10, "completion_tokens": 1000}}),
+            "0.5",
+        ),
+    ] {
+        let (_, found) = lines(&world, &llm(id, data)).await?;
+        assert_eq!(found["of_output"]["charge"], charge, "{found:?}");
+    }
+    let negative = json!({"provider": "a-provider-of-2031", "usage": {"input": -1}});
+    world.post("/v1/events", llm("negative", negative)).await?.refused(400, "usage_invalid")?;
+    world.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

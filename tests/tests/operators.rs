@@ -300,7 +300,7 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
     read("doors: 1 of 2 doors are read").await?;
     system.kill("ingest")?;
     write(&broker, &door("default"), &event("by the closed door"))?;
-    read("doors: the door of default: 1 messages wait, and are not read").await?;
+    read("doors: the door of default: messages wait, and are not read: partition 0: 1").await?;
     system.start("ingest").await?;
     read("doors: 1 of 2 doors are read").await?;
     system.settled(None).await?;

@@ -62,33 +62,34 @@ async fn late(database: &Database, report: &mut Report) -> Result<()> {
 }
 
 async fn check_doors(target: &Target, database: &Database, report: &mut Report) -> Result<()> {
-    let topics = ask(target).await?;
+    let before = ask(target).await?;
     let tenants = tenants::open(&database.pool).await?;
-    let after = if topics.values().any(|topic| topic.messages > 0) {
+    let after = if before.values().any(|door| waiting(door) > 0) {
         tokio::time::sleep(LOOK_AGAIN).await;
         ask(target).await?
     } else {
-        topics.clone()
+        before.clone()
     };
     let mut well = 0;
-    for (tenant, topic) in &after {
+    for (tenant, partitions) in &after {
         let door = format!("the door of {tenant}");
-        let messages = topic.messages;
-        if topic.lost > 0 {
-            let found = format!("{} messages have left {door} before they were read", topic.lost);
+        let lost: i64 = partitions.values().map(|partition| partition.lost).sum();
+        if lost > 0 {
+            let found = format!("{lost} messages have left {door} before they were read");
             let action = "lengthen its retention, and have its tools send them again; unless they were \
                           markers of a transactional producer";
             report.warning(DOORS, found, action);
         }
-        let before = topics.get(tenant).filter(|before| before.messages > 0);
-        if messages > 0 && !tenants.contains(tenant) {
+        let unread = unread(before.get(tenant), partitions);
+        if waiting(partitions) > 0 && !tenants.contains(tenant) {
             let found = format!(
-                "{door}: {messages} messages wait, and no tenant has this key or it is disabled"
+                "{door}: {} messages wait, and no tenant has this key or it is disabled",
+                waiting(partitions)
             );
             let action = "`weir tenants create` or `enable` it, or delete the topic";
             report.warning(DOORS, found, action);
-        } else if messages > 0 && before.is_some_and(|before| before.next == topic.next) {
-            let found = format!("{door}: {messages} messages wait, and are not read");
+        } else if !unread.is_empty() {
+            let found = format!("{door}: messages wait, and are not read: {}", unread.join("; "));
             let action = "look at ingest's /ready and warnings; a subject whose alias is being decided holds its \
                           door up for minutes, and a marker of a transactional producer waits for the next message";
             report.warning(DOORS, found, action);
@@ -100,7 +101,26 @@ async fn check_doors(target: &Target, database: &Database, report: &mut Report) 
     Ok(())
 }
 
-async fn ask(target: &Target) -> Result<BTreeMap<String, Uncommitted>> {
+type Door = BTreeMap<i32, Uncommitted>;
+
+fn waiting(door: &Door) -> i64 {
+    door.values().map(|partition| partition.messages).sum()
+}
+
+/// The partitions that held messages at both looks and were not read on in between.
+fn unread(before: Option<&Door>, after: &Door) -> Vec<String> {
+    let stands = |(number, partition): &(&i32, &Uncommitted)| {
+        let before = before.and_then(|before| before.get(number));
+        partition.messages > 0
+            && before.is_some_and(|before| before.messages > 0 && before.next == partition.next)
+    };
+    let said = |(number, partition): (&i32, &Uncommitted)| {
+        format!("partition {number}: {}", partition.messages)
+    };
+    after.iter().filter(stands).map(said).collect()
+}
+
+async fn ask(target: &Target) -> Result<BTreeMap<String, Door>> {
     let options = process::kafka_options(&target.config.log);
     Ok(task::blocking(move || uncommitted(&options, doors::DOORS, doors::GROUP)).await??)
 }

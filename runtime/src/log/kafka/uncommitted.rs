@@ -15,24 +15,24 @@ use crate::log::LogError;
 /// Of one question to the cluster.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Messages of a topic that its group has not committed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Messages of a partition of a topic that its group has not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uncommitted {
-    /// Those that the topic holds.
+    /// Those that the partition holds.
     pub messages: i64,
-    /// The sum of the offsets to read next, which rises when it is read on.
+    /// The offset to read next, which rises when it is read on.
     pub next: i64,
-    /// Those that have left the topic before they were committed.
+    /// Those that have left the partition before they were committed.
     pub lost: i64,
 }
 
-/// By topic without the prefix, what [`super::Inbox`]es of `group` have not committed of the topics
+/// By topic without the prefix and by partition, what [`super::Inbox`]es of `group` have not committed of the topics
 /// that they read under `name`. Blocks.
 pub fn uncommitted(
     options: &KafkaOptions,
     name: &str,
     group: &str,
-) -> Result<BTreeMap<String, Uncommitted>, LogError> {
+) -> Result<BTreeMap<String, BTreeMap<i32, Uncommitted>>, LogError> {
     options.check()?;
     let consumer: BaseConsumer = options
         .inbox(group)
@@ -42,10 +42,10 @@ pub fn uncommitted(
     let metadata =
         consumer.fetch_metadata(None, ANSWER_TIME_MAX).map_err(unavailable("the topics"))?;
     let mut asked = TopicPartitionList::new();
-    let mut topics = BTreeMap::new();
+    let mut topics: BTreeMap<String, BTreeMap<i32, Uncommitted>> = BTreeMap::new();
     for topic in metadata.topics() {
         let Some(own) = topic.name().strip_prefix(&prefix) else { continue };
-        topics.insert(own.to_owned(), Uncommitted::default());
+        topics.insert(own.to_owned(), BTreeMap::new());
         for partition in topic.partitions() {
             asked.add_partition(topic.name(), partition.id());
         }
@@ -59,23 +59,25 @@ pub fn uncommitted(
             .map_err(unavailable("the ends of a topic"))?;
         let own = place.topic().strip_prefix(&prefix).and_then(|own| topics.get_mut(own));
         if let Some(topic) = own {
-            topic.add(place.offset(), bounds);
+            topic.insert(place.partition(), Uncommitted::of(place.offset(), bounds));
         }
     }
     Ok(topics)
 }
 
 impl Uncommitted {
-    /// Adds a partition that holds the offsets from `first` to before `end`.
-    fn add(&mut self, committed: Offset, (first, end): (i64, i64)) {
+    /// Of a partition that holds the offsets from `first` to before `end`.
+    fn of(committed: Offset, (first, end): (i64, i64)) -> Uncommitted {
         // Without a commit it is read from its beginning, wherever that is.
         let next = match committed {
             Offset::Offset(next) => next,
             _ => first,
         };
-        self.next += next;
-        self.messages += end.saturating_sub(next.max(first)).max(0);
-        self.lost += first.saturating_sub(next).max(0);
+        Uncommitted {
+            messages: end.saturating_sub(next.max(first)).max(0),
+            next,
+            lost: first.saturating_sub(next).max(0),
+        }
     }
 }
 
@@ -90,8 +92,7 @@ mod tests {
     #[test]
     fn what_waits_lies_between_the_commit_and_the_end() {
         let of = |committed, bounds| {
-            let mut one = Uncommitted::default();
-            one.add(committed, bounds);
+            let one = Uncommitted::of(committed, bounds);
             (one.messages, one.lost)
         };
         assert_eq!(of(Offset::Offset(7), (3, 10)), (3, 0));
