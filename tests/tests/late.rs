@@ -220,7 +220,7 @@ async fn on_kafka() -> Result<()> {
     let mut system = System::kafka_with(&broker, 4, &SMALL[..2]).await?;
     // Two raters share the partitions, and take each other's over.
     system.start("rater.2").await?;
-    story(&mut system, [&["archiver", "rater"], &["ledger-writer", "ingest", "rater.2"]]).await
+    story(&mut system, [&["archiver", "rater"], &["rater.2", "ledger-writer"]]).await
 }
 
 /// An archive behind a proxy, so that it can be away.
@@ -387,7 +387,9 @@ async fn the_archive_is_away() -> Result<()> {
     // everything behind it.
     let dimensions = json!({ "provider": "openai", "model": "gpt-4-turbo" });
     let version = json!({ "rates": [
-        { "meter": "llm_input_tokens", "dimensions": dimensions, "price": "0.5", "per": 1000 }] });
+        { "meter": "llm_input_tokens", "dimensions": dimensions, "price": "0.5", "per": 1000 },
+        { "meter": "llm_output_tokens", "price": "1" },
+    ] });
     system.api()?.send("POST", "/v1/rate-cards/standard/versions", &version).await?;
 
     archive.comes_back();
