@@ -40,13 +40,27 @@ lint_the_build() {
     rm -r "$folder"
 }
 
-phase "setup" deploy/setup/all.sh
+phase "setup" deploy/setup/tools.sh
+# What is built does not need these, so they are fetched meanwhile.
+fetched=$(mktemp)
+deploy/setup/downloads.sh >"$fetched" 2>&1 &
+downloads=$!
+trap '[ -z "$downloads" ] || kill "$downloads" 2>/dev/null; rm -f "$fetched"' EXIT
+have_downloads() {
+    outcome=0
+    wait "$downloads" || outcome=$?
+    downloads=
+    cat "$fetched"
+    return "$outcome"
+}
+
 if [ "$only" = all ]; then
     phase "format" cargo fmt --all --check
     phase "lints" lint_the_build
 fi
 phase "build, with lints" cargo test --locked --workspace --no-run
 phase "build weir" cargo build --locked --bin weir
+phase "downloads" have_downloads
 if [ "$only" = deep ]; then
     export WEIR_TIER=deep WEIR_SIMULATION_SEEDS=20000 WEIR_KILLS=30
     for test in faults kills restore verify simulation; do

@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
 };
 use bytes::Bytes;
 use runtime::http::Problem;
@@ -56,6 +56,9 @@ pub(crate) struct Door {
     client: reqwest::Client,
     here: OnceLock<Router>,
 }
+
+/// A status, the seconds after which to come again, and the body.
+type Answered = (StatusCode, Option<u64>, Bytes);
 
 #[derive(Deserialize)]
 struct Answer {
@@ -105,12 +108,12 @@ impl Door {
         events: Vec<u8>,
         count: usize,
     ) -> Result<Vec<Fate>, ApiError> {
-        let (status, body) = match self.here.get().filter(|_| self.url.is_empty()) {
+        let (status, wait_s, body) = match self.here.get().filter(|_| self.url.is_empty()) {
             Some(ingest) => here(ingest, credential, events).await?,
             None => self.there(credential, events).await?,
         };
         let Ok(answer) = serde_json::from_slice::<Answer>(&body) else {
-            return Err(refused(status, &body).into());
+            return Err(refused(status, wait_s, &body).into());
         };
         if answer.results.len() != count {
             let odd = format!("ingest answered {} events of {count}", answer.results.len());
@@ -119,11 +122,7 @@ impl Door {
         Ok(answer.results.into_iter().map(fate).collect())
     }
 
-    async fn there(
-        &self,
-        credential: &HeaderValue,
-        events: Vec<u8>,
-    ) -> Result<(StatusCode, Bytes), ApiError> {
+    async fn there(&self, credential: &HeaderValue, events: Vec<u8>) -> Result<Answered, ApiError> {
         if self.url.is_empty() {
             return Err(Problem::new(
                 StatusCode::NOT_IMPLEMENTED,
@@ -139,9 +138,9 @@ impl Door {
             .header(header::CONTENT_TYPE, "application/json")
             .body(events);
         let response = request.send().await.map_err(|error| away(&error.to_string()))?;
-        let status = response.status();
+        let (status, wait_s) = (response.status(), wait_s(response.headers()));
         let body = response.bytes().await.map_err(|error| away(&error.to_string()))?;
-        Ok((status, body))
+        Ok((status, wait_s, body))
     }
 }
 
@@ -149,7 +148,7 @@ async fn here(
     ingest: &Router,
     credential: &HeaderValue,
     events: Vec<u8>,
-) -> Result<(StatusCode, Bytes), ApiError> {
+) -> Result<Answered, ApiError> {
     let request = Request::post(PATH)
         .header(header::AUTHORIZATION, credential)
         .header(header::CONTENT_TYPE, "application/json")
@@ -157,9 +156,14 @@ async fn here(
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     // A router never fails.
     let response = ingest.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-    let status = response.status();
+    let (status, wait_s) = (response.status(), wait_s(response.headers()));
     let body = axum::body::to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
-    Ok((status, body.map_err(|error| away(&error.to_string()))?))
+    Ok((status, wait_s, body.map_err(|error| away(&error.to_string()))?))
+}
+
+/// The seconds of a Retry-After.
+fn wait_s(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()
 }
 
 fn fate(result: EventResult) -> Fate {
@@ -193,8 +197,9 @@ fn away(reason: &str) -> Problem {
     )
 }
 
-/// Ingest refused the request as a whole: credentials, limits, or it is away itself.
-fn refused(status: StatusCode, body: &[u8]) -> Problem {
+/// Ingest refused the request as a whole: credentials, limits (whose `wait_s` goes on to the caller),
+/// or it is away itself.
+fn refused(status: StatusCode, wait_s: Option<u64>, body: &[u8]) -> Problem {
     if status.is_server_error() || status.is_success() {
         return away(status.as_str());
     }
@@ -208,6 +213,10 @@ fn refused(status: StatusCode, body: &[u8]) -> Problem {
         );
     }
     let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
-    Problem::new(status, "ingest_refused", refusal.detail, refusal.action)
-        .with("ingest_code", refusal.code)
+    let problem = Problem::new(status, "ingest_refused", refusal.detail, refusal.action)
+        .with("ingest_code", refusal.code);
+    match wait_s {
+        Some(wait_s) => problem.retry_after(wait_s),
+        None => problem,
+    }
 }

@@ -117,6 +117,12 @@ impl UsageClass {
         )
     }
 
+    /// Whether it counts tokens, and not things.
+    #[must_use]
+    pub fn is_tokens(self) -> bool {
+        !matches!(self, UsageClass::ToolCalls | UsageClass::Images | UsageClass::SearchUnits)
+    }
+
     fn pointer(self, less: bool) -> &'static str {
         let (more, fewer) = match self {
             UsageClass::Input => ("usage.input", "usage.input-"),

@@ -31,7 +31,7 @@ pub fn derive(found: &Found, strings: &mut Strings, text: &[u8]) -> Result<Vec<A
         Reject::new(
             "usage_invalid",
             format!("`usage` is not what {provider} reports: {fault}"),
-            "send the provider's usage object as it came, or the counts in members of your own",
+            "send the provider's usage object as it came, or the counts by class",
         )
     })?;
     let derived = terms.iter().filter_map(|term| {

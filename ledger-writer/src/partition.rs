@@ -320,8 +320,8 @@ impl Worker<'_> {
         let timeout = if self.stop.is_cancelled() { LAST_POST_TIMEOUT } else { POST_TIMEOUT };
         let started = Instant::now();
         let mut book = std::mem::take(&mut self.book);
-        let (shared, now) = (self.shared, task::now_us());
-        let posting = post::post(&shared.pool, &shared.key, &mut book, standing.head, posting, now);
+        let shared = self.shared;
+        let posting = post::post(&shared.pool, &shared.key, &mut book, standing.head, posting);
         let outcome = self.block_on(timeout, posting);
         self.book = book;
         if outcome.is_ok() {

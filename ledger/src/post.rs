@@ -223,12 +223,11 @@ pub async fn post(
     book: &mut Book,
     head: Hash,
     posting: &Posting,
-    posted_at_us: i64,
 ) -> Result<Posted, PostError> {
     posting.check();
     let known = &*book;
     let outcome = transaction(pool, |mut connection| async move {
-        write(&mut connection, key, known, head, posting, posted_at_us).await
+        write(&mut connection, key, known, head, posting).await
     })
     .await;
     match outcome {
@@ -252,11 +251,9 @@ async fn write(
     book: &Book,
     previous: Hash,
     posting: &Posting,
-    posted_at_us: i64,
 ) -> Result<(Posted, Learned), PostError> {
-    if !planted::is(Bug::PlaceMovesApart) {
-        advance(connection, posting).await?;
-    }
+    let posted_at_us =
+        if planted::is(Bug::PlaceMovesApart) { 0 } else { advance(connection, posting).await? };
     let teams = new_teams(posting, book);
     account::insert_teams(connection, &teams).await?;
     let accounts = account::open(connection, &new_accounts(posting, book)).await?;
@@ -278,12 +275,15 @@ async fn write(
     Ok((posted, Learned { accounts, teams }))
 }
 
-/// The fence: moves `(X, R, C)` if nobody else did, in the transaction of its effects (INV-13).
-async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<(), PostError> {
-    let moved = sqlx::query(
+/// The fence: moves `(X, R, C)` if nobody else did, in the transaction of its effects (INV-13). The
+/// time of that transaction by the database's clock, microseconds since 1970: when it is posted
+/// (INV-18).
+async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<i64, PostError> {
+    let moved: Option<i64> = sqlx::query_scalar(
         "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9,
              append_time = greatest(append_time, 'epoch'::timestamptz + $10 * interval '1 microsecond')
-         WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4",
+         WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4
+         RETURNING (extract(epoch FROM now()) * 1000000)::bigint",
     )
     .bind(integer(posting.partition))
     .bind(posting.from.x)
@@ -295,10 +295,10 @@ async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<(),
     .bind(count(posting.catalog_version))
     .bind(count(posting.ignored))
     .bind(posting.append_time_us)
-    .execute(connection)
+    .fetch_optional(connection)
     .await
     .map_err(PostgresError::from)?;
-    if moved.rows_affected() == 1 { Ok(()) } else { Err(PostError::Stale) }
+    moved.ok_or(PostError::Stale)
 }
 
 fn new_teams(posting: &Posting, book: &Book) -> Vec<(Uuid, Arc<str>)> {

@@ -368,7 +368,7 @@ impl System {
 
     /// Publishes the demo's catalog.
     /// Tries again where the markers are not in the log in time: it is the first append of a process.
-    async fn publish_catalog(&self) -> Result<()> {
+    pub async fn publish_catalog(&self) -> Result<()> {
         let catalog = serde_json::from_str(CATALOG)?;
         let deadline = Instant::now() + SETTLE_TIME_MAX;
         loop {

@@ -295,6 +295,20 @@ async fn check_stored(api: &Http) -> Result<usize> {
         ensure!(status < 500, "{text:?}: {status} {team}");
         ensure!(status != 200 || team["team"] == *text, "{text:?} has become {team}");
         kept += usize::from(status == 200);
+        // Those of an event that was accepted with it.
+        for (place, field) in [
+            ("type", "type"),
+            ("source", "source"),
+            ("user", "user"),
+            ("feature", "feature"),
+            ("subject", "team"),
+        ] {
+            let page = api.get(&format!("/v1/events?id=nasty-{number}-{place}")).await?;
+            for event in page["items"].as_array().context("items")? {
+                ensure!(event[field] == *text, "{text:?} as {place} has become {event}");
+                kept += 1;
+            }
+        }
     }
     Ok(kept)
 }
@@ -327,12 +341,19 @@ async fn texts_are_stored_and_logged_as_texts() -> Result<()> {
         }
         asked += raw_headers(&api.base, text)?;
     }
-    asked += every_field(&api).await?;
+    // An event of the team that is rated, and one that is rejected.
+    let event = |id: &str, tokens: Value| {
+        json!({"id": id, "type": "llm.tokens.v1", "source": "plain", "subject": "team-1",
+        "data": {"provider": "openai", "model": "gpt-4-turbo", "inputTokens": tokens, "outputTokens": 1}})
+    };
+    api.send("POST", "/v1/events", &json!([event("1", json!(1)), event("2", json!("x"))])).await?;
     system.settled(None).await?;
     let kept = check_stored(&api).await?;
+    asked += every_field(&api).await?;
+    system.settled(None).await?;
     let lines = check_log(&system.folder().join("up.log"))?;
     println!("{asked} requests, {kept} texts kept, {lines} log lines");
-    ensure!(kept >= NASTY.len(), "only {kept} texts were kept");
+    ensure!(kept >= 2 * NASTY.len(), "only {kept} texts were kept");
     ensure!(lines > 50, "only {lines} log lines");
     // And a line that a client made would be found.
     let forged = NASTY[3].lines().nth(1).context("a line")?;
@@ -349,8 +370,9 @@ async fn every_field(api: &Http) -> Result<usize> {
     ensure!(of_bodies > 100 && fields.len() > of_bodies + 100, "{of_bodies} of {}", fields.len());
     println!("{} fields, {of_bodies} of bodies", fields.len());
     let mut taken = 0;
+    let existing = fields::existing(api).await?;
     for (field, text) in fields.iter().flat_map(|field| NASTY.map(|text| (field, text))) {
-        let (method, path, body) = field.request(text);
+        let (method, path, body) = field.request(text, &existing)?;
         let (status, answer) = api.exchange(method, &path, body).await?;
         ensure!(status < 500, "{method} {path}: {status} {answer}");
         taken += usize::from(status < 300);

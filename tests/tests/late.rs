@@ -18,6 +18,9 @@ use tests::{
     wait::eventually,
 };
 
+#[path = "late/steps.rs"]
+mod steps;
+
 /// Events of both traces.
 const EVENTS: i64 = 28_185;
 /// A table of a thousand identities, which leave in ranges of a few hundred.
@@ -111,12 +114,18 @@ async fn without_filters(system: &mut System) -> Result<()> {
             _ => {}
         }
     }
+    // A good file under the name of another chain.
+    let name = before[2].file_name().and_then(|name| name.to_str()).context("a name")?;
+    let (place, _) = name.rsplit_once('-').context("a name without a hash")?;
+    let foreign = folder.join(format!("{place}-00112233445566ff.filter"));
+    std::fs::copy(&before[2], &foreign)?;
     system.start("up").await?;
     let mut more = system.replay("without-filters", &[])?;
     finished(&mut more).await?;
     check(system, 2 * EVENTS, EVENTS).await?;
     until_filters_are_there(system).await?;
     ensure!(filters()?.len() > 3, "no filter was made again");
+    ensure!(!foreign.exists(), "a filter of another chain is believed");
     Ok(())
 }
 

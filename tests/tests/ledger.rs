@@ -261,10 +261,17 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     let mut window = Window::new(0, standing.place, 0);
     assert!(window.offer(0, &message)?);
     let (key, mut book) = (audit_key(), Book::default());
-    let posted = post::post(&pool, &key, &mut book, standing.head, &window.posting(), 1).await?;
+    let posted = post::post(&pool, &key, &mut book, standing.head, &window.posting()).await?;
     assert_eq!((posted.transfers, posted.standing.place), (2, window.place()));
-    let again = post::post(&pool, &key, &mut book, standing.head, &window.posting(), 2).await;
+    let again = post::post(&pool, &key, &mut book, standing.head, &window.posting()).await;
     assert_eq!(again, Err(PostError::Stale));
+    // INV-18: posted by the database's clock.
+    let recent: Vec<bool> = sqlx::query_scalar(
+        "SELECT posted_at BETWEEN now() - interval '10 minutes' AND now() FROM audit",
+    )
+    .fetch_all(&pool)
+    .await?;
+    assert_eq!(recent, [true]);
 
     // Another chain's batch over the same positions: X and R may be equal, C is not.
     rater.place = rater.place.after(&outer, 0);
@@ -273,7 +280,7 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     assert!(window.offer(1, &next)?);
     let mut posting = window.posting();
     posting.from.c = [9; 32];
-    let forked = post::post(&pool, &key, &mut book, posted.standing.head, &posting, 3).await;
+    let forked = post::post(&pool, &key, &mut book, posted.standing.head, &posting).await;
     assert_eq!(forked, Err(PostError::Stale));
     assert_eq!(post::standing(&mut *pool.acquire().await?, 0).await?, posted.standing);
     assert_eq!(world.check_books().await?, 2);
@@ -299,7 +306,7 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     wrong.charges[0].figures.amount += 1;
     let (pool_again, head) = (pool.clone(), posted.standing.head);
     let wrong = tokio::spawn(async move {
-        post::post(&pool_again, &audit_key(), &mut Book::default(), head, &wrong, 4).await
+        post::post(&pool_again, &audit_key(), &mut Book::default(), head, &wrong).await
     });
     assert!(wrong.await.is_err_and(|error| error.is_panic()));
     assert_eq!(world.check_books().await?, 2);

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
@@ -128,7 +129,7 @@ fn event(id: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-const WELL: [&str; 17] = [
+const WELL: [&str; 18] = [
     "configuration",
     "postgres",
     "postgres.clock",
@@ -139,6 +140,7 @@ const WELL: [&str; 17] = [
     "log.installation",
     "clickhouse",
     "clickhouse.clock",
+    "clickhouse.disk.default",
     "clickhouse.migrations",
     "keys.audit",
     "keys.master",
@@ -363,7 +365,8 @@ async fn the_doctor_of_one_machine_looks_at_its_folder_and_its_process() -> Resu
 }
 
 /// A server that shows a certificate which ends in so many days; its port.
-fn tls_server(folder: &Path, days: &str) -> Result<u16> {
+/// `prelude` is what it answers before that, to eight bytes.
+fn tls_server(folder: &Path, days: &str, prelude: &'static [u8]) -> Result<u16> {
     let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
     let made = Command::new("openssl")
         .args([
@@ -398,6 +401,11 @@ fn tls_server(folder: &Path, days: &str) -> Result<u16> {
             else {
                 return;
             };
+            if !prelude.is_empty()
+                && (stream.read_exact(&mut [0; 8]).is_err() || stream.write_all(prelude).is_err())
+            {
+                continue;
+            }
             let _ = connection.complete_io(&mut stream);
         }
     });
@@ -407,10 +415,12 @@ fn tls_server(folder: &Path, days: &str) -> Result<u16> {
 #[tokio::test]
 async fn the_doctor_names_certificates_that_end_soon() -> Result<()> {
     let folder = TestFolder::new("certificates")?;
-    let soon = tls_server(folder.path(), "5")?;
-    let later = tls_server(folder.path(), "400")?;
+    let soon = tls_server(folder.path(), "5", b"")?;
+    let later = tls_server(folder.path(), "400", b"")?;
+    // Postgres says `S` where it speaks TLS.
+    let postgres = tls_server(folder.path(), "3", b"S")?;
     let settings = [
-        ("DATABASE_URL", format!("postgres://weir@127.0.0.1:{}/weir?sslmode=disable", nobody()?)),
+        ("DATABASE_URL", format!("postgres://weir@localhost:{postgres}/weir?sslmode=require")),
         ("CLICKHOUSE_URL", format!("https://localhost:{soon}")),
         ("WEIR_KAFKA_BROKERS", format!("127.0.0.1:{later}")),
     ]
@@ -424,11 +434,15 @@ async fn the_doctor_names_certificates_that_end_soon() -> Result<()> {
         found.iter().any(|found| found.starts_with(check) && found.ends_with(days))
     };
     ensure!(named(&warnings, "clickhouse.certificate", "in 4 days"), "{:?}", report.findings);
+    ensure!(named(&warnings, "postgres.certificate", "in 2 days"), "{:?}", report.findings);
     ensure!(
         named(&report.in_state("ok"), "log.certificate", "in 399 days"),
         "{:?}",
         report.findings
     );
+    let plain = format!("postgres://weir@127.0.0.1:{}/weir?sslmode=disable", nobody()?);
+    let plain = [("DATABASE_URL", plain.as_str())];
+    let report = Report::of(folder.path(), &arguments, &settings, &plain).await?;
     ensure!(!report.findings.iter().any(|finding| finding["check"] == "postgres.certificate"));
     Ok(())
 }

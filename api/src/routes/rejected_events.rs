@@ -471,7 +471,9 @@ pub(crate) async fn reinject_all(
                 return Ok(Made::new(StatusCode::OK, &count)?.without_change());
             }
             wait_for_others(connection, tenant).await?;
-            Made::new(StatusCode::OK, &sender.run(connection, question, limit).await?)
+            let done = sender.run(connection, question, limit).await?;
+            let made = Made::new(StatusCode::OK, &done)?;
+            Ok(if done.reinjected == 0 { made.without_change() } else { made })
         })
     })
     .await
@@ -522,9 +524,12 @@ impl Sender {
         let (mut sent, mut seen) = (0, 0);
         while sent < limit && seen < SCAN_MAX {
             let stretch = self.stretch(connection, &mut question, limit - sent).await?;
+            let is_first = seen == 0;
             seen += usize::try_from(READ_ROWS).unwrap_or(0);
             sent += stretch.rows.len();
-            self.send_stretch(connection, stretch.rows, &mut done).await?;
+            if !self.send_stretch(connection, stretch.rows, is_first, &mut done).await? {
+                break;
+            }
             done.next_cursor = stretch.next.map(|place| encode(&place));
             if done.next_cursor.is_none() {
                 done.complete = true;
@@ -565,12 +570,16 @@ impl Sender {
         Ok(Stretch { rows: open, next })
     }
 
+    /// False where ingest did not take it, but for the first one, where that is the answer: what was
+    /// sent before is in the log, and is remembered only by a call that succeeds.
     async fn send_stretch(
         &self,
         connection: &mut PgConnection,
         rows: Vec<EventRow>,
+        is_first: bool,
         done: &mut Reinjected,
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
+        let failed_before = done.failed.len();
         let (mut places, mut texts) = (Vec::new(), Vec::new());
         for row in rows {
             match compose(&row, None) {
@@ -584,9 +593,16 @@ impl Sender {
             }
         }
         if texts.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
-        for (place, fate) in places.into_iter().zip(self.send(&texts).await?) {
+        let fates = match self.send(&texts).await {
+            Err(_) if !is_first => {
+                done.failed.truncate(failed_before);
+                return Ok(false);
+            }
+            fates => fates?,
+        };
+        for (place, fate) in places.into_iter().zip(fates) {
             match fate {
                 Fate::Accepted { receipt } => {
                     self.record(connection, place, &receipt, false).await?;
@@ -599,7 +615,7 @@ impl Sender {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -28,19 +28,30 @@ pub(crate) struct NewReinjection<'a> {
 }
 
 /// Lets one caller at a time send the tenant's rejected events again, until the transaction ends:
-/// the second would send the same again. False while there is another one.
+/// the second would send the same again. False where the other one takes longer than a lock is waited
+/// for; the transaction is of no use then.
 pub(crate) async fn lock(
     connection: &mut PgConnection,
     tenant: TenantScope,
 ) -> Result<bool, ApiError> {
-    let locked = sqlx::query_scalar(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended($1::text || ' reinjections', 3))",
+    let locked = sqlx::query(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' reinjections', 3))",
     )
     .bind(tenant.id())
-    .fetch_one(connection)
-    .await?;
-    Ok(locked)
+    .execute(connection)
+    .await;
+    match locked {
+        Err(sqlx::Error::Database(error))
+            if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) =>
+        {
+            Ok(false)
+        }
+        locked => Ok(locked.map(|_| true)?),
+    }
 }
+
+/// Postgres' code for a lock that was waited for too long.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Which of some rejected events were sent again.
 pub(crate) async fn reinjections(

@@ -124,3 +124,28 @@ async fn ask(target: &Target) -> Result<BTreeMap<String, Door>> {
     let options = process::kafka_options(&target.config.log);
     Ok(task::blocking(move || uncommitted(&options, doors::DOORS, doors::GROUP)).await??)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door(partitions: &[(i32, i64, i64)]) -> Door {
+        let partition = |(number, messages, next): &(i32, i64, i64)| {
+            (*number, Uncommitted { messages: *messages, next: *next, lost: 0 })
+        };
+        partitions.iter().map(partition).collect()
+    }
+
+    #[test]
+    fn a_partition_that_stands_is_found_beside_those_that_are_read() {
+        let before = door(&[(0, 3, 7), (1, 5, 7), (2, 0, 9), (3, 2, 1)]);
+        // The first is read, the second stands, the third has just got one, the fourth is read to its end.
+        let after = door(&[(0, 9, 8), (1, 6, 7), (2, 1, 9), (3, 0, 3)]);
+        assert_eq!(unread(Some(&before), &after), ["partition 1: 6"]);
+        assert_eq!(
+            unread(None, &after),
+            Vec::<String>::new(),
+            "it was not there at the first look"
+        );
+    }
+}

@@ -50,7 +50,19 @@ impl<'a> Draft<'a> {
         Ok(None)
     }
 
-    /// The same, of a count that must be there.
+    /// The count under a name below `usage`, which may be written as text.
+    pub fn count_or_text(&self, pointer: &str) -> Result<Option<Count>, Fault> {
+        let found = self.usage().find(|(_, below, _)| *below == pointer);
+        let Some((place, _, member)) = found else { return Ok(None) };
+        match member.kind {
+            AttributeKind::Text if count(member.text).is_some() => {
+                read(place, &Member { kind: AttributeKind::Number, ..*member })
+            }
+            _ => read(place, member),
+        }
+    }
+
+    /// The same as [`Draft::count`], of a count that must be there.
     pub fn needed(&self, pointers: &[&str]) -> Result<Count, Fault> {
         self.count(pointers)?.ok_or_else(|| {
             let names: Vec<String> =

@@ -1,9 +1,44 @@
 //! A text in every place of every operation that takes text, as the OpenAPI document names them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
+use tests::process::Http;
 
 use super::percent;
+
+/// Names of things that exist, by the path up to them: `/v1/apps/{app}`.
+pub type Existing = BTreeMap<&'static str, String>;
+
+/// One of each kind that a path can name, with an event that was rated and one that was rejected.
+pub async fn existing(api: &Http) -> Result<Existing> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
+    api.send("POST", "/v1/apps", &json!({"app": "tool"})).await?;
+    let secret = api.send("POST", "/v1/apps/tool/secrets", &json!({"scopes": []})).await?;
+    let key = api.send("POST", "/v1/api-keys", &json!({"scopes": ["teams:read"]})).await?;
+    let rejected = api.get("/v1/rejected-events").await?;
+    let rated = api.get("/v1/events?outcome=rated").await?;
+    let journals = api.get("/v1/teams/team-1/journals").await?;
+    let cost_cards = api.get("/v1/cost-cards").await?;
+    let rejected = text(&rejected["items"][0]["receipt"])?;
+    let journal = text(&journals["items"][0]["journal_id"])?;
+    Ok([
+        ("/v1/api-keys/{key_id}", text(&key["key_id"])?),
+        ("/v1/apps/{app}", "tool".to_owned()),
+        ("/v1/apps/{app}/secrets/{secret_id}", text(&secret["secret_id"])?),
+        ("/v1/cost-cards/{key}", text(&cost_cards["items"][0]["key"])?),
+        ("/v1/events/{receipt}", text(&rated["items"][0]["receipt"])?),
+        ("/v1/explain/{id}", journal.clone()),
+        ("/v1/journals/{journal_id}", journal),
+        ("/v1/meters/{key}", "llm_input_tokens".to_owned()),
+        ("/v1/rate-cards/{key}", "standard".to_owned()),
+        ("/v1/rejected-events/{receipt}", rejected),
+        ("/v1/teams/{team}", "team-1".to_owned()),
+        ("/v1/users/{user}", "ada".to_owned()),
+    ]
+    .into())
+}
 
 /// Where in a request a text can stand.
 #[derive(Clone, Debug)]
@@ -66,20 +101,36 @@ pub fn of(document: &Value) -> Result<Vec<Field>> {
 }
 
 impl Field {
-    /// The request with the text in this place, and something harmless in the others.
-    pub fn request(&self, text: &str) -> (&str, String, Vec<u8>) {
-        let (mut path, mut body) = (self.path.clone(), self.body.clone());
+    /// The request with the text in this place, something harmless in the others, and in its path what
+    /// exists.
+    pub fn request(&self, text: &str, existing: &Existing) -> Result<(&str, String, Vec<u8>)> {
+        let mut body = self.body.clone();
+        let mut path = String::new();
+        let mut template = String::new();
+        for part in self.path.split_inclusive('/') {
+            template.push_str(part);
+            let so_far = template.trim_end_matches('/');
+            let Some(name) = part.trim_end_matches('/').strip_prefix('{') else {
+                path.push_str(part);
+                continue;
+            };
+            let name = name.trim_end_matches('}');
+            let known = existing.get(so_far).map(String::as_str);
+            match (&self.place, known) {
+                (Place::Path(place), _) if place == name => path.push_str(&percent(text)),
+                (_, known) => {
+                    path.push_str(known.with_context(|| format!("say what exists of {so_far}"))?)
+                }
+            }
+            path.push_str(if part.ends_with('/') { "/" } else { "" });
+        }
         match &self.place {
-            Place::Path(name) => path = path.replace(&format!("{{{name}}}"), &percent(text)),
+            Place::Path(_) => {}
             Place::Query(name) => path = format!("{path}?{}={}", percent(name), percent(text)),
             Place::Body(place) => put(body.get_or_insert_default(), place, text),
         }
-        while let Some((before, (_, after))) =
-            path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
-        {
-            path = format!("{before}a{after}");
-        }
-        (&self.method, path, body.map(|body| body.to_string().into_bytes()).unwrap_or_default())
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        Ok((&self.method, path, body))
     }
 
     /// Whether it is in a body.

@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 use tests::{harness::world::World, process::Http};
 
 const MINUTE: i64 = 60;
@@ -35,6 +36,18 @@ pub async fn are_wrong(world: &mut World) -> Result<()> {
         }
         put_right(world, names).await?;
     }
+    postings_have_the_databases_time(world).await
+}
+
+/// INV-18: when something was posted is Postgres' time, which was right, and no ledger-writer's.
+async fn postings_have_the_databases_time(world: &World) -> Result<()> {
+    let mut connection = PgConnection::connect(world.system.postgres_url()).await?;
+    let (windows, off): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE abs(extract(epoch FROM posted_at - now())) > 1800) FROM audit",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    ensure!(windows > 0 && off == 0, "{off} of {windows} windows have another time");
     Ok(())
 }
 

@@ -228,6 +228,9 @@ async fn a_loud_neighbour(time: Duration) -> Result<()> {
         beside.len(),
         p99(&beside)
     );
+    // Half as much again is what is measured in quiet; a machine that is busy itself gets more.
+    let most = p99(&alone) * 4 + Duration::from_millis(40);
+    assert!(p99(&beside) <= most, "the other waited {:?} of {most:?}", p99(&beside));
     world.stop().await?;
     Ok(())
 }

@@ -34,7 +34,7 @@ async fn many_teams_are_posted_together() -> Result<()> {
         let added = started.elapsed();
         let posting = window.posting();
         let started = Instant::now();
-        let posted = post::post(&pool, &key, &mut book, standing.head, &posting, 1).await?;
+        let posted = post::post(&pool, &key, &mut book, standing.head, &posting).await?;
         let elapsed = started.elapsed();
         assert_eq!(posted.transfers, TEAMS * METERS.len() + METERS.len());
         let each = elapsed.as_micros() / (TEAMS * METERS.len()) as u128;
