@@ -94,6 +94,20 @@ impl Report {
         Ok(())
     }
 
+    /// Fails unless it has found this, however it judges it: the disk is that of the machine.
+    fn tells(&self, check: &str, found: &str) -> Result<()> {
+        let tells = |finding: &&Value| {
+            finding["check"] == check
+                && finding["found"].as_str().is_some_and(|it| it.contains(found))
+        };
+        ensure!(
+            self.findings.iter().any(|finding| tells(&finding)),
+            "{check}: {:?}",
+            self.findings
+        );
+        Ok(())
+    }
+
     /// Fails unless all of `checks` are ok and nothing is wrong.
     fn healthy(&self, checks: &[&str]) -> Result<()> {
         ensure!(self.code == Some(0), "wrong: {:?}", self.in_state("wrong"));
@@ -129,7 +143,7 @@ fn event(id: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-const WELL: [&str; 18] = [
+const WELL: [&str; 17] = [
     "configuration",
     "postgres",
     "postgres.clock",
@@ -140,7 +154,6 @@ const WELL: [&str; 18] = [
     "log.installation",
     "clickhouse",
     "clickhouse.clock",
-    "clickhouse.disk.default",
     "clickhouse.migrations",
     "keys.audit",
     "keys.master",
@@ -169,6 +182,7 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
         async |overrides: &[(&str, &str)]| Report::of(&folder, &asked, &settings, overrides).await;
     ask(&[]).await?.healthy(&WELL)?;
     ask(&[]).await?.healthy(&["ready", "clickhouse.grants"])?;
+    ask(&[]).await?.tells("clickhouse.disk.default", "MiB are free")?;
 
     // Settings.
     let other_key = "77".repeat(32);
@@ -351,6 +365,9 @@ async fn the_doctor_of_one_machine_looks_at_its_folder_and_its_process() -> Resu
     .await?;
     ask().await?.healthy(&WELL)?;
     ask().await?.healthy(&["ready", "log.sync"])?;
+    for disk in ["log.disk", "clickhouse.disk.default"] {
+        ask().await?.tells(disk, "MiB are free")?;
+    }
     check_metrics(&metrics.text("/metrics").await?)?;
 
     let key = data.join("keys/audit");

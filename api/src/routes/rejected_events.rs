@@ -524,10 +524,9 @@ impl Sender {
         let (mut sent, mut seen) = (0, 0);
         while sent < limit && seen < SCAN_MAX {
             let stretch = self.stretch(connection, &mut question, limit - sent).await?;
-            let is_first = seen == 0;
             seen += usize::try_from(READ_ROWS).unwrap_or(0);
             sent += stretch.rows.len();
-            if !self.send_stretch(connection, stretch.rows, is_first, &mut done).await? {
+            if !self.send_stretch(connection, stretch.rows, &mut done).await? {
                 break;
             }
             done.next_cursor = stretch.next.map(|place| encode(&place));
@@ -570,13 +569,12 @@ impl Sender {
         Ok(Stretch { rows: open, next })
     }
 
-    /// False where ingest did not take it, but for the first one, where that is the answer: what was
-    /// sent before is in the log, and is remembered only by a call that succeeds.
+    /// False where ingest did not take it and something was sent before: that is in the log, and is
+    /// remembered only by a call that succeeds.
     async fn send_stretch(
         &self,
         connection: &mut PgConnection,
         rows: Vec<EventRow>,
-        is_first: bool,
         done: &mut Reinjected,
     ) -> Result<bool, ApiError> {
         let failed_before = done.failed.len();
@@ -596,7 +594,7 @@ impl Sender {
             return Ok(true);
         }
         let fates = match self.send(&texts).await {
-            Err(_) if !is_first => {
+            Err(_) if done.reinjected > 0 => {
                 done.failed.truncate(failed_before);
                 return Ok(false);
             }

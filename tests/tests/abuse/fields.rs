@@ -15,7 +15,8 @@ pub type Existing = BTreeMap<&'static str, String>;
 pub async fn existing(api: &Http) -> Result<Existing> {
     let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
     api.send("POST", "/v1/apps", &json!({"app": "tool"})).await?;
-    let secret = api.send("POST", "/v1/apps/tool/secrets", &json!({"scopes": []})).await?;
+    let secret =
+        api.send("POST", "/v1/apps/tool/secrets", &json!({"scopes": ["events:write"]})).await?;
     let key = api.send("POST", "/v1/api-keys", &json!({"scopes": ["teams:read"]})).await?;
     let rejected = api.get("/v1/rejected-events").await?;
     let rated = api.get("/v1/events?outcome=rated").await?;

@@ -61,7 +61,7 @@ async fn what_was_sent_again_is_remembered_however_the_run_ends() -> Result<()> 
     let broken: Value = (0..EVENTS)
         .map(|number| {
             json!({"id": number.to_string(), "source": "tool", "type": "llm.call", "subject": "acme",
-                "data": {"amount": 1, "model": "own"}})
+                "data": {"tokens": "many", "amount": 1, "model": "own"}})
         })
         .collect();
     world.post("/v1/events", broken).await?.expect(200)?;
