@@ -45,7 +45,8 @@ phase "setup" deploy/setup/tools.sh
 fetched=$(mktemp)
 deploy/setup/downloads.sh >"$fetched" 2>&1 &
 downloads=$!
-trap '[ -z "$downloads" ] || kill "$downloads" 2>/dev/null; rm -f "$fetched"' EXIT
+trap '[ -z "$downloads" ] || kill "$downloads" 2>/dev/null || true; rm -f "$fetched"' EXIT
+trap 'exit 1' HUP INT TERM
 have_downloads() {
     outcome=0
     wait "$downloads" || outcome=$?
@@ -73,8 +74,15 @@ else
     # With --workspace every crate has the same features in all of these, and is compiled once.
     phase "unit tests" cargo test --locked --workspace --lib --bins
     phase "examples in documents" cargo test --locked --workspace --doc
+    # Two at a time; more of those that wait most of the time.
+    threads_of() {
+        case $1 in
+        log_conformance | readiness) echo $((2 * ${TEST_THREADS:-2})) ;;
+        *) echo "${TEST_THREADS:-2}" ;;
+        esac
+    }
     for test in $(ls domain/tests/*.rs fuzz/tests/*.rs tests/tests/*.rs | sed 's|.*/||; s|[.]rs$||' | sort -u); do
-        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --test-threads "${TEST_THREADS:-2}"
+        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --test-threads "$(threads_of "$test")"
     done
 fi
 echo

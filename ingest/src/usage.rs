@@ -30,7 +30,7 @@ pub fn derive(found: &Found, strings: &mut Strings, text: &[u8]) -> Result<Vec<A
     let terms = llm_usage::derive(&provider, &members).map_err(|fault| {
         Reject::new(
             "usage_invalid",
-            format!("`usage` is not what {provider} reports: {fault}"),
+            format!("`usage` of {provider} cannot be read: {fault}"),
             "send the provider's usage object as it came, or the counts by class",
         )
     })?;

@@ -252,8 +252,11 @@ async fn write(
     previous: Hash,
     posting: &Posting,
 ) -> Result<(Posted, Learned), PostError> {
-    let posted_at_us =
-        if planted::is(Bug::PlaceMovesApart) { 0 } else { advance(connection, posting).await? };
+    let posted_at_us = if planted::is(Bug::PlaceMovesApart) {
+        runtime::task::now_us()
+    } else {
+        advance(connection, posting).await?
+    };
     let teams = new_teams(posting, book);
     account::insert_teams(connection, &teams).await?;
     let accounts = account::open(connection, &new_accounts(posting, book)).await?;

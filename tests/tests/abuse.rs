@@ -415,7 +415,7 @@ fn raw_headers(base: &str, text: &str) -> Result<usize> {
 
 /// Pairs of requests of each comparison.
 const PAIRS: usize = 2_500;
-/// Of those that wait for ingest's next look at the database.
+/// Of those that wait for ingest's next look at the database: both, or the times are far apart.
 const PAIRS_THAT_WAIT: usize = 100;
 
 /// A request, and the name in its path that it asks for.

@@ -322,7 +322,7 @@ async fn walk(
     for statement in &statements {
         // A lock on a number reads no rows.
         let touches = tables.iter().any(|table| has_word(&statement.text, table));
-        if !touches || statement.text.contains("advisory_xact_lock(") {
+        if !touches || statement.text.contains("pg_advisory_xact_lock") {
             continue;
         }
         let place = (statement.file.as_str(), statement.function.as_str());

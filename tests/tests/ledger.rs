@@ -265,7 +265,7 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     assert_eq!((posted.transfers, posted.standing.place), (2, window.place()));
     let again = post::post(&pool, &key, &mut book, standing.head, &window.posting()).await;
     assert_eq!(again, Err(PostError::Stale));
-    // INV-18: posted by the database's clock.
+    // When it was posted is said; `faults/clocks.rs` sees by whose clock.
     let recent: Vec<bool> = sqlx::query_scalar(
         "SELECT posted_at BETWEEN now() - interval '10 minutes' AND now() FROM audit",
     )

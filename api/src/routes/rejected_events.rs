@@ -421,6 +421,13 @@ pub(crate) struct Failed {
     detail: String,
 }
 
+impl Reinjected {
+    /// Whether the log may have events that it had not.
+    fn may_have_sent(&self) -> bool {
+        self.reinjected > 0 || self.failed.iter().any(|one| one.code == UNKNOWN)
+    }
+}
+
 impl Selection {
     fn question(&self) -> Result<EventQuestion, Problem> {
         let asked = asked(None, self.cursor.as_deref(), 4)?;
@@ -473,11 +480,14 @@ pub(crate) async fn reinject_all(
             wait_for_others(connection, tenant).await?;
             let done = sender.run(connection, question, limit).await?;
             let made = Made::new(StatusCode::OK, &done)?;
-            Ok(if done.reinjected == 0 { made.without_change() } else { made })
+            Ok(if done.may_have_sent() { made } else { made.without_change() })
         })
     })
     .await
 }
+
+/// The code of an event whose fate nobody knows.
+const UNKNOWN: &str = "outcome_unknown";
 
 /// Open events of one stretch of the list.
 struct Stretch {
@@ -523,7 +533,13 @@ impl Sender {
         };
         let (mut sent, mut seen) = (0, 0);
         while sent < limit && seen < SCAN_MAX {
-            let stretch = self.stretch(connection, &mut question, limit - sent).await?;
+            let stretch = match self.stretch(connection, &mut question, limit - sent).await {
+                Err(ApiError::Archive(error)) if done.may_have_sent() => {
+                    tracing::warn!(%error, "a run that sends events again ends early");
+                    break;
+                }
+                stretch => stretch?,
+            };
             seen += usize::try_from(READ_ROWS).unwrap_or(0);
             sent += stretch.rows.len();
             if !self.send_stretch(connection, stretch.rows, &mut done).await? {
@@ -594,7 +610,8 @@ impl Sender {
             return Ok(true);
         }
         let fates = match self.send(&texts).await {
-            Err(_) if done.reinjected > 0 => {
+            Err(error) if done.may_have_sent() => {
+                tracing::warn!(?error, "a run that sends events again ends early");
                 done.failed.truncate(failed_before);
                 return Ok(false);
             }
@@ -609,7 +626,7 @@ impl Sender {
                 Fate::Refused { code, detail } => done.failed.push(failed(place, &code, &detail)),
                 Fate::Unknown => {
                     let detail = "it is not known whether the log has the event";
-                    done.failed.push(failed(place, "outcome_unknown", detail));
+                    done.failed.push(failed(place, UNKNOWN, detail));
                 }
             }
         }

@@ -47,7 +47,12 @@ fn check_names(draft: &Draft<'_>) -> Result<(), Fault> {
 
 fn odd_number<'a>(draft: &Draft<'a>) -> Option<&'a str> {
     let odd = draft.usage().find(|(_, below, member)| {
-        member.kind == AttributeKind::Number && class_of(below).is_none() && *below != TOTAL
+        let is_number = match member.kind {
+            AttributeKind::Number => true,
+            AttributeKind::Text => super::count(member.text).is_some(),
+            _ => false,
+        };
+        is_number && class_of(below).is_none() && *below != TOTAL
     });
     odd.map(|(_, below, _)| below)
 }

@@ -1,4 +1,5 @@
-//! A text in every place of every operation that takes text, as the OpenAPI document names them.
+//! A text in every part of a path, parameter of a query and member of a body that takes text, of every
+//! operation of the OpenAPI document. Headers are those of `raw_headers`.
 
 use std::collections::BTreeMap;
 

@@ -43,11 +43,15 @@ pub async fn are_wrong(world: &mut World) -> Result<()> {
 async fn postings_have_the_databases_time(world: &World) -> Result<()> {
     let mut connection = PgConnection::connect(world.system.postgres_url()).await?;
     let (windows, off): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE abs(extract(epoch FROM posted_at - now())) > 1800) FROM audit",
+        "SELECT count(*), count(*) FILTER (WHERE posted_at > now() OR posted_at < before) FROM (
+             SELECT posted_at, lag(posted_at) OVER (PARTITION BY partition ORDER BY position_to) AS before FROM audit) windows",
     )
     .fetch_one(&mut connection)
     .await?;
-    ensure!(windows > 0 && off == 0, "{off} of {windows} windows have another time");
+    ensure!(
+        windows > 0 && off == 0,
+        "{off} of {windows} windows are of the future, or earlier than the one before"
+    );
     Ok(())
 }
 
