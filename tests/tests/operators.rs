@@ -316,7 +316,7 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
     read("doors: 1 of 2 doors are read").await?;
     system.kill("ingest")?;
     write(&broker, &door("default"), &event("by the closed door"))?;
-    read("doors: the door of default: messages wait, and are not read: partition 0: 1").await?;
+    read("doors: the door of default: messages wait, and are not read: partition ").await?;
     system.start("ingest").await?;
     read("doors: 1 of 2 doors are read").await?;
     system.settled(None).await?;

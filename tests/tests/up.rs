@@ -380,3 +380,50 @@ fn fill(path: &Path) -> Result<()> {
 async fn system_runs(http: &Http) -> Result<bool> {
     Ok(http.exchange("GET", "/health", Vec::new()).await?.0 == 200)
 }
+
+/// `weir bench pipeline` on the settings; its report.
+async fn bench(settings: &[(String, String)]) -> Result<Value> {
+    let folder = TestFolder::new("bench")?;
+    let arguments = [
+        "bench",
+        "pipeline",
+        "--events",
+        "4000",
+        "--connections",
+        "4",
+        "--partitions",
+        "4",
+        "--json",
+    ];
+    let mut process = Process::start("bench", folder.path(), &arguments, settings)?;
+    let code = process.ended(Duration::from_secs(300)).await?;
+    let output = process.output();
+    ensure!(code == Some(0), "exit code {code:?}: {output}\n{}", process.log_tail());
+    Ok(serde_json::from_str(&output)?)
+}
+
+#[tokio::test]
+async fn the_bench_reports_by_role_once_its_books_are_right_on_both_logs() -> Result<()> {
+    let broker = Broker::start()?;
+    let on_kafka = [("WEIR_KAFKA_BROKERS".to_owned(), broker.bootstrap())];
+    for settings in [&[][..], &on_kafka] {
+        let report = bench(settings).await?;
+        ensure!(report["oracle"] == "ok" && report["events"] == 4_000, "{report}");
+        for role in
+            ["rater", "archive", "ledger", "api", "tokio (http, sql)", "postgres", "clickhouse"]
+        {
+            let seconds = report["cpu_s_per_million"][role].as_f64().context(role)?;
+            ensure!(seconds > 0.0, "{role}: {report}");
+        }
+        for name in ["events_per_s", "accepted_per_s", "seconds"] {
+            ensure!(report[name].as_f64().is_some_and(|number| number > 0.0), "{name}: {report}");
+        }
+        for latency in
+            [&report["http_ms"], &report["freshness_ms"]["live"], &report["freshness_ms"]["posted"]]
+        {
+            ensure!(latency["count"].as_u64() > Some(0), "{report}");
+        }
+        ensure!(report["peak_rss_mb"]["weir"].as_f64() > Some(1.0), "{report}");
+    }
+    Ok(())
+}

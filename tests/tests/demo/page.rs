@@ -3,7 +3,9 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use tests::system::System;
+use serde_json::{Value, json};
+use tests::{system::System, wait::eventually};
+use tokio::process::Command;
 
 use super::typed;
 
@@ -66,5 +68,93 @@ async fn the_page_is_one_file_and_names_no_other_host() -> Result<()> {
         }
     }
     assert_eq!(hosts(&rest), Vec::<&str>::new());
+    Ok(())
+}
+
+/// What the page has written, by its own script.
+async fn shown(base: &str, key: &str) -> Result<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/demo/page.mjs");
+    let output =
+        Command::new("node").arg(script).args([base, key]).kill_on_drop(true).output().await?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {error}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test]
+async fn the_page_shows_what_flows_and_its_lines_work() -> Result<()> {
+    let system = System::embedded().await?;
+    let (api, base, key) = (system.api()?, system.base("up")?, system.key());
+    let event = |id: &str, model: Value| {
+        json!({"id": id, "type": "llm.tokens.v1", "source": "page", "subject": "page-team",
+            "data": {"provider": "openai", "model": model, "inputTokens": 1200, "outputTokens": 300}})
+    };
+    let events = json!([event("1", json!("gpt-4-turbo")), event("2", json!("gpt-4-turbo"))]);
+    api.send("POST", "/v1/events", &events).await?;
+    api.send("POST", "/v1/events", &events).await?;
+    system.settled(Some(4)).await?;
+    // What is in memory follows what is posted.
+    eventually("the balance is posted", async || {
+        let balance = &api.get("/v1/teams/page-team/balance").await?["balances"][0];
+        Ok(balance["posted"] != "0" && balance["posted"] == balance["live"])
+    })
+    .await?;
+    let page = shown(&base, key).await?;
+
+    for (tile, wanted) in [
+        ("accepted", "4"),
+        ("rated", "2"),
+        ("duplicates", "2"),
+        ("pending", "0"),
+        ("rejected", "0"),
+        ("conflicts", "0"),
+        ("unpriced", "0"),
+        ("unmetered", "0"),
+    ] {
+        ensure!(page["tiles"][tile] == wanted, "{tile}: {page}");
+    }
+    ensure!(page["hint_is_hidden"] == true, "{page}");
+    let balance = api.get("/v1/teams/page-team/balance").await?;
+    let owed = |which: &str| {
+        json!(format!("{} USD", balance["balances"][0][which].as_str().unwrap_or_default()))
+    };
+    let team = &page["teams"][1];
+    ensure!(
+        (&team[0], &team[1], &team[2]) == (&json!("page-team"), &owed("posted"), &owed("live")),
+        "{team}: {balance}"
+    );
+    let statement = api.get("/v1/conservation").await?;
+    ensure!(page["state"] == statement["total"]["summary"], "{page}: {statement}");
+    let rows = page["partitions"].as_array().context("partitions")?;
+    let partitions = statement["partitions"].as_array().context("partitions")?;
+    ensure!(rows.len() == 1 + partitions.len() && !partitions.is_empty(), "{page}");
+    for (row, partition) in rows.iter().skip(1).zip(partitions) {
+        let count = |value: &Value| json!(value.to_string());
+        ensure!(
+            row[0] == count(&partition["partition"])
+                && row[1] == count(&partition["counts"]["accepted"])
+                && row[5] == count(&partition["posted_position"])
+                && row[6] == count(&partition["archived_position"])
+                && row[8] == "balances",
+            "{row}: {partition}"
+        );
+    }
+
+    // Its lines, typed as they stand.
+    let lines = page["lines"].as_array().context("lines")?;
+    for (line, wanted) in lines.iter().zip(["accepted", "\"posted\"", "page-team"]) {
+        let line = line.as_str().context("a line")?;
+        let answer = typed(&format!("export WEIR_KEY={key}\n{line}")).await?;
+        ensure!(
+            answer.contains(wanted) && !answer.contains("urn:weir:problem"),
+            "{line}: {answer}"
+        );
+    }
+    // Whoever has no good key is told so.
+    let wrong = shown(&base, "weir_live_nobody").await;
+    ensure!(
+        wrong.is_err_and(|error| error.to_string().contains("key")),
+        "a wrong key shows something"
+    );
     Ok(())
 }
