@@ -96,7 +96,8 @@ async fn the_page_shows_what_flows_and_its_lines_work() -> Result<()> {
     // What is in memory follows what is posted.
     eventually("the balance is posted", async || {
         let balance = &api.get("/v1/teams/page-team/balance").await?["balances"][0];
-        Ok(balance["posted"] != "0" && balance["posted"] == balance["live"])
+        let posted = balance["posted"].as_str();
+        Ok(posted.is_some_and(|posted| posted != "0") && balance["posted"] == balance["live"])
     })
     .await?;
     let page = shown(&base, key).await?;
