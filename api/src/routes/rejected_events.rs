@@ -533,25 +533,39 @@ impl Sender {
         };
         let (mut sent, mut seen) = (0, 0);
         while sent < limit && seen < SCAN_MAX {
-            let stretch = match self.stretch(connection, &mut question, limit - sent).await {
-                Err(ApiError::Archive(error)) if done.may_have_sent() => {
-                    tracing::warn!(%error, "a run that sends events again ends early");
+            let most = limit - sent;
+            let (rows, next) = match self.step(connection, &mut question, most, &mut done).await {
+                // What was sent is in the log, and is remembered only by a call that succeeds; after an
+                // error of Postgres none can.
+                Err(error) if done.may_have_sent() && !matches!(error, ApiError::Postgres(_)) => {
+                    tracing::warn!(?error, "a run that sends events again ends early");
                     break;
                 }
-                stretch => stretch?,
+                stepped => stepped?,
             };
             seen += usize::try_from(READ_ROWS).unwrap_or(0);
-            sent += stretch.rows.len();
-            if !self.send_stretch(connection, stretch.rows, &mut done).await? {
-                break;
-            }
-            done.next_cursor = stretch.next.map(|place| encode(&place));
+            sent += rows;
+            done.next_cursor = next.map(|place| encode(&place));
             if done.next_cursor.is_none() {
                 done.complete = true;
                 break;
             }
         }
         Ok(done)
+    }
+
+    /// Reads a stretch and sends it: its rows, and where the list goes on.
+    async fn step(
+        &self,
+        connection: &mut PgConnection,
+        question: &mut EventQuestion,
+        most: usize,
+        done: &mut Reinjected,
+    ) -> Result<(usize, Option<Vec<String>>), ApiError> {
+        let Stretch { rows, next } = self.stretch(connection, question, most).await?;
+        let count = rows.len();
+        self.send_stretch(connection, rows, done).await?;
+        Ok((count, next))
     }
 
     /// Reads on in the list: at most `most` open events and [`REQUEST_BYTES_MAX`] of them.
@@ -585,38 +599,24 @@ impl Sender {
         Ok(Stretch { rows: open, next })
     }
 
-    /// False where ingest did not take it and something was sent before: that is in the log, and is
-    /// remembered only by a call that succeeds.
     async fn send_stretch(
         &self,
         connection: &mut PgConnection,
         rows: Vec<EventRow>,
         done: &mut Reinjected,
-    ) -> Result<bool, ApiError> {
-        let failed_before = done.failed.len();
-        let (mut places, mut texts) = (Vec::new(), Vec::new());
+    ) -> Result<(), ApiError> {
+        let (mut places, mut texts, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
             match compose(&row, None) {
                 Ok(text) => {
                     places.push(row.place());
                     texts.push(text);
                 }
-                Err(problem) => {
-                    done.failed.push(failed(row.place(), problem.code(), problem.detail()))
-                }
+                Err(problem) => unsent.push(failed(row.place(), problem.code(), problem.detail())),
             }
         }
-        if texts.is_empty() {
-            return Ok(true);
-        }
-        let fates = match self.send(&texts).await {
-            Err(error) if done.may_have_sent() => {
-                tracing::warn!(?error, "a run that sends events again ends early");
-                done.failed.truncate(failed_before);
-                return Ok(false);
-            }
-            fates => fates?,
-        };
+        let fates = if texts.is_empty() { Vec::new() } else { self.send(&texts).await? };
+        done.failed.append(&mut unsent);
         for (place, fate) in places.into_iter().zip(fates) {
             match fate {
                 Fate::Accepted { receipt } => {
@@ -630,7 +630,7 @@ impl Sender {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -26,8 +26,8 @@ pub struct Uncommitted {
     pub lost: i64,
 }
 
-/// By topic without the prefix and by partition, what [`super::Inbox`]es of `group` have not committed of the topics
-/// that they read under `name`. Blocks.
+/// By topic without the prefix and by partition, what [`super::Inbox`]es of `group` have not committed
+/// of the topics that they read under `name`. Blocks.
 pub fn uncommitted(
     options: &KafkaOptions,
     name: &str,
