@@ -12,9 +12,9 @@ use tests::{
     engine::{self, Folder},
     harness::clocks::Clocks,
     oracle::{self, CHARGE},
-    process::{Process, program},
+    process::program,
     proxy::{Fault, Proxy},
-    system::{System, check_counts, finished},
+    system::{ROLES, System, check_counts, finished},
     wait::eventually,
 };
 
@@ -30,6 +30,10 @@ const SMALL: [(&str, &str); 3] = [
     ("WEIR_LOG__PARTITIONS", "4"),
 ];
 const DEADLINE: Duration = Duration::from_secs(120);
+/// What the lane asks the archive waits.
+const SEARCHES_WAIT: Fault = Fault::Hold(SEARCH);
+/// What its questions have in them, and no others.
+const SEARCH: &str = "toString(e.content_hash)";
 
 /// A pause from 100 ms to `most_ms`, by the clock's low digits: kills come at any moment.
 async fn pause(most_ms: u64) {
@@ -57,59 +61,50 @@ async fn check(system: &System, duplicates: i64, conflicts: i64) -> Result<()> {
     system.check_books(&oracle::books(&rows, |_| CHARGE)).await
 }
 
-/// Everything three times, the second and third time with kills while the lane is at work.
-async fn story(system: &mut System, victims: [&[&str]; 2]) -> Result<()> {
+/// Everything three times, the second and third time with kills while the lane is at work. `archive`
+/// is the lane's way to it.
+async fn story(system: &mut System, archive: &Proxy, victims: [&[&str]; 2]) -> Result<()> {
     system.replay_all("first", &[]).await?;
     check(system, 0, 0).await?;
 
+    archive.set(SEARCHES_WAIT);
     let mut again = system.replay("again", &[])?;
-    kill_in_mid_lane(system, &mut again, victims[0]).await?;
+    kill_in_mid_lane(system, archive, victims[0]).await?;
     finished(&mut again).await?;
     check(system, EVENTS, 0).await?;
     let counts = system.settled(None).await?;
     ensure!(counts["forwarded"] > EVENTS / 2, "the table was too large: {counts:?}");
 
+    archive.set(SEARCHES_WAIT);
     let mut changed = system.replay("changed", &["--set", "data.note=changed"])?;
-    kill_in_mid_lane(system, &mut changed, victims[1]).await?;
+    kill_in_mid_lane(system, archive, victims[1]).await?;
     finished(&mut changed).await?;
     check(system, EVENTS, EVENTS).await
 }
 
-/// Kills one process after the other, each while late events wait for the lane, as long as the replay
-/// brings some.
-async fn kill_in_mid_lane(
-    system: &mut System,
-    replay: &mut Process,
-    victims: &[&str],
-) -> Result<()> {
-    let mut killed = Vec::new();
+/// Kills one process after the other, each after the lane was let go on with late events that wait for
+/// it, and lets it go on at the end.
+async fn kill_in_mid_lane(system: &mut System, archive: &Proxy, victims: &[&str]) -> Result<()> {
     for victim in victims {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let brings_more = replay.is_running()?;
-            if system.api()?.get("/v1/conservation").await?["total"]["pending_forwards"] != 0 {
-                break;
-            }
-            if !brings_more {
-                println!("killed: {killed:?} of {victims:?}");
-                ensure!(!killed.is_empty(), "no late event came to wait");
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "no late event came to wait");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        pause(900).await;
+        until(system, "late events wait", |total| total["pending_forwards"].as_i64() > Some(500))
+            .await?;
+        archive.set(Fault::None);
+        pause(200).await;
         system.kill(victim)?;
+        archive.set(SEARCHES_WAIT);
         system.start(victim).await?;
-        killed.push(*victim);
     }
+    archive.set(Fault::None);
     Ok(())
 }
 
 #[tokio::test]
 async fn on_the_local_log() -> Result<()> {
-    let mut system = System::embedded_with(&SMALL, &[], &[]).await?;
-    story(&mut system, [&["up"; 3]; 2]).await?;
+    let archive = Archive::start().await?;
+    let url = format!("http://127.0.0.1:{}", archive.proxy.port());
+    let settings = [&SMALL[..], &[("CLICKHOUSE_URL", url.as_str())]].concat();
+    let mut system = System::embedded_with(&settings, &[], &[]).await?;
+    story(&mut system, &archive.proxy, [&["up"; 3]; 2]).await?;
     without_filters(&mut system).await
 }
 
@@ -242,10 +237,17 @@ async fn on_a_trimmed_log_with_a_clock_that_was_behind() -> Result<()> {
 #[tokio::test]
 async fn on_kafka() -> Result<()> {
     let broker = Broker::start()?;
-    let mut system = System::kafka_with(&broker, 4, &SMALL[..2]).await?;
+    let mut system = System::kafka_without_roles(&broker, 4, &SMALL[..2]).await?;
+    let url = setting(&system, "CLICKHOUSE_URL")?;
+    let archive = Proxy::before(port_of(&url)?)?;
+    system.set("rater", "CLICKHOUSE_URL", &archive.through(&url)?);
     // Two raters share the partitions, and take each other's over.
-    system.start("rater.2").await?;
-    story(&mut system, [&["archiver", "rater"], &["rater.2", "ledger-writer"]]).await
+    for role in ROLES.into_iter().chain(["rater.2"]) {
+        system.start(role).await?;
+    }
+    system.publish_catalog().await?;
+    let victims: [&[&str]; 2] = [&["archiver", "rater", "ingest"], &["rater.2", "ledger-writer"]];
+    story(&mut system, &archive, victims).await
 }
 
 /// An archive behind a proxy, so that it can be away.
@@ -281,6 +283,17 @@ impl Archive {
     fn comes_back(&self) {
         self.proxy.set(Fault::None);
     }
+}
+
+/// The value of a setting of the system.
+fn setting(system: &System, name: &str) -> Result<String> {
+    let found = system.settings().iter().find(|(known, _)| known == name);
+    Ok(found.context("no such setting")?.1.clone())
+}
+
+fn port_of(url: &str) -> Result<u16> {
+    let (_, rest) = url.rsplit_once(':').context("no port")?;
+    Ok(rest.split('/').next().unwrap_or_default().parse()?)
 }
 
 /// Sends an event, and gives its receipt.

@@ -9,24 +9,13 @@ use tests::{
     wait::eventually,
 };
 
-use super::{send, until};
+use super::{SEARCH, port_of, send, setting, until};
 
 /// The lane's ways to what it depends on.
 struct Ways {
     archive: Proxy,
     log: Proxy,
     postgres: Proxy,
-}
-
-/// The value of a setting of the system.
-fn setting(system: &System, name: &str) -> Result<String> {
-    let found = system.settings().iter().find(|(known, _)| known == name);
-    Ok(found.context("no such setting")?.1.clone())
-}
-
-fn port_of(url: &str) -> Result<u16> {
-    let (_, rest) = url.rsplit_once(':').context("no port")?;
-    Ok(rest.split('/').next().unwrap_or_default().parse()?)
 }
 
 /// An event comes again, which is late, while the archive says nothing; then `fault` sets in and has
@@ -81,7 +70,7 @@ async fn a_lane_that_is_killed_at_any_step_answers_all_the_same() -> Result<()> 
 
     // The archive has searched, and the lane does not hear what it has found.
     let searched = async |_: &System| Ok(ways.archive.counts().struck > 0);
-    let silent = |ways: &Ways| ways.archive.set(Fault::After("toString(e.content_hash)"));
+    let silent = |ways: &Ways| ways.archive.set(Fault::After(SEARCH));
     kill_while(&mut system, &ways, "old-1", silent, searched).await?;
     let counts = system.settled(Some(21)).await?;
     ensure!((counts["duplicates"], counts["copies"]) == (1, 1), "{counts:?}");
