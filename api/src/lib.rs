@@ -145,7 +145,8 @@ impl Service {
         for partition in 0..shared.log.partitions() {
             let shared = Arc::clone(&shared);
             tasks.spawn_thread(format!("api-live-{partition}"), move || {
-                live::tail::run(&shared, partition)
+                live::tail::run(&shared, partition);
+                Ok(())
             })?;
         }
         tasks.wait(DRAIN).await?;

@@ -39,7 +39,7 @@ pub enum RunError {
     /// A metric could not be registered.
     #[error("the archiver cannot register its metrics: {0}")]
     Metrics(#[from] TelemetryError),
-    /// The log refuses us, or a partition's thread failed.
+    /// The log refuses us, or another task failed.
     #[error("the archiver: {0}")]
     Ownership(#[from] OwnershipError),
 }
@@ -68,7 +68,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     };
     let heads = heads::copy(&heads_pool, &context.clickhouse, every, &heads_metrics);
     tokio::select! {
-        owned = OWNERSHIP.run(&context, move |partition, stop| own(&shared, partition, stop)) => Ok(owned?),
+        owned = OWNERSHIP.run(&context, move |share| own(&shared, share)) => Ok(owned?),
         never = heads => match never {},
     }
 }

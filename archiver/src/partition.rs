@@ -13,6 +13,7 @@ use runtime::{
     clickhouse::ClickHouse,
     http::{Readiness, State},
     log::SharedLog,
+    ownership::Share,
     postgres::Pool,
     progress::Progress,
     shutdown::Shutdown,
@@ -57,8 +58,9 @@ pub(crate) struct Shared {
     pub handle: Handle,
 }
 
-/// Archives one partition until `stop`. Only what no later attempt could mend is an error.
-pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<(), TaskError> {
+/// Archives one partition until it is lost. Only what needs a person is an error.
+pub(crate) fn own(shared: &Shared, share: &Share<'_>) -> Result<(), TaskError> {
+    let Share { partition, stop, mut doubted } = *share;
     let mut attempts: u32 = 0;
     let mut progress = Progress::new(
         &shared.readiness,
@@ -68,8 +70,14 @@ pub(crate) fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<()
         (RATED, partition),
     );
     while !stop.is_cancelled() {
-        let mut owner =
-            Owner { shared, partition, stop, attempts: &mut attempts, progress: &mut progress };
+        let mut owner = Owner {
+            shared,
+            partition,
+            stop,
+            attempts: &mut attempts,
+            doubted: &mut doubted,
+            progress: &mut progress,
+        };
         let Err(error) = owner.run() else { break };
         if matches!(error, ArchiveError::Stopped) {
             break;
@@ -105,6 +113,8 @@ struct Owner<'a> {
     stop: &'a Shutdown,
     /// Failed attempts since the last success.
     attempts: &'a mut u32,
+    /// Whether the attempt before has failed, and nothing has gone on since.
+    doubted: &'a mut bool,
     progress: &'a mut Progress,
 }
 
@@ -121,8 +131,9 @@ impl Owner<'_> {
                 collector.collect(End::Full, &self.shared.config, &|| self.stop.is_cancelled())?
             else {
                 self.progress.next_is(collector.next_position());
-                self.progress.idle();
-                self.works();
+                if self.progress.idle() || !*self.doubted {
+                    self.works();
+                }
                 continue;
             };
             self.progress.advanced();
@@ -257,7 +268,7 @@ impl Owner<'_> {
         if *self.attempts > 0 {
             tracing::info!(partition = self.partition, "the archive goes on");
         }
-        *self.attempts = 0;
+        (*self.attempts, *self.doubted) = (0, false);
         self.shared.readiness.set(OWNERSHIP.check(self.partition), State::Ready);
     }
 

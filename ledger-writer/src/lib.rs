@@ -10,7 +10,7 @@ use ledger::install::{self, InstallError};
 use runtime::{
     context::Context,
     log::Topic,
-    ownership::{Ownership, OwnershipError},
+    ownership::{Ownership, OwnershipError, Share},
     postgres::{self, Pool, PostgresError},
     task::TaskError,
     telemetry::TelemetryError,
@@ -50,7 +50,7 @@ pub enum RunError {
     /// Metrics.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// The log refuses us, or a partition's thread failed.
+    /// The log refuses us, or another task failed.
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
 }
@@ -73,9 +73,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         readiness: context.readiness.clone(),
         handle: Handle::current(),
     };
-    let body = move |partition, stop: &_| {
-        partition::run(&shared, partition, stop).map_err(TaskError::from)
-    };
+    let body = move |share: &Share<'_>| partition::run(&shared, share).map_err(TaskError::from);
     Ok(OWNERSHIP.run(&context, body).await?)
 }
 

@@ -16,6 +16,7 @@ use runtime::{
     backoff::Backoff,
     http::{Readiness, State},
     log::{LogError, Reader, SharedLog},
+    ownership::Share,
     postgres::{Pool, PostgresError},
     progress::Progress,
     shutdown::Shutdown,
@@ -58,7 +59,7 @@ pub(crate) struct Shared {
     pub handle: Handle,
 }
 
-/// Why a partition stops for good.
+/// Why a partition stops, until a person has acted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PartitionError {
     #[error("partition {partition}: {error}")]
@@ -91,12 +92,14 @@ enum Fate {
     GivenUp,
 }
 
-/// Follows a partition until `stop`.
-pub(crate) fn run(shared: &Shared, partition: u32, stop: &Shutdown) -> Result<(), PartitionError> {
+/// Follows a partition until it is lost.
+pub(crate) fn run(shared: &Shared, share: &Share<'_>) -> Result<(), PartitionError> {
+    let partition = share.partition;
     let mut worker = Worker {
         shared,
         partition,
-        stop,
+        stop: share.stop,
+        doubted: share.doubted,
         book: Book::default(),
         took: Duration::ZERO,
         label: partition.to_string(),
@@ -116,6 +119,8 @@ struct Worker<'a> {
     shared: &'a Shared,
     partition: u32,
     stop: &'a Shutdown,
+    /// Whether the attempt before has failed, and nothing has gone on since.
+    doubted: bool,
     book: Book,
     /// How long the newest posting took.
     took: Duration,
@@ -174,7 +179,7 @@ impl Worker<'_> {
     /// Reads and posts from where the ledger stands.
     fn follow(&mut self, mut standing: Standing) -> Result<End, PartitionError> {
         let Some(mut reader) = self.open(standing.place)? else { return Ok(End::Stopped) };
-        self.posted_position(standing.place);
+        self.stands_at(standing.place);
         self.progress.next_is(standing.place.r.saturating_add(1));
         let mut window = self.window(&standing);
         let mut deadline = None;
@@ -198,8 +203,8 @@ impl Worker<'_> {
             match reader.next(wait(deadline)) {
                 Ok(None) => {
                     backoff.reset();
-                    if window.is_empty() {
-                        self.progress.idle();
+                    if window.is_empty() && self.progress.idle() {
+                        self.goes_on();
                     }
                 }
                 Ok(Some(message)) => {
@@ -241,7 +246,9 @@ impl Worker<'_> {
         while !self.stop.is_cancelled() {
             match self.try_open(place) {
                 Ok(reader) => {
-                    self.shared.readiness.set(&self.check, State::Ready);
+                    if !self.doubted {
+                        self.shared.readiness.set(&self.check, State::Ready);
+                    }
                     return Ok(Some(reader));
                 }
                 Err(PartitionError::Log { error: error @ LogError::Unavailable(_), .. }) => {
@@ -299,6 +306,7 @@ impl Worker<'_> {
             match self.attempt(&posting, standing) {
                 Ok(posted) => {
                     self.trace(window, began_us);
+                    self.goes_on();
                     return Ok(self.posted(window, posted));
                 }
                 Err(PostError::Stale) => return Ok(self.fenced()),
@@ -308,6 +316,7 @@ impl Worker<'_> {
                     }
                     self.retry(&mut backoff, "postgres", &error);
                     if let Some(fate) = self.look(&posting)? {
+                        self.goes_on();
                         return Ok(fate);
                     }
                 }
@@ -342,7 +351,7 @@ impl Worker<'_> {
                         x = now.place.x,
                         "the window was posted, its answer was lost"
                     );
-                    self.posted_position(now.place);
+                    self.stands_at(now.place);
                     Some(Fate::Posted(now))
                 }
                 Seen::NotPosted => None,
@@ -360,7 +369,7 @@ impl Worker<'_> {
         metrics.transfers.inc_by(u64::try_from(posted.transfers).unwrap_or(0));
         let append_time_ms = window.append_time_us() / 1000;
         metrics.posted_append_time.with_label_values(&labels).set(append_time_ms);
-        self.posted_position(posted.standing.place);
+        self.stands_at(posted.standing.place);
         Fate::Posted(posted.standing)
     }
 
@@ -374,9 +383,14 @@ impl Worker<'_> {
         }
     }
 
-    fn posted_position(&self, place: Place) {
+    fn stands_at(&self, place: Place) {
         self.progress.advanced();
         self.shared.metrics.position.with_label_values(&[&self.label]).set(place.x);
+    }
+
+    /// A window was posted, or there is nothing to post.
+    fn goes_on(&mut self) {
+        self.doubted = false;
         self.shared.readiness.set(&self.check, State::Ready);
     }
 

@@ -11,10 +11,13 @@ use std::{
 };
 
 use domain::wire::record::Verdict;
-use runtime::{http::State as Ready, log::Reader, progress::Progress};
+use runtime::{
+    attempts::pause, http::State as Ready, log::Reader, progress::Progress, shutdown::Shutdown,
+    task::TaskError,
+};
 
 use crate::{
-    partition::{PartitionError, RATED, RETRY_MAX, RETRY_MIN, Shared, USAGE, pause},
+    partition::{PartitionError, RATED, RETRY_MAX, RETRY_MIN, Shared, USAGE},
     queue::{Answers, Queue},
     store::{archive, lane},
 };
@@ -68,15 +71,23 @@ impl Link {
     }
 }
 
-/// Runs the lane until `stopped`, through every outage of its neighbours.
-pub fn run(shared: &Shared, partition: u32, link: &Link, stopped: &dyn Fn() -> bool) {
+/// Runs the lane until `stop`, through every outage of its neighbours. Only what needs a person is an
+/// error.
+pub fn run(
+    shared: &Shared,
+    partition: u32,
+    link: &Link,
+    stop: &Shutdown,
+    doubted: bool,
+) -> Result<(), TaskError> {
     let mut retry = RETRY_MIN;
     let check = check_name(partition);
     let place = (RATED, partition);
-    let mut progress = Progress::new(&shared.readiness, check, PATIENCE, &shared.log, place);
-    while !stopped() {
+    let progress = Progress::new(&shared.readiness, check, PATIENCE, &shared.log, place);
+    let mut standing = Standing { progress, doubted };
+    while !stop.is_cancelled() {
         let began = Instant::now();
-        let opened = Lane::open(shared, partition, link, stopped, &mut progress);
+        let opened = Lane::open(shared, partition, link, stop, &mut standing);
         let ended = opened.and_then(|mut lane| lane.work());
         link.held.store(NOBODY, Ordering::Relaxed);
         match ended {
@@ -87,23 +98,23 @@ pub fn run(shared: &Shared, partition: u32, link: &Link, stopped: &dyn Fn() -> b
                 if began.elapsed() > RETRY_MAX {
                     retry = RETRY_MIN;
                 }
-                pause(retry, stopped);
+                pause(retry, stop);
                 retry = (retry * 2).min(RETRY_MAX);
             }
-            Err(PartitionError::Stopped(reason)) => {
-                tracing::error!(
-                    partition,
-                    reason,
-                    "the slow lane has stopped; a person has to act"
-                );
-                shared.readiness.set(check_name(partition), Ready::NotReady(reason));
-                return;
-            }
+            Err(stopped) => return Err(stopped.into()),
         }
     }
+    Ok(())
 }
 
-/// The readiness check of a lane that has stopped for good.
+/// Whether the lane goes on, beyond the end of one [`Lane`].
+struct Standing {
+    progress: Progress,
+    /// Whether the attempt before has failed, and nothing has gone on since.
+    doubted: bool,
+}
+
+/// The readiness check of a lane.
 pub(crate) fn check_name(partition: u32) -> String {
     format!("rater.{partition}.late")
 }
@@ -112,13 +123,13 @@ struct Lane<'a> {
     shared: &'a Shared,
     partition: u32,
     link: &'a Link,
-    stopped: &'a dyn Fn() -> bool,
+    stop: &'a Shutdown,
     reader: Box<dyn Reader>,
     queue: Queue,
     stored_at: Instant,
     /// Since when the archive is waited for although it has passed the late events.
     patient_since: Option<Instant>,
-    progress: &'a mut Progress,
+    standing: &'a mut Standing,
 }
 
 impl<'a> Lane<'a> {
@@ -126,28 +137,28 @@ impl<'a> Lane<'a> {
         shared: &'a Shared,
         partition: u32,
         link: &'a Link,
-        stopped: &'a dyn Fn() -> bool,
-        progress: &'a mut Progress,
+        stop: &'a Shutdown,
+        standing: &'a mut Standing,
     ) -> Result<Lane<'a>, PartitionError> {
         let stored = shared.handle.block_on(lane::read(&shared.lane_pool, partition))?;
-        progress.next_is(stored.place.r + 1);
+        standing.progress.next_is(stored.place.r + 1);
         let reader = shared.log.reader(RATED, partition, stored.place.r + 1)?;
         Ok(Lane {
             shared,
             partition,
             link,
-            stopped,
+            stop,
             reader,
             queue: Queue::new(partition, stored),
             stored_at: Instant::now(),
             patient_since: None,
-            progress,
+            standing,
         })
     }
 
     /// Until a stop, a failure, or another lane that was faster.
     fn work(&mut self) -> Result<(), PartitionError> {
-        while !(self.stopped)() {
+        while !self.stop.is_cancelled() {
             self.read_ahead()?;
             let label = self.partition.to_string();
             let waiting = i64::try_from(self.queue.len()).unwrap_or(i64::MAX);
@@ -169,19 +180,19 @@ impl<'a> Lane<'a> {
         while !self.queue.is_full() {
             let wait = if self.queue.is_empty() { LOOK } else { Duration::ZERO };
             let Some(message) = self.reader.next(wait)? else {
-                if self.queue.is_empty() {
-                    self.progress.idle();
+                if self.queue.is_empty() && self.standing.progress.idle() {
+                    self.goes_on();
                 }
                 break;
             };
-            self.progress.next_is(message.position + 1);
+            self.standing.progress.next_is(message.position + 1);
             if self.queue.is_empty() {
-                self.progress.advanced();
+                self.standing.progress.advanced();
             }
             self.queue
                 .offer(message.position, &message.payload)
                 .map_err(|error| PartitionError::Stopped(error.to_string()))?;
-            if (self.stopped)() {
+            if self.stop.is_cancelled() {
                 break;
             }
         }
@@ -211,7 +222,7 @@ impl<'a> Lane<'a> {
         self.link.held.store(archived, Ordering::Relaxed);
         let Some(answers) = self.judge(archived)? else {
             self.link.held.store(NOBODY, Ordering::Relaxed);
-            pause(ARCHIVE_LOOK, self.stopped);
+            pause(ARCHIVE_LOOK, self.stop);
             return Ok(true);
         };
         let appended = self.shared.log.append(USAGE, self.partition, answers.block.clone());
@@ -224,9 +235,18 @@ impl<'a> Lane<'a> {
         if !self.store()? {
             return Ok(false);
         }
-        self.progress.advanced();
+        self.standing.progress.advanced();
+        self.goes_on();
         self.hold(appended.position);
         Ok(true)
+    }
+
+    /// Late events were answered, or there are none.
+    fn goes_on(&mut self) {
+        if self.standing.doubted {
+            self.standing.doubted = false;
+            self.shared.readiness.set(check_name(self.partition), Ready::Ready);
+        }
     }
 
     /// Whether the rater would take *new, checked up to* `archived` at its word.
@@ -265,7 +285,7 @@ impl<'a> Lane<'a> {
         let until = Instant::now() + HOLD;
         while self.link.accepted.load(Ordering::Relaxed) < position
             && Instant::now() < until
-            && !(self.stopped)()
+            && !self.stop.is_cancelled()
         {
             std::thread::sleep(Duration::from_millis(5));
         }

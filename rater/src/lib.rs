@@ -49,7 +49,7 @@ pub enum RunError {
     /// A metric could not be registered.
     #[error("the rater cannot register its metrics: {0}")]
     Metrics(#[from] TelemetryError),
-    /// The log refuses us, or a partition's thread failed.
+    /// The log refuses us, or another task failed.
     #[error("the rater: {0}")]
     Ownership(#[from] OwnershipError),
 }
@@ -75,6 +75,5 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         handle: tokio::runtime::Handle::current(),
         shutdown: context.shutdown.clone(),
     };
-    let own = move |partition, stop: &_| Ok(partition::own(&shared, partition, stop)?);
-    Ok(OWNERSHIP.run(&context, own).await?)
+    Ok(OWNERSHIP.run(&context, move |share| partition::own(&shared, share)).await?)
 }

@@ -13,13 +13,15 @@ use std::{
 use bytes::Bytes;
 use domain::wire::trace::{RATE, TraceContext};
 use runtime::{
+    attempts::{pause, until_stopped},
     clickhouse::{ClickHouse, ClickHouseError},
     http::{Readiness, State as Ready},
     log::{LogError, Message, Pending, Reader, SharedLog, Topic},
+    ownership::Share,
     postgres::{Pool, PostgresError},
     progress::Progress,
     shutdown::Shutdown,
-    task::{Task, now_us, panic_text, spawn_thread},
+    task::{Task, TaskError, now_us, panic_text, spawn_thread},
     traces::{self, Span},
 };
 use tokio::runtime::Handle;
@@ -50,8 +52,6 @@ const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1);
 pub(crate) const BOUNDS_WAIT: Duration = Duration::from_secs(5);
 pub(crate) const RETRY_MIN: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Between attempts at a partition that has stopped: what a person had to mend may be mended.
-const RETRY_STOPPED: Duration = Duration::from_secs(30);
 
 /// What the partitions of a rater share.
 #[derive(Clone)]
@@ -125,44 +125,43 @@ impl From<LogError> for PartitionError {
     }
 }
 
-/// Owns a partition, with its slow lane, until `stop` is set, through every outage of its neighbours.
-pub fn own(shared: &Shared, partition: u32, stop: &Shutdown) -> std::io::Result<()> {
+/// Owns a partition, with its slow lane, until it is lost, through every outage of its neighbours. Only
+/// what needs a person is an error.
+pub fn own(shared: &Shared, share: &Share<'_>) -> Result<(), TaskError> {
     let link = Arc::new(Link::default());
-    let (lane, lane_stop) = start_lane(shared, partition, &link)?;
-    rate_until(shared, partition, &link, stop);
+    let (lane, lane_stop) = start_lane(shared, share, &link)?;
+    // The lane ends with this attempt, also if it panics.
+    let rated = catch_unwind(AssertUnwindSafe(|| rate_until(shared, &link, share)));
     lane_stop.trigger();
     shared.handle.block_on(lane.ended());
-    shared.readiness.remove(&late::check_name(partition));
-    Ok(())
+    shared.readiness.remove(&late::check_name(share.partition));
+    Ok(rated.unwrap_or_else(|panic| Err(PartitionError::Stopped(panic_text(&*panic))))?)
 }
 
 fn start_lane(
     shared: &Shared,
-    partition: u32,
+    share: &Share<'_>,
     link: &Arc<Link>,
 ) -> std::io::Result<(Task, Shutdown)> {
-    let stop = shared.shutdown.child();
+    let (partition, stop) = (share.partition, share.stop.child());
     let (own, link, watched) = (shared.clone(), Arc::clone(link), stop.clone());
     let task = spawn_thread(format!("late-{partition}"), &shared.shutdown, move || {
-        late::run(&own, partition, &link, &|| watched.is_cancelled());
+        let check = late::check_name(partition);
+        until_stopped(&own.readiness, &check, &watched, |doubted| {
+            late::run(&own, partition, &link, &watched, doubted)
+        });
         Ok(())
     })?;
     Ok((task, stop))
 }
 
-fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &Shutdown) {
+fn rate_until(shared: &Shared, link: &Link, share: &Share<'_>) -> Result<(), PartitionError> {
+    let (partition, stop) = (share.partition, share.stop);
     let check = OWNERSHIP.check(partition);
     let mut retry = RETRY_MIN;
-    let mut doubted = false;
-    let stopped = || stop.is_cancelled();
-    shared.readiness.set(check.clone(), Ready::NotReady("starting".into()));
-    while !stopped() {
+    while !stop.is_cancelled() {
         let began = Instant::now();
-        // A block that no code was written for must not take the other partitions along.
-        let attempt = || incarnation(shared, partition, link, (&check, doubted), stop);
-        let ended = catch_unwind(AssertUnwindSafe(attempt))
-            .unwrap_or_else(|panic| Err(PartitionError::Stopped(panic_text(&*panic))));
-        match ended {
+        match incarnation(shared, link, &check, share) {
             Ok(()) => break,
             Err(PartitionError::Unavailable(reason)) => {
                 tracing::warn!(partition, reason, "the rater waits for a neighbour");
@@ -170,39 +169,24 @@ fn rate_until(shared: &Shared, partition: u32, link: &Link, stop: &Shutdown) {
                 if began.elapsed() > RETRY_MAX {
                     retry = RETRY_MIN;
                 }
-                pause(retry, &stopped);
+                pause(retry, stop);
                 retry = (retry * 2).min(RETRY_MAX);
             }
-            Err(PartitionError::Stopped(reason)) => {
-                tracing::error!(
-                    partition,
-                    reason,
-                    "the rater has stopped this partition; a person has to act"
-                );
-                shared.readiness.set(check.clone(), Ready::NotReady(reason));
-                doubted = true;
-                pause(RETRY_STOPPED, &stopped);
-            }
+            Err(stopped) => return Err(stopped),
         }
     }
+    Ok(())
 }
 
-pub(crate) fn pause(length: Duration, stopped: &dyn Fn() -> bool) {
-    let until = Instant::now() + length;
-    while Instant::now() < until && !stopped() {
-        std::thread::sleep(IDLE_WAIT.min(length));
-    }
-}
-
-/// From reading the accepted history to losing the partition. After a stop it is `doubted`: ready
-/// only when it has gone on.
+/// From reading the accepted history to losing the partition. After a stop it is ready only when it
+/// has gone on.
 fn incarnation(
     shared: &Shared,
-    partition: u32,
     link: &Link,
-    (check, doubted): (&str, bool),
-    stop: &Shutdown,
+    check: &str,
+    share: &Share<'_>,
 ) -> Result<(), PartitionError> {
+    let Share { partition, stop, doubted } = *share;
     let mut owner = Owner::start(shared, partition, link, stop)?;
     let mut ready = !doubted;
     if ready {
@@ -224,7 +208,7 @@ fn incarnation(
                 shared.readiness.set(check, Ready::NotReady(reason));
                 (ready, owner.went_on) = (false, !doubted);
                 owner.broken = true;
-                pause(retry, &|| stop.is_cancelled());
+                pause(retry, stop);
                 retry = (retry * 2).min(RETRY_MAX);
             }
             Err(stopped) => return Err(stopped),
@@ -257,7 +241,7 @@ struct Owner<'a> {
     /// What is in flight or in the making cannot become accepted as it is.
     broken: bool,
     progress: Progress,
-    /// Whether anything was accepted since the start, or there was nothing to do.
+    /// Whether anything was accepted since the start, or the log said that there was nothing to do.
     went_on: bool,
 }
 
@@ -337,8 +321,7 @@ impl<'a> Owner<'a> {
             self.rate(&message)?;
         } else if self.pending.is_empty() && self.state.batch().is_none() {
             self.progress.next_is(self.state.next_position());
-            self.progress.idle();
-            self.went_on = true;
+            self.went_on |= self.progress.idle();
         }
         if self.is_due() {
             self.send();

@@ -4,6 +4,7 @@
 //! [`postgres`], [`clickhouse`], [`keys`], [`ownership`], [`progress`]; [`backoff`] is used by several
 //! of them.
 
+pub mod attempts;
 pub mod backoff;
 pub mod clickhouse;
 pub mod config;

@@ -6,7 +6,7 @@
 //! let connect = || postgres::connect(&context.postgres, None, "copier");
 //! let pool = OWNERSHIP.until_available(&context, PostgresError::is_passing, connect).await?;
 //! let Some(pool) = pool else { return Ok(()) };
-//! OWNERSHIP.run(&context, move |partition, stop| copy(&pool, partition, stop)).await?;
+//! OWNERSHIP.run(&context, move |share| copy(&pool, share)).await?;
 //! ```
 //!
 //! A thread that has to stop never runs beside its successor of the same partition: the partition
@@ -29,12 +29,13 @@ use tokio::{
 };
 
 use crate::{
+    attempts::until_stopped,
     backoff::Backoff,
     context::{Context, DRAIN},
     http::{Readiness, State},
     log::{LogError, Topic},
     shutdown::{Failure, Shutdown},
-    task::{Task, TaskError, blocking, chain, spawn_thread},
+    task::{Task, TaskError, blocking, spawn_thread},
 };
 
 /// Pauses between attempts to reach a neighbour: what the first lasts, and the longest.
@@ -52,6 +53,18 @@ pub struct Ownership {
     pub topic: Topic,
 }
 
+/// A partition that is owned.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// Its number.
+    pub partition: u32,
+    /// Set when the partition is lost, or the process stops.
+    pub stop: &'a Shutdown,
+    /// Whether the attempt before this one has failed: then the partition is ready only when
+    /// something has gone on, or the log says that there is nothing to do.
+    pub doubted: bool,
+}
+
 /// Why ownership ended although nobody asked for a stop.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnershipError {
@@ -64,7 +77,7 @@ pub enum OwnershipError {
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] io::Error),
-    /// A thread failed or did not end in time.
+    /// Another task failed, or a thread did not end in time.
     #[error(transparent)]
     Failed(#[from] Failure),
 }
@@ -110,16 +123,17 @@ impl Ownership {
     }
 
     /// Joins the group and runs `body` on a thread of its own for each owned partition, until a
-    /// stop is asked for. A body ends when its [`Shutdown`] says so; one that ends earlier without
+    /// stop is asked for. A body ends when [`Share::stop`] says so; one that ends earlier without
     /// an error is not started again before the partition comes back, and its readiness check stays
-    /// as it left it. An error or a panic of a body stops the process and is this one's error.
+    /// as it left it. An error or a panic of a body stops its partition, until another attempt
+    /// succeeds: [`until_stopped`].
     ///
     /// A body sets its check when it is ready. The check is made before the thread is started, and
     /// removed when the partition is lost.
     pub async fn run(
         &self,
         context: &Context,
-        body: impl Fn(u32, &Shutdown) -> Result<(), TaskError> + Send + Sync + 'static,
+        body: impl Fn(&Share<'_>) -> Result<(), TaskError> + Send + Sync + 'static,
     ) -> Result<(), OwnershipError> {
         let is_passing = |error: &LogError| matches!(error, LogError::Unavailable(_));
         let join = || async { context.log.join(self.topic, self.role) };
@@ -144,7 +158,7 @@ impl Ownership {
     }
 }
 
-type Body = dyn Fn(u32, &Shutdown) -> Result<(), TaskError> + Send + Sync;
+type Body = dyn Fn(&Share<'_>) -> Result<(), TaskError> + Send + Sync;
 
 /// Threads by partition. A partition is in at most one of the two.
 struct Threads<'a> {
@@ -222,8 +236,10 @@ impl Threads<'_> {
         let (readiness, check) = (self.readiness.clone(), self.ownership.check(partition));
         let name = format!("{}-{partition}", self.ownership.threads);
         let task = spawn_thread(name, self.shutdown, move || {
-            body(partition, &stopped)
-                .inspect_err(|error| readiness.set(check, State::NotReady(chain(&**error))))
+            until_stopped(&readiness, &check, &stopped, |doubted| {
+                body(&Share { partition, stop: &stopped, doubted })
+            });
+            Ok(())
         })?;
         Ok(Running { stop, task })
     }

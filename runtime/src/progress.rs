@@ -59,8 +59,9 @@ impl Progress {
         self.heartbeat.beat();
     }
 
-    /// Nothing came, and nothing that came waits for its effect. Counts if the log agrees.
-    pub fn idle(&mut self) {
+    /// Nothing came, and nothing that came waits for its effect. Counts if the log agrees, which is
+    /// the answer.
+    pub fn idle(&mut self) -> bool {
         if self.looked_at.is_none_or(|looked_at| looked_at.elapsed() >= LOOK_EVERY) {
             self.looked_at = Some(Instant::now());
             let bounds = self.log.bounds(self.topic, self.partition, ANSWER_TIME_MAX);
@@ -69,6 +70,7 @@ impl Progress {
         if self.at_end {
             self.heartbeat.beat();
         }
+        self.at_end
     }
 }
 
@@ -95,8 +97,9 @@ mod tests {
         let turn = |progress: &mut Progress| {
             std::thread::sleep(Duration::from_millis(60));
             progress.looked_at = None;
-            progress.idle();
-            readiness.is_ready()
+            let at_end = progress.idle();
+            assert_eq!(at_end, readiness.is_ready());
+            at_end
         };
         assert!(!turn(&mut progress), "there is a message that it does not see");
         progress.next_is(1);

@@ -463,17 +463,16 @@ async fn a_group_ends_where_the_month_of_append_time_does() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_stops_loudly() -> Result<()> {
+async fn what_cannot_be_read_stops_its_partition() -> Result<()> {
     // A damaged message that might continue the chain.
     let mut world = World::new(1).await?;
     world.rater.batch(0, JANUARY_US, &events(0..20, JANUARY_US)).await?;
     let damaged = bytes::Bytes::from_static(b"WRRB and then something else");
     world.log.append(archiver::RATED, 0, damaged).outcome().await?;
     let archiver = world.archiver(config(10, 10), &world.engine.url(), world.log.clone());
-    let context = archiver.context.clone();
-    let error = archiver.ended().await.unwrap_err();
-    assert!(error.to_string().contains("position 1 of [rated]"), "{error}");
-    assert!(context.readiness.not_ready().contains_key("archiver.0"));
+    let reason = archiver.stopped(0).await?;
+    assert!(reason.contains("position 1 of [rated]"), "{reason}");
+    archiver.stop().await?;
 
     // Borders that belong to another log.
     let mut world = World::new(1).await?;
@@ -483,8 +482,9 @@ async fn what_cannot_be_read_stops_loudly() -> Result<()> {
         .execute(&world.pool)
         .await?;
     let archiver = world.archiver(config(10, 10), &world.engine.url(), world.log.clone());
-    let error = archiver.ended().await.unwrap_err();
-    assert!(error.to_string().contains("do not belong together"), "{error}");
+    let reason = archiver.stopped(0).await?;
+    assert!(reason.contains("do not belong together"), "{reason}");
+    archiver.stop().await?;
     assert_eq!(world.number("SELECT toInt64(count()) AS n FROM usage_events").await?, 0);
     Ok(())
 }

@@ -454,18 +454,28 @@ async fn what_does_not_fit_together_is_refused() -> Result<()> {
     let failure = world.writer(other_key).failure().await?;
     assert!(failure.contains("audit_key"), "{failure}");
 
-    // A damaged batch that would continue stops the process.
+    // A damaged batch that would continue stops its partition, and no other.
     let (_, mut message) =
         Rater::new(0).batch(&[Line::new("a", "tokens", 1)], &Outcomes::default());
     *message.last_mut().unwrap() ^= 1;
     let damaged = world.log.append(RATED, 0, message.into()).outcome().await?;
-    let failure = world.writer(config(10)).failure().await?;
-    assert!(failure.contains(&format!("position {} of [rated]", damaged.position)), "{failure}");
-    assert_eq!(world.check_books().await?, 0);
+    let writer = world.writer(config(10));
+    let reason = writer.stopped(0).await?;
+    assert!(reason.contains(&format!("position {} of [rated]", damaged.position)), "{reason}");
+    let mut rater = Rater::new(1);
+    rater.append(&world.log, &[Line::new("b", "tokens", 1)], &Outcomes::default()).await?;
+    world.posted(rater.place, 1).await?;
+    assert_eq!(writer.stopped(0).await?, reason);
+    writer.stop().await?;
+    let transfers = world.check_books().await?;
 
     // A ledger that is ahead of its log.
     sqlx::query("UPDATE partitions SET r = 100 WHERE partition = 1").execute(&admin).await?;
-    let failure = world.writer(config(10)).failure().await?;
-    assert!(failure.contains("the log ends before") || failure.contains("position 0"), "{failure}");
+    let writer = world.writer(config(10));
+    let reason = writer.stopped(1).await?;
+    assert!(reason.contains("the log ends before"), "{reason}");
+    writer.stop().await?;
+    let now = world.number("SELECT count(*) FROM transfers").await?;
+    assert_eq!(u64::try_from(now)?, transfers);
     Ok(())
 }

@@ -13,7 +13,12 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use serde_json::{Value, json};
-use tests::{broker::Broker, process::Http, system::System, wait::eventually};
+use tests::{
+    broker::Broker,
+    process::Http,
+    system::{ROLES, System},
+    wait::eventually,
+};
 
 /// The shortest time without progress that may be set.
 const STALLED_AFTER_S: (&str, &str) = ("WEIR_HTTP__STALLED_AFTER_S", "5");
@@ -68,6 +73,19 @@ async fn red(base: &str, role: &str, reason: &str) -> Result<()> {
         Ok(reasons.iter().any(|(check, why)| check.starts_with(role) && why.contains(reason)))
     })
     .await
+}
+
+/// It says so for as long as it lasts, whatever it tries meanwhile: beyond the half minute after which a
+/// partition that has stopped is tried again.
+async fn stay_red(checks: &[(&str, &str)]) -> Result<()> {
+    for _ in 0..190 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for (base, check) in checks {
+            let reasons = not_ready(base).await?;
+            ensure!(reasons.iter().any(|(red, _)| red == check), "{check} was green");
+        }
+    }
+    Ok(())
 }
 
 async fn green(base: &str) -> Result<()> {
@@ -156,14 +174,7 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
         Ok(accepted(&system.api()?.get("/v1/conservation").await?) > Some(before))
     })
     .await?;
-    // It says so for as long as it lasts, whatever it tries meanwhile.
-    for _ in 0..40 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        ensure!(
-            not_ready(&rater).await?.iter().any(|(check, _)| check == "rater.1"),
-            "it was green"
-        );
-    }
+    stay_red(&[(&rater, "rater.1")]).await?;
 
     // A broker that stands still: nobody can say that there is nothing to do.
     let ledger = system.base("ledger-writer")?;
@@ -172,4 +183,73 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     red(&ledger, "ledger-writer.", "").await?;
     broker.resume()?;
     green(&ledger).await
+}
+
+/// Accepted events of the first partition that are posted and archived.
+async fn gone_on(system: &System) -> Result<i64> {
+    let statement = system.api()?.get("/v1/conservation").await?;
+    let first = &statement["partitions"][0];
+    let posted = first["counts"]["accepted"].as_i64().context("no count")?;
+    let sql = "SELECT toString(count()) AS events FROM usage_events WHERE partition = 0";
+    let rows = system.clickhouse().query_json_rows(sql, &[]).await?;
+    Ok(posted.min(rows[0]["events"].as_str().context("no count")?.parse()?))
+}
+
+#[tokio::test]
+async fn a_batch_that_nobody_can_read_stops_its_partition_alone() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut system = System::kafka_with(&broker, 2, &[STALLED_AFTER_S]).await?;
+    let http = system.ingest()?;
+    send(&http, "before").await?;
+    system.settled(Some(40)).await?;
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
+    let topic = format!("{}.rated", system.prefix()?);
+    let record =
+        BaseRecord::<(), [u8]>::to(&topic).partition(1).payload(b"WRRB no batch at all".as_slice());
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(Duration::from_secs(30))?;
+
+    let [ledger, archiver, api] =
+        [system.base("ledger-writer")?, system.base("archiver")?, system.base("api")?];
+    let checks = [(&*ledger, "ledger-writer.1"), (&*archiver, "archiver.1"), (&*api, "api.1")];
+    for (base, check) in checks {
+        red(base, check, "").await?;
+    }
+    // INV-21: the other partition goes on, everywhere.
+    let before = gone_on(&system).await?;
+    send(&http, "after").await?;
+    eventually("the other partition goes on", async || Ok(gone_on(&system).await? > before))
+        .await?;
+    stay_red(&checks).await?;
+    for role in ROLES {
+        ensure!(system.process(role)?.is_running()?, "{role} goes on");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lane_that_was_refused_goes_on_by_itself() -> Result<()> {
+    let settings = [
+        STALLED_AFTER_S,
+        ("WEIR_LOG__PARTITIONS", "1"),
+        ("WEIR_RATER__TABLE_IDENTITIES_MAX", "2"),
+        ("WEIR_RATER__RANGE_IDENTITIES", "1"),
+    ];
+    let system = System::embedded_with(&settings, &[], &[]).await?;
+    let http = system.ingest()?;
+    send(&http, "first").await?;
+    system.settled(Some(40)).await?;
+    let mut postgres = system.postgres().await?;
+    sqlx::raw_sql("REVOKE ALL ON late_places FROM weir_lane").execute(&mut postgres).await?;
+    send(&http, "first").await?;
+    red(&http.base, "rater.0.late", "permission denied").await?;
+    stay_red(&[(&http.base, "rater.0.late")]).await?;
+    sqlx::raw_sql("GRANT SELECT, INSERT, UPDATE ON late_places TO weir_lane")
+        .execute(&mut postgres)
+        .await?;
+    green(&http.base).await?;
+    let counts = system.settled(Some(80)).await?;
+    ensure!(counts["duplicates"] >= 40 && counts["rated"] == 40, "{counts:?}");
+    Ok(())
 }

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use domain::wire::{block::BlockWriter, record::Entry};
 use runtime::{
-    http::Problem,
+    http::{Heartbeat, Problem, State},
     postgres::{PostgresError, scoped},
     task::TaskError,
 };
@@ -113,25 +113,29 @@ fn late(number: i64) -> Problem {
     .with("catalog_version", number)
 }
 
+/// The check of this task: new prices do not get into the log while it is not ready.
+const CHECK: &str = "api.markers";
+
 /// The task.
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
+    let heartbeat = Heartbeat::new(&api.readiness, CHECK, Duration::ZERO);
     let mut pause = RETRY_MIN;
     while !api.shutdown.is_cancelled() {
         let next = match drain(&api).await {
             Ok(()) => {
+                heartbeat.beat();
+                api.readiness.set(CHECK, State::Ready);
                 pause = RETRY_MIN;
                 LOOK_EVERY
             }
-            Err(
-                PostgresError::Unavailable(reason)
-                | PostgresError::OutcomeUnknown(reason)
-                | PostgresError::Contended(reason),
-            ) => {
-                tracing::warn!(reason, "postgres is away; catalog markers wait");
+            Err(error) => {
+                tracing::warn!(%error, "catalog markers wait");
+                if !error.is_passing() {
+                    api.readiness.set(CHECK, State::NotReady(error.to_string()));
+                }
                 pause = (pause * 2).min(RETRY_MAX);
                 pause
             }
-            Err(error) => return Err(error.into()),
         };
         tokio::select! {
             () = api.shutdown.cancelled() => {}

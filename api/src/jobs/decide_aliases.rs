@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use domain::partition::partition_of;
-use runtime::{postgres::scoped, task::TaskError};
+use runtime::{http::Heartbeat, postgres::scoped, task::TaskError};
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -48,9 +48,13 @@ type Stages = BTreeMap<(uuid::Uuid, String), Stage>;
 /// The task.
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let mut stages = Stages::new();
+    let heartbeat = Heartbeat::new(&api.readiness, "api.aliases", Duration::ZERO);
     while !api.shutdown.is_cancelled() {
-        if let Err(error) = look(&api, &mut stages).await {
-            tracing::warn!(?error, "aliases of teams wait until it can be decided about them");
+        match look(&api, &mut stages).await {
+            Ok(()) => heartbeat.beat(),
+            Err(error) => {
+                tracing::warn!(?error, "aliases of teams wait until it can be decided about them");
+            }
         }
         tokio::select! {
             () = api.shutdown.cancelled() => {}

@@ -26,19 +26,24 @@ struct News {
 
 /// The task.
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
+    let mut told = None;
     let pause = Duration::from_millis(api.config.balance_refresh_ms);
     while !api.shutdown.is_cancelled() {
         match refresh(&api).await {
-            Ok(()) => api.readiness.set("api", State::Ready),
-            Err(
-                PostgresError::Unavailable(reason)
-                | PostgresError::OutcomeUnknown(reason)
-                | PostgresError::Contended(reason),
-            ) => {
-                tracing::warn!(reason, "postgres is away; posted balances stand still");
-                api.readiness.set("api", State::NotReady("postgres is away".to_owned()));
+            Ok(()) => {
+                told = None;
+                api.readiness.set("api", State::Ready);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // What it refuses counts too: a person may mend it.
+                let reason = error.to_string();
+                if told.as_ref() != Some(&reason) {
+                    tracing::warn!(reason, "posted balances stand still");
+                }
+                let said = if error.is_passing() { "postgres is away" } else { &reason };
+                api.readiness.set("api", State::NotReady(said.to_owned()));
+                told = Some(reason);
+            }
         }
         tokio::select! {
             () = api.shutdown.cancelled() => {}

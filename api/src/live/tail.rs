@@ -5,9 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::{chain::Offer, wire::rated::Sections};
+use domain::{
+    chain::{Offer, Place},
+    wire::rated::Sections,
+};
 use runtime::{
-    log::{LogError, Reader},
+    attempts::until_stopped,
+    http::State,
+    log::{LogError, Message},
     progress::Progress,
     task::{TaskError, now_us},
 };
@@ -37,21 +42,33 @@ enum Again {
 }
 
 /// The thread.
-pub(crate) fn run(api: &Shared, partition: u32) -> Result<(), TaskError> {
+pub(crate) fn run(api: &Shared, partition: u32) {
+    let check = format!("api.{partition}");
+    until_stopped(&api.readiness, &check, &api.shutdown, |doubted| {
+        follow_all(api, (partition, &check), doubted)
+    });
+}
+
+/// Follows the log until a stop is asked for, from each place at which the partition is loaded.
+fn follow_all(
+    api: &Shared,
+    (partition, check): (u32, &str),
+    doubted: bool,
+) -> Result<(), TaskError> {
+    if doubted {
+        // What a panic left behind is not trusted.
+        api.live.unload(partition);
+    }
+    let place = (RATED, partition);
+    let progress = Progress::new(&api.readiness, check, Duration::ZERO, &api.log, place);
+    let mut follower = Follower { api, partition, check, doubted, progress };
     let mut trimmed_at = None;
-    let mut progress = Progress::new(
-        &api.readiness,
-        format!("api.{partition}"),
-        Duration::ZERO,
-        &api.log,
-        (RATED, partition),
-    );
     while !api.shutdown.is_cancelled() {
         let Some(start) = api.live.start(partition) else {
             sleep(PAUSE);
             continue;
         };
-        match follow(api, partition, &start, &mut progress)? {
+        match follower.follow(&start)? {
             Again::Loaded => {}
             Again::Later(reason) => {
                 tracing::warn!(
@@ -73,40 +90,63 @@ pub(crate) fn run(api: &Shared, partition: u32) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Follows the log from a place on, until something makes it begin again.
-fn follow(
-    api: &Shared,
+struct Follower<'a> {
+    api: &'a Shared,
     partition: u32,
-    start: &Start,
-    progress: &mut Progress,
-) -> Result<Again, TaskError> {
-    let label = partition.to_string();
-    let mut reader = match api.log.reader(RATED, partition, start.place.r + 1) {
-        Ok(reader) => reader,
-        Err(error) => return again(error),
-    };
-    let mut place = start.place;
-    progress.next_is(place.r + 1);
-    let mut looked: Option<Instant> = None;
-    while !api.shutdown.is_cancelled() && api.live.is_current(partition, start.generation) {
-        if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
-            looked = Some(Instant::now());
-            look(api, partition);
-        }
-        if api.live.is_full(partition) {
-            sleep(PAUSE);
-            continue;
-        }
-        let message = match next(&mut *reader) {
-            Ok(Some(message)) => message,
-            Ok(None) => {
-                progress.idle();
-                continue;
-            }
+    check: &'a str,
+    /// Whether the attempt before has failed, and nothing has gone on since.
+    doubted: bool,
+    progress: Progress,
+}
+
+impl Follower<'_> {
+    /// Follows the log from a place on, until something makes it begin again.
+    fn follow(&mut self, start: &Start) -> Result<Again, TaskError> {
+        let (api, partition) = (self.api, self.partition);
+        let mut reader = match api.log.reader(RATED, partition, start.place.r + 1) {
+            Ok(reader) => reader,
             Err(error) => return again(error),
         };
-        progress.next_is(message.position + 1);
-        progress.advanced();
+        let mut place = start.place;
+        self.progress.next_is(place.r + 1);
+        let mut looked: Option<Instant> = None;
+        while !api.shutdown.is_cancelled() && api.live.is_current(partition, start.generation) {
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+                looked = Some(Instant::now());
+                look(api, partition);
+            }
+            if api.live.is_full(partition) {
+                sleep(PAUSE);
+                continue;
+            }
+            let message = match reader.next(WAIT) {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    if self.progress.idle() {
+                        self.goes_on();
+                    }
+                    continue;
+                }
+                Err(error) => return again(error),
+            };
+            let Some(after) = self.take(start, place, &message)? else { return Ok(Again::Loaded) };
+            place = after;
+            self.progress.next_is(message.position + 1);
+            self.progress.advanced();
+        }
+        Ok(Again::Loaded)
+    }
+
+    /// Adds the sums of a batch that is accepted. Answers where the partition stands then; `None` where
+    /// it was loaded anew meanwhile.
+    fn take(
+        &mut self,
+        start: &Start,
+        mut place: Place,
+        message: &Message,
+    ) -> Result<Option<Place>, TaskError> {
+        let (api, partition) = (self.api, self.partition);
+        let label = partition.to_string();
         match place.offer(partition, message.position, &message.payload)? {
             Offer::Ignored(_) => api.metrics.batches_ignored.with_label_values(&[&label]).inc(),
             Offer::Accepted(_, after) => {
@@ -114,20 +154,24 @@ fn follow(
                 let header = sections.header()?;
                 let sums = sections.sums(&header)?;
                 if !api.live.accept(partition, start.generation, after, &header, &sums) {
-                    return Ok(Again::Loaded);
+                    return Ok(None);
                 }
                 place = after;
+                self.goes_on();
                 api.metrics.batches_accepted.with_label_values(&[&label]).inc();
                 let entries = i64::try_from(api.live.entries(partition)).unwrap_or(i64::MAX);
                 api.metrics.live_entries.with_label_values(&[&label]).set(entries);
             }
         }
+        Ok(Some(place))
     }
-    Ok(Again::Loaded)
-}
 
-fn next(reader: &mut dyn Reader) -> Result<Option<runtime::log::Message>, LogError> {
-    reader.next(WAIT)
+    fn goes_on(&mut self) {
+        if self.doubted {
+            self.doubted = false;
+            self.api.readiness.set(self.check, State::Ready);
+        }
+    }
 }
 
 fn again(error: LogError) -> Result<Again, TaskError> {

@@ -109,16 +109,17 @@ struct World {
 impl World {
     fn start(
         log: Scripted,
-        work: impl Fn(u32, &Shutdown) -> Result<(), TaskError> + Send + Sync + 'static,
+        work: impl Fn(&Share<'_>) -> Result<(), TaskError> + Send + Sync + 'static,
     ) -> World {
         let context = context(log);
         let (says, said) = mpsc::channel(64);
         let readiness = context.readiness.clone();
-        let body = move |partition: u32, stop: &Shutdown| {
+        let body = move |share: &Share<'_>| {
+            let partition = share.partition;
             let name = std::fs::read_to_string("/proc/thread-self/comm")?.trim().to_owned();
             readiness.set(OWNERSHIP.check(partition), State::Ready);
             says.blocking_send(Said::Started(partition, name))?;
-            let outcome = work(partition, stop);
+            let outcome = work(share);
             says.blocking_send(Said::Stopped(partition))?;
             outcome
         };
@@ -155,10 +156,10 @@ impl World {
 }
 
 /// Works until told to stop.
-fn until_stopped() -> impl Fn(u32, &Shutdown) -> Result<(), TaskError> + Send + Sync + 'static {
+fn works() -> impl Fn(&Share<'_>) -> Result<(), TaskError> + Send + Sync + 'static {
     let handle = Handle::current();
-    move |_, stop| {
-        handle.block_on(stop.cancelled());
+    move |share| {
+        handle.block_on(share.stop.cancelled());
         Ok(())
     }
 }
@@ -170,7 +171,7 @@ fn started(partition: u32) -> Said {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn threads_follow_what_is_owned() {
     let owned = watch::Sender::new(vec![0, 1]);
-    let mut world = World::start(log(&owned), until_stopped());
+    let mut world = World::start(log(&owned), works());
     assert_eq!(world.said(2).await, [started(0), started(1)]);
     world.not_ready(&[]).await;
 
@@ -194,10 +195,10 @@ async fn a_slow_thread_holds_up_only_its_own_partition() {
     let owned = watch::Sender::new(vec![0]);
     let (open, gate) = watch::channel(false);
     let handle = Handle::current();
-    let mut world = World::start(log(&owned), move |partition, stop| {
+    let mut world = World::start(log(&owned), move |share| {
         handle.block_on(async {
-            stop.cancelled().await;
-            if partition == 0 {
+            share.stop.cancelled().await;
+            if share.partition == 0 {
                 gate.clone().wait_for(|open| *open).await?;
             }
             Ok(())
@@ -228,39 +229,40 @@ async fn a_slow_thread_holds_up_only_its_own_partition() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thread_that_fails_is_the_failure_of_the_role() {
-    let owned = watch::Sender::new(vec![0, 1]);
+async fn a_partition_that_fails_stops_alone() {
+    let owned = watch::Sender::new(vec![0, 1, 2]);
     let (open, gate) = watch::channel(false);
     let handle = Handle::current();
-    let mut world = World::start(log(&owned), move |partition, stop| {
-        if partition == 0 {
+    let mut world = World::start(log(&owned), move |share| {
+        if share.partition == 0 {
             handle.block_on(gate.clone().wait_for(|open| *open))?;
             return Err("position 7 is damaged".into());
         }
-        handle.block_on(stop.cancelled());
+        assert!(share.partition != 2, "the sums differ");
+        handle.block_on(share.stop.cancelled());
         Ok(())
     });
-    assert_eq!(world.said(2).await, [started(0), started(1)]);
+    assert_eq!(world.said(3).await, [started(0), started(1), started(2)]);
     open.send_replace(true);
-    assert_eq!(world.said(2).await, [Said::Stopped(0), Said::Stopped(1)], "the others drain");
-    world.not_ready(&[("test", "stopping"), ("test.0", "position 7 is damaged")]).await;
-    assert!(world.context.shutdown.is_cancelled());
-    let error = world.ended().await.unwrap_err();
-    assert_eq!(error.to_string(), "task own-0 failed: position 7 is damaged");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_is_a_failure_too() {
-    let owned = watch::Sender::new(vec![3]);
-    let world = World::start(log(&owned), |_, _| panic!("the sums differ"));
-    let error = world.ended().await.unwrap_err();
-    assert_eq!(error.to_string(), "task own-3 failed: panicked: the sums differ");
+    assert_eq!(world.said(1).await, [Said::Stopped(0)]);
+    let damaged = ("test.0", "position 7 is damaged");
+    world.not_ready(&[damaged, ("test.2", "panicked: the sums differ")]).await;
+    assert!(!world.context.shutdown.is_cancelled(), "INV-21: the others go on");
+    // Whoever owns it next finds it as it is.
+    owned.send_replace(vec![1]);
+    world.not_ready(&[]).await;
+    owned.send_replace(vec![0, 1]);
+    assert_eq!(world.said(2).await, [started(0), Said::Stopped(0)]);
+    world.not_ready(&[damaged]).await;
+    world.context.shutdown.trigger();
+    assert_eq!(world.said(1).await, [Said::Stopped(1)]);
+    world.ended().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_membership_that_ends_is_an_error_after_a_drain() {
     let owned = watch::Sender::new(vec![0, 1]);
-    let mut world = World::start(log(&owned), until_stopped());
+    let mut world = World::start(log(&owned), works());
     assert_eq!(world.said(2).await, [started(0), started(1)]);
     drop(owned);
     assert_eq!(world.said(2).await, [Said::Stopped(0), Said::Stopped(1)]);
@@ -272,7 +274,7 @@ async fn a_membership_that_ends_is_an_error_after_a_drain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_ends_by_itself_keeps_its_check_and_comes_back_with_its_partition() {
     let owned = watch::Sender::new(vec![0]);
-    let mut world = World::start(log(&owned), |_, _| Ok(()));
+    let mut world = World::start(log(&owned), |_| Ok(()));
     assert_eq!(world.said(2).await, [started(0), Said::Stopped(0)]);
     world.context.readiness.set("test.0", State::NotReady("a person has to act".to_owned()));
     owned.send_replace(vec![0, 1]);
@@ -294,7 +296,7 @@ async fn a_thread_that_does_not_end_in_time_is_a_failure() {
         ownership: OWNERSHIP,
         shutdown: &shutdown,
         readiness: &readiness,
-        body: Arc::new(move |_, _| {
+        body: Arc::new(move |_| {
             handle.block_on(gate.clone().wait_for(|open| *open))?;
             Ok(())
         }),
@@ -312,7 +314,7 @@ async fn a_thread_that_does_not_end_in_time_is_a_failure() {
 async fn a_log_that_is_away_is_waited_for() {
     let owned = watch::Sender::new(vec![0]);
     let away = Scripted { owned: owned.subscribe(), refusals: Mutex::new(2) };
-    let mut world = World::start(away, until_stopped());
+    let mut world = World::start(away, works());
     world.not_ready(&[("test", "the log is unavailable: no coordinator")]).await;
     assert_eq!(world.said(1).await, [started(0)]);
     world.not_ready(&[]).await;

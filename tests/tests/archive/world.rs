@@ -1,6 +1,6 @@
 //! What an archiver stands in: Postgres, the engine, a log, and rated batches with true rows.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use archiver::{Config, RATED, RunError};
@@ -257,10 +257,17 @@ impl Archiver {
         self.run.await.unwrap()
     }
 
-    /// Waits for it to end by itself, for at most a minute.
-    pub async fn ended(self) -> Result<(), RunError> {
-        let ended = tokio::time::timeout(Duration::from_secs(60), self.run).await;
-        ended.expect("it ends by itself").unwrap()
+    /// Waits until a partition has stopped and gives the reason.
+    pub async fn stopped(&self, partition: u32) -> Result<String> {
+        let check = format!("archiver.{partition}");
+        let mut reason = String::new();
+        eventually("the partition has stopped", async || {
+            let mut reasons = self.context.readiness.not_ready();
+            reason = reasons.remove(&check).unwrap_or_default();
+            Ok(!["", "starting"].contains(&reason.as_str()))
+        })
+        .await?;
+        Ok(reason)
     }
 }
 

@@ -321,6 +321,19 @@ impl Writer {
         Ok(ended.err().context("it ended without a failure")?.to_string())
     }
 
+    /// Waits until a partition has stopped and gives the reason.
+    pub async fn stopped(&self, partition: u32) -> Result<String> {
+        let check = format!("ledger-writer.{partition}");
+        let mut reason = String::new();
+        eventually("the partition has stopped", async || {
+            let mut reasons = self.context.readiness.not_ready();
+            reason = reasons.remove(&check).unwrap_or_default();
+            Ok(!["", "starting"].contains(&reason.as_str()))
+        })
+        .await?;
+        Ok(reason)
+    }
+
     /// The value of a metric of a partition.
     pub fn metric(&self, name: &str, partition: u32) -> u64 {
         let line = format!("{name}{{partition=\"{partition}\"}} ");
