@@ -291,12 +291,14 @@ async fn a_thread_that_ends_by_itself_keeps_its_check_and_comes_back_with_its_pa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_does_not_end_in_time_is_a_failure() {
     let (open, gate) = watch::channel(false);
+    let (begins, mut begun) = mpsc::channel(1);
     let (handle, shutdown, readiness) = (Handle::current(), Shutdown::new(), Readiness::new());
     let mut threads = Threads {
         ownership: OWNERSHIP,
         shutdown: &shutdown,
         readiness: &readiness,
         body: Arc::new(move |_| {
+            begins.blocking_send(())?;
             handle.block_on(gate.clone().wait_for(|open| *open))?;
             Ok(())
         }),
@@ -304,6 +306,7 @@ async fn a_thread_that_does_not_end_in_time_is_a_failure() {
         ending: BTreeMap::new(),
     };
     threads.start_missing(&BTreeSet::from([4])).unwrap();
+    begun.recv().await.unwrap();
     let error = threads.drain(Duration::ZERO).await.unwrap_err();
     assert_eq!(error.to_string(), "task own-4 failed: did not end within 0 s");
     assert_eq!(readiness.not_ready().get("test.4").map(String::as_str), Some("starting"));
