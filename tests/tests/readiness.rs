@@ -175,6 +175,16 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     })
     .await?;
     stay_red(&[(&rater, "rater.1")]).await?;
+    // What waits has a price, also for an api that has not seen any event rated.
+    system.kill("api")?;
+    system.start("api").await?;
+    eventually("unrated usage is estimated", async || {
+        let metrics = system.api()?.text("/metrics").await?;
+        let unrated = "weir_unposted_amount{currency=\"USD\",stage=\"unrated\"} ";
+        let amount = metrics.lines().find_map(|line| line.strip_prefix(unrated));
+        Ok(amount.is_some_and(|amount| amount.parse().is_ok_and(|amount: f64| amount > 0.0)))
+    })
+    .await?;
 
     // A broker that stands still: nobody can say that there is nothing to do.
     let ledger = system.base("ledger-writer")?;

@@ -7,7 +7,7 @@ use std::{
 
 use domain::{
     chain::{Offer, Place},
-    wire::rated::Sections,
+    wire::rated::{Outer, Sections},
 };
 use runtime::{
     attempts::until_stopped,
@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the end of `[usage]` is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So many of the newest posted batches say what a block is worth.
+const REMEMBERED: i64 = 20;
 /// Wait for the bounds of a partition.
 const BOUNDS_WAIT: Duration = Duration::from_secs(2);
 
@@ -108,6 +110,11 @@ impl Follower<'_> {
             Err(error) => return again(error),
         };
         let mut place = start.place;
+        if !api.live.knows_worth(partition)
+            && let Err(error) = look_back(api, partition, place.r)
+        {
+            tracing::debug!(partition, error, "nothing is known of what a block is worth");
+        }
         self.progress.next_is(place.r + 1);
         let mut looked: Option<Instant> = None;
         while !api.shutdown.is_cancelled() && api.live.is_current(partition, start.generation) {
@@ -180,6 +187,24 @@ fn again(error: LogError) -> Result<Again, TaskError> {
         error @ LogError::Trimmed { .. } => Ok(Again::Trimmed(error)),
         error => Err(error.into()),
     }
+}
+
+/// Remembers what the newest posted batches were worth, as far as the log still has them.
+fn look_back(api: &Shared, partition: u32, last: i64) -> Result<(), TaskError> {
+    let (first, _) = api.log.bounds(RATED, partition, BOUNDS_WAIT)?;
+    let from = first.max(last.saturating_sub(REMEMBERED));
+    let mut reader = api.log.reader(RATED, partition, from)?;
+    while let Some(message) = reader.next(WAIT)? {
+        if message.position > last {
+            break;
+        }
+        // One that no chain has counts too: an estimate does not mind.
+        let outer = Outer::decode(&message.payload)?;
+        let sections = Sections::split(&message.payload)?;
+        let header = sections.header()?;
+        api.live.remember(partition, &outer, &header, &sections.sums(&header)?);
+    }
+    Ok(())
 }
 
 /// Looks how far `[usage]` goes. The time is taken before, so that it never claims too much.

@@ -3,6 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use domain::wire::{
+    rated::{Header, Outer},
+    sums::Sums,
+};
 use uuid::Uuid;
 
 use super::{Live, Partition};
@@ -45,6 +49,12 @@ impl Money {
         *self.recent.entry(key).or_default() += charge;
     }
 
+    /// A charge of a batch that is posted already.
+    fn remember(&mut self, key: Key, charge: i128) {
+        self.pending.entry(key.clone()).or_default();
+        *self.recent.entry(key).or_default() += charge;
+    }
+
     /// A charge that was posted.
     pub fn posted(&mut self, key: &Key, charge: i128) {
         if let Some(pending) = self.pending.get_mut(key) {
@@ -72,6 +82,26 @@ pub(crate) struct Unposted {
 }
 
 impl Live {
+    /// Whether it is known what a partition's blocks are worth.
+    pub fn knows_worth(&self, number: u32) -> bool {
+        self.lock(number).is_some_and(|partition| partition.money.positions > 0)
+    }
+
+    /// What blocks were worth that are posted already: after a start nothing else is known of those that
+    /// wait to be rated.
+    pub fn remember(&self, number: u32, outer: &Outer, header: &Header, sums: &Sums<'_>) {
+        let Some(mut partition) = self.lock(number) else { return };
+        partition.money.moves_on((outer.to - outer.from).saturating_add(1));
+        for (key, sum) in &sums.entries {
+            let place = usize::try_from(key.tenant).ok();
+            let tenant = place.and_then(|place| header.counts.get(place));
+            let currency = key.currency.and_then(|currency| sums.dictionary.get(currency).ok());
+            if let (Some((tenant, _)), Some(currency)) = (tenant, currency) {
+                partition.money.remember((*tenant, Arc::from(currency)), sum.charge);
+            }
+        }
+    }
+
     /// What is not posted, by currency: of one tenant, or of all. `posted` gives the position up to
     /// which a partition is posted, where somebody has read it later than it was read for here.
     pub fn unposted(
