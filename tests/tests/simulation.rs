@@ -11,7 +11,7 @@ use tests::{
     seed::number,
     simulation::{
         check::Findings,
-        exploration::{Scope, explore},
+        exploration::{Explored, Scope, explore},
         traffic::{Entry, Event},
         walk::{Walked, told, walk},
         world::{Faults, Planted},
@@ -165,15 +165,17 @@ fn smallest(name: &'static str) -> Scope {
         departures: 0,
         lanes: 0,
         writers: 0,
+        doubts: 0,
         archivers: 0,
         identities_max: 0,
+        planted: Planted::Nothing,
         heal_one_in: 16,
         states_max: 50_000_000,
     }
 }
 
 /// Explores all of a scope and shows it.
-fn explore_all(scope: &Scope) -> Findings {
+fn explore_all(scope: &Scope) -> Explored {
     let began = Instant::now();
     let explored = explore(scope);
     if let Some((steps, wrong)) = &explored.wrong {
@@ -181,15 +183,16 @@ fn explore_all(scope: &Scope) -> Findings {
     }
     assert!(explored.complete, "{}: {explored:?} is not complete", scope.name);
     println!(
-        "{}: {} states, {} steps, {} healed, complete, {:?}, at most {:?}",
+        "{}: {} states, {} steps, {} healed, complete, {:?}, at most {:?}, {:?}",
         scope.name,
         explored.states,
         explored.steps,
         explored.healed,
         began.elapsed(),
-        explored.most
+        explored.most,
+        explored.met
     );
-    explored.most
+    explored
 }
 
 fn further() -> u8 {
@@ -199,7 +202,7 @@ fn further() -> u8 {
 #[test]
 fn every_order_of_two_owners() {
     let rated_max = 3 + usize::from(further());
-    let most = explore_all(&Scope { rated_max, ..smallest("two owners") });
+    let most = explore_all(&Scope { rated_max, ..smallest("two owners") }).most;
     assert!(most.ignored > 0 && most.conflicts > 0 && most.switches > 0, "{most:?}");
 }
 
@@ -214,14 +217,13 @@ fn every_order_of_two_owners_with_small_tables() {
         blocks: blocks()[..sent].to_vec(),
         ..smallest("small tables")
     };
-    let most = explore_all(&scope);
+    let most = explore_all(&scope).most;
     assert!(most.ignored > 0 && most.forwarded > 0 && most.duplicates > 0, "{most:?}");
 }
 
-#[test]
-fn every_order_of_two_lanes() {
+fn two_lanes() -> Scope {
     let more = usize::from(further());
-    let scope = Scope {
+    Scope {
         blocks: vec![vec![event(0, 5), event(1, 3)], vec![event(0, 5)], vec![event(0, 6)]],
         usage_max: 5 + more,
         rated_max: 5 + more,
@@ -230,27 +232,51 @@ fn every_order_of_two_lanes() {
         departures: 1,
         lanes: 1 + further(),
         ..smallest("two lanes")
-    };
-    let most = explore_all(&scope);
+    }
+}
+
+#[test]
+fn every_order_of_two_lanes() {
+    let most = explore_all(&two_lanes()).most;
     assert!(most.forwarded > 0 && most.duplicates > 0 && most.conflicts > 0, "{most:?}");
+}
+
+fn two_ledger_writers() -> Scope {
+    let sent = 2 + usize::from(further().min(1));
+    let (batch_max, writers, blocks) = (1, 1 + further(), blocks()[..sent].to_vec());
+    Scope { sent, batch_max, writers, doubts: 1, blocks, ..smallest("two ledger-writers") }
 }
 
 #[test]
 fn every_order_of_two_ledger_writers() {
-    let sent = 2 + usize::from(further().min(1));
-    let (batch_max, writers, blocks) = (1, 1 + further(), blocks()[..sent].to_vec());
-    let most =
-        explore_all(&Scope { sent, batch_max, writers, blocks, ..smallest("two ledger-writers") });
+    let Explored { most, met, .. } = explore_all(&two_ledger_writers());
     assert!(most.ignored > 0 && most.effects > 1, "{most:?}");
+    assert!(met.fenced > 0 && met.posted_unheard > 0, "{met:?}");
+}
+
+fn two_archivers() -> Scope {
+    // The second batch has no rows, only a reject.
+    let blocks = vec![vec![event(0, 5), event(1, 3)], vec![Entry::Refused { tenant: 1 }]];
+    let (sent, archivers, starts) = (2, 1 + further(), [1, further().min(1)]);
+    Scope { sent, archivers, starts, blocks, batch_max: 1, ..smallest("two archivers") }
 }
 
 #[test]
 fn every_order_of_two_archivers() {
-    // The second batch has no rows, only a reject.
-    let blocks = vec![vec![event(0, 5), event(1, 3)], vec![Entry::Refused { tenant: 1 }]];
-    let (sent, archivers, starts) = (2, 1 + further(), [1, further().min(1)]);
-    let scope =
-        Scope { sent, archivers, starts, blocks, batch_max: 1, ..smallest("two archivers") };
-    let most = explore_all(&scope);
+    let Explored { most, met, .. } = explore_all(&two_archivers());
     assert!(most.rejected > 0 && most.effects > 1, "{most:?}");
+    assert!(met.conflicts > 0 && met.repeats > 0, "{met:?}");
+}
+
+#[test]
+fn what_is_broken_is_found_in_some_order() {
+    for (scope, planted) in [
+        (two_ledger_writers(), Planted::PlaceApart),
+        (two_lanes(), Planted::LanePlaceFirst),
+        (two_archivers(), Planted::GroupsCutAnew),
+    ] {
+        let explored = explore(&Scope { planted, ..scope });
+        let (steps, wrong) = explored.wrong.expect("somebody notices it");
+        println!("{planted:?}, after {} states: {}\n{wrong}", explored.states, steps.join("\n"));
+    }
 }

@@ -15,7 +15,7 @@ use super::{
     owner::Bits,
     traffic::{Entry, VERSIONS},
     walk::{heal, reason},
-    world::{Planted, Settings, Trace, World},
+    world::{Faults, Planted, Settings, Trace, World},
 };
 
 /// The append time of the first block, and how far blocks are apart, microseconds.
@@ -48,11 +48,16 @@ pub struct Scope {
     /// Transactions that each of two ledger-writers begins, which may be carried out at any later
     /// time.
     pub writers: u8,
+    /// Times that the first ledger-writer does not hear of its transaction, which may be carried out
+    /// before or later.
+    pub doubts: u8,
     /// Flushes that each of two archivers begins, step by step. Without either everything is
     /// posted and archived in one step, now and then.
     pub archivers: u8,
     /// Identities that a table holds, at most.
     pub identities_max: usize,
+    /// What is broken.
+    pub planted: Planted,
     /// One state in so many is healed.
     pub heal_one_in: u64,
     /// States after which it is given up; a complete exploration stays below.
@@ -72,8 +77,32 @@ pub struct Explored {
     pub complete: bool,
     /// The most of everything that was found in a state.
     pub most: Findings,
+    /// The most of what readers in each other's way have met on the way to a state.
+    pub met: Met,
     /// The steps to the first state that is wrong, and what is.
     pub wrong: Option<(Vec<String>, String)>,
+}
+
+/// What readers in each other's way meet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Met {
+    /// Windows that another writer had posted.
+    pub fenced: u64,
+    /// Windows that were posted although their answer was not heard.
+    pub posted_unheard: u64,
+    /// Flushes whose borders were fixed otherwise.
+    pub conflicts: u64,
+    /// Flushes inserted again by somebody else.
+    pub repeats: u64,
+}
+
+impl Met {
+    fn add(&mut self, faults: &Faults) {
+        self.fenced = self.fenced.max(faults.fenced);
+        self.posted_unheard = self.posted_unheard.max(faults.posted_unheard);
+        self.conflicts = self.conflicts.max(faults.conflicts);
+        self.repeats = self.repeats.max(faults.repeats);
+    }
 }
 
 /// A step.
@@ -83,6 +112,8 @@ enum Step {
     Send,
     /// A call is carried out.
     Perform(usize),
+    /// A ledger-writer's transaction, which is broken on purpose into two, is half carried out.
+    Tear(usize),
     /// An owner starts.
     Start(usize),
     /// An owner does not hear of its oldest batch and starts over from the accepted place.
@@ -99,6 +130,8 @@ enum Step {
     Post(usize),
     /// A ledger-writer hears of its transaction.
     HearPost(usize),
+    /// A ledger-writer hears that the outcome of its transaction is not known.
+    DoubtPost(usize),
     /// An archiver reads to the end and sends the borders of its group.
     Lead(usize),
     /// An archiver hears of its call and makes the next.
@@ -137,6 +170,7 @@ struct Spent {
     departures: [u8; 2],
     lanes: [u8; 2],
     writers: [u8; 2],
+    doubts: u8,
     archivers: [u8; 2],
 }
 
@@ -158,7 +192,7 @@ pub fn explore(scope: &Scope) -> Explored {
                 window_us: STEP_US,
             },
             group_rows: 1_000,
-            planted: Planted::Nothing,
+            planted: scope.planted,
         },
         BEGIN_US,
     );
@@ -169,6 +203,7 @@ pub fn explore(scope: &Scope) -> Explored {
         healed: 0,
         complete: false,
         most: Findings::default(),
+        met: Met::default(),
         wrong: None,
     };
     let mut first = Node { world, spent: Spent::default() };
@@ -203,7 +238,10 @@ pub fn explore(scope: &Scope) -> Explored {
         }));
         match took {
             Ok(None) => continue,
-            Ok(Some(findings)) => explored.most = most(&explored.most, &findings),
+            Ok(Some(findings)) => {
+                explored.most = most(&explored.most, &findings);
+                explored.met.add(&after.world.faults);
+            }
             Err(panic) => {
                 explored.wrong = Some((retell(scope, &path), reason(panic.as_ref())));
                 explored.states = seen.len();
@@ -270,6 +308,9 @@ impl Node {
             flying += usize::from(matches!(call.effect, Effect::Rated(..)));
             if room {
                 steps.push(Step::Perform(at));
+            }
+            if scope.planted == Planted::PlaceApart && matches!(call.effect, Effect::Post(..)) {
+                steps.push(Step::Tear(at));
             }
         }
         for which in 0..2 {
@@ -354,6 +395,9 @@ impl Node {
                 if call.is_some_and(|call| world.calls.look(call) != Look::Waiting) {
                     steps.push(Step::HearPost(which));
                 }
+                if which == 0 && self.spent.doubts < scope.doubts {
+                    steps.push(Step::DoubtPost(which));
+                }
             }
         }
     }
@@ -396,6 +440,7 @@ impl Node {
         match step {
             Step::Send => unreachable!("the scope knows what is sent"),
             Step::Perform(at) => world.perform(at, false),
+            Step::Tear(at) => world.perform(at, true),
             Step::Start(which) => {
                 spent.starts[which] += 1;
                 world.start_owner(0, which, Bits(u64::MAX));
@@ -437,6 +482,13 @@ impl Node {
             Step::HearPost(which) => {
                 world.hear_post(0, which, false);
                 world.writers[0][which] = None;
+            }
+            Step::DoubtPost(which) => {
+                spent.doubts += 1;
+                world.hear_post(0, which, true);
+                if world.writers[0][which].as_ref().is_some_and(|one| one.posting.is_none()) {
+                    world.writers[0][which] = None;
+                }
             }
             Step::Lead(which) => {
                 spent.archivers[which] += 1;
