@@ -12,9 +12,9 @@ folder=${CARGO_TARGET_DIR:-$PWD/target}/planted
 features=cli/planted,tests/planted
 walks=no_walk_loses_or_doubles_anything
 
-# Number, test, what of it is run (all without), and the mistake.
+# Number, test file, which test of it has to fail, and the mistake.
 plants="\
-1 ledger - the ledger's place moves in a transaction of its own
+1 ledger a_lost_answer_of_commit_posts_once the ledger's place moves in a transaction of its own
 2 simulation $walks the table of duplicates is rebuilt with events that did not take their id
 3 ingest every_form_says_the_same an event's time is part of what identifies it
 4 simulation $walks a batch is accepted that begins at or before X + 1
@@ -24,15 +24,19 @@ plants="\
 7 simulation $walks what a batch that was not accepted took stays taken
 8 simulation $walks an amount is rounded twice
 9 simulation $walks rejected events of a group without rated ones are not archived
-10 tenancy - a question to the archive has no tenant
-11 archive - an archiver that starts again cuts its groups anew
-12 simulation $walks catalogs change by the clock, not at their marker
+10 tenancy nobody_reaches_what_is_not_theirs_by_any_route a question to the archive has no tenant
+11 archive a_group_that_was_cut_anywhere an archiver that starts again cuts its groups anew
+12 simulation $walks catalogs change where their version is first heard of, not at their marker
 13 simulation $walks a verdict is believed however far the archive was
 14 log_conformance every_acknowledgement_follows_a_sync_of_its_bytes the local log does not sync"
 
-check() { # test, what of it
-    [ "$2" != - ] && only=$2 || only=
-    cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 $only
+check() { # test file, which test of it
+    cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 "$2"
+}
+
+# What the check said that failed: a panic's message, or the error that a test ended with.
+reason() {
+    sed -n -e '/panicked at/{n;p;q}' -e 's/^Error: //p' "$1" | head -1 | cut -c 1-120
 }
 
 deploy/setup/all.sh
@@ -70,6 +74,7 @@ while read -r number test only mistake; do
     fi
     line=$(printf '%-3s %4d s  %-16s %s: %s' "$number" $(($(date +%s) - began)) "$test" "$mistake" "$caught")
     echo "$line"
+    [ "$caught" = "NOTHING CAUGHT IT" ] || echo "    $(reason "$log")"
     report="$report$line\n"
 done <<PLANTS
 $plants
