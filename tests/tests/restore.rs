@@ -1,5 +1,6 @@
 //! F29: Postgres and the archive are lost; a base backup and the write-ahead log bring Postgres back to a
-//! point, dumps the archive to an older one, and the log does the rest. As docs/OPERATIONS.md says.
+//! point, dumps or backups the archive to an older one, and the log does the rest. As docs/OPERATIONS.md
+//! says.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +32,20 @@ use tests::{
 
 /// Tables of the archive, in the order in which a backup takes them.
 const TABLES: [&str; 4] = ["audit_heads", "archived", "usage_events", "rejected_events"];
+/// The same in two backups, each of a moment.
+const BACKUPS: [(&str, &str); 2] = [
+    ("places", "TABLE weir.archived, TABLE weir.audit_heads"),
+    ("rows", "TABLE weir.usage_events, TABLE weir.rejected_events"),
+];
+
+/// How the archive is backed up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Each table as a file.
+    Dump,
+    /// By `BACKUP`, the places before the rows, to which a backup of the next day adds what is new.
+    Backup,
+}
 
 /// The server, its folder, and where its write-ahead log is archived.
 struct Place {
@@ -130,13 +145,13 @@ async fn send(system: &System, moments: &mut Moments, round: &str) -> Result<()>
 /// All that the books say, whatever windows it was posted in; each row as text.
 async fn books(connection: &mut PgConnection) -> Result<Vec<String>> {
     let rows = sqlx::query_scalar(
-        "SELECT format('balance %s %s %s', team, currency, trim_scale(balance)) AS line FROM receivables
+        "SELECT format('balance %s %s %s %s', tenant_id, team, currency, trim_scale(balance)) AS line FROM receivables
          UNION ALL SELECT format('total %s', usage_totals) FROM usage_totals
          UNION ALL SELECT format('counts %s', partition_counts) FROM partition_counts
          UNION ALL SELECT format('place %s %s %s %s', partition, x, r, c) FROM partitions
-         UNION ALL SELECT format('transfers %s %s %s %s %s %s', reason, team, meter, card, card_version, currency)
+         UNION ALL SELECT format('transfers %s %s %s %s %s %s %s', tenant_id, reason, team, meter, card, card_version, currency)
              || format(' %s %s %s', sum(amount), sum(quantity), sum(events)) FROM transfers
-             GROUP BY reason, team, meter, card, card_version, currency
+             GROUP BY tenant_id, reason, team, meter, card, card_version, currency
          ORDER BY line",
     )
     .fetch_all(connection)
@@ -160,46 +175,71 @@ fn clickhouse_url(system: &System) -> Result<String> {
     Ok(endpoints["clickhouse"].as_str().context("no ClickHouse")?.to_owned())
 }
 
+/// Sends ClickHouse a statement, or the body of one that `parameters` has.
+async fn clickhouse(url: &str, parameters: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let answer = client.post(format!("{url}/?database=weir{parameters}")).body(body).send().await?;
+    let (status, text) = (answer.status(), answer.bytes().await?);
+    ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&text));
+    Ok(text.into())
+}
+
+/// Backs the archive up, and takes what that is out of the folder that will be lost.
+async fn back_up(way: Way, system: &System, folder: &Path) -> Result<()> {
+    let url = clickhouse_url(system)?;
+    if way == Way::Dump {
+        return dump(&url, folder).await;
+    }
+    for (day, base) in [("first", None), ("second", Some("first"))] {
+        for (name, tables) in BACKUPS {
+            let base = base.map(|base| format!(" SETTINGS base_backup = File('{base}/{name}')"));
+            let base = base.unwrap_or_default();
+            let sql = format!("BACKUP {tables} TO File('{day}/{name}'){base}");
+            clickhouse(&url, "", sql.into()).await?;
+        }
+    }
+    fs::rename(system.data().join("clickhouse/backups"), folder.join("backups"))?;
+    Ok(())
+}
+
 async fn dump(url: &str, folder: &Path) -> Result<()> {
     for table in TABLES {
-        let sql = format!("SELECT * FROM {table} FORMAT Native");
-        let answer = reqwest::Client::builder()
-            .no_proxy()
-            .build()?
-            .post(format!("{url}/?database=weir"))
-            .body(sql)
-            .send()
-            .await?;
-        fs::write(
-            folder.join(format!("{table}.native")),
-            answer.error_for_status()?.bytes().await?,
-        )?;
+        let rows = clickhouse(url, "", format!("SELECT * FROM {table} FORMAT Native").into());
+        fs::write(folder.join(format!("{table}.native")), rows.await?)?;
     }
     Ok(())
 }
 
-/// A new archive with the dumps in it, in the folder of the `weir up` that is down.
-async fn restore_archive(system: &System, folder: &Path) -> Result<()> {
+/// A new archive with what was backed up in it, in the folder of the `weir up` that is down.
+async fn restore_archive(way: Way, system: &System, folder: &Path) -> Result<()> {
     let data = system.data().join("clickhouse");
     fs::remove_dir_all(&data)?;
     let launch = EngineLaunch {
         program: program()?,
         arguments: vec!["clickhouse-engine".to_owned()],
         library: engine::library()?,
-        data,
+        data: data.clone(),
         connections: 2,
     };
     let engine = Engine::start(launch).await?;
     let client = engine::client(&engine.url(), "weir");
     client.create_database("weir", Templating::default()).await?;
     client.migrate(ARCHIVE_MIGRATIONS, Templating::default()).await?;
-    for table in TABLES.into_iter().rev() {
-        let query =
-            format!("{}/?database=weir&query=INSERT+INTO+{table}+FORMAT+Native", engine.url());
-        let body = fs::read(folder.join(format!("{table}.native")))?;
-        let answer =
-            reqwest::Client::builder().no_proxy().build()?.post(query).body(body).send().await?;
-        answer.error_for_status()?;
+    match way {
+        Way::Dump => {
+            for table in TABLES.into_iter().rev() {
+                let parameters = format!("&query=INSERT+INTO+{table}+FORMAT+Native");
+                let body = fs::read(folder.join(format!("{table}.native")))?;
+                clickhouse(&engine.url(), &parameters, body).await?;
+            }
+        }
+        Way::Backup => {
+            fs::rename(folder.join("backups"), data.join("backups"))?;
+            for (name, tables) in BACKUPS.into_iter().rev() {
+                let sql = format!("RESTORE {tables} FROM File('second/{name}')");
+                clickhouse(&engine.url(), "", sql.into()).await?;
+            }
+        }
     }
     engine.stop().await;
     Ok(())
@@ -221,7 +261,16 @@ async fn verify(system: &System) -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
+async fn what_was_lost_comes_back_from_dumps_and_the_log() -> Result<()> {
+    comes_back(Way::Dump).await
+}
+
+#[tokio::test]
+async fn what_was_lost_comes_back_from_backups_and_the_log() -> Result<()> {
+    comes_back(Way::Backup).await
+}
+
+async fn comes_back(way: Way) -> Result<()> {
     let mut moments = Moments::new("F29");
     let (place, dumps) = (Place::new()?, TestFolder::new("dumps")?);
     let first = place.first().await?;
@@ -239,7 +288,7 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
 
     // The backup, with everything running.
     base_backup(&place, &first)?;
-    dump(&clickhouse_url(&system)?, dumps.path()).await?;
+    back_up(way, &system, dumps.path()).await?;
     send(&system, &mut moments, "in-wal").await?;
     system.settled(Some(8 * 52)).await?;
     let mut postgres = connection(&first.superuser_url()).await?;
@@ -272,7 +321,7 @@ async fn what_was_lost_comes_back_from_a_backup_and_the_log() -> Result<()> {
     .await?;
     ensure!(chain(&mut postgres).await? == at_point, "the chain is not that of the point");
     ensure!(books(&mut postgres).await? != lost, "nothing was lost, so nothing is tried here");
-    restore_archive(&system, dumps.path()).await?;
+    restore_archive(way, &system, dumps.path()).await?;
     system.set_for_all("DATABASE_URL", restored.superuser_url().expose());
     system.start("up").await?;
 

@@ -76,6 +76,8 @@ impl Pool {
         arguments.extend(SETTINGS.map(|(name, value)| format!("--{name}={value}")));
         let mut first = arguments.clone();
         first.extend(SERVER.map(str::to_owned));
+        // Where `BACKUP … TO File('NAME')` may write.
+        first.push(format!("--backups.allowed_path={}", data.join("backups").display()));
         let keeper = library.connect(&first)?;
         let pool = Self {
             library,
