@@ -10,12 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use ledger::{
-    install,
+    install::{self, Installation},
     seal::AuditKey,
     verify::{
         self as checkers, Check, VerifyError,
         archive::{self, Ends},
         heads::{self, Copies},
+        nobody::{self, Reach},
     },
 };
 use runtime::{
@@ -121,13 +122,22 @@ pub async fn examine(asked: Asked) -> Result<Report> {
     let clickhouse = ClickHouse::new(&target.config.clickhouse);
     // Before the snapshot: what was copied by now must be in it.
     let copies = within(heads::copies(&clickhouse)).await;
-    let pool = open(&target, &key).await?;
+    let (pool, installation) = open(&target, &key).await?;
+    let reach = within(Reach::read(&clickhouse, installation.partitions)).await;
     let mut snapshot = checkers::begin(&pool).await?;
     let mut checks = vec![checkers::chain::chains(&mut snapshot, &key).await?];
     checks.extend(checkers::books::checks(&mut snapshot).await?);
     checks.push(log::check(&target, &mut snapshot).await);
     let seed = asked.seed.unwrap_or_else(|| Uuid::now_v7().as_u64_pair().1);
-    let archive = Archive { clickhouse, copies, sample: asked.sample, seed, wait: asked.wait };
+    let archive = Archive {
+        clickhouse,
+        partitions: installation.partitions,
+        copies,
+        reach,
+        sample: asked.sample,
+        seed,
+        wait: asked.wait,
+    };
     checks.extend(archive.checks(&mut snapshot).await);
     Ok(Report { seed, checks })
 }
@@ -147,19 +157,22 @@ fn target(asked: &Asked) -> Result<Target> {
     }
 }
 
-async fn open(target: &Target, key: &AuditKey) -> Result<Pool> {
+async fn open(target: &Target, key: &AuditKey) -> Result<(Pool, Installation)> {
     let config = PostgresConfig { connections: 1, ..target.config.postgres.clone() };
     let pool = connect(&config, Some("weir_reader"), "weir-verify").await?;
     let mut connection = pool.acquire().await?;
     let installation = install::read(&mut connection).await?;
     installation.check_audit_key(&key.id())?;
-    Ok(pool)
+    drop(connection);
+    Ok((pool, installation))
 }
 
 /// What the checks of the archive need besides the snapshot.
 struct Archive {
     clickhouse: ClickHouse,
+    partitions: u32,
     copies: Result<Copies>,
+    reach: Result<Reach>,
     sample: u32,
     seed: u64,
     wait: Duration,
@@ -174,6 +187,12 @@ impl Archive {
                 seen("copied heads", heads::check(snapshot, &self.clickhouse, copies).await)
             }
             Err(error) => unseen("copied heads", format!("{error:#}")),
+        });
+        checks.push(match &self.reach {
+            Ok(reach) => {
+                seen("rows of nobody", nobody::check(snapshot, &self.clickhouse, reach).await)
+            }
+            Err(error) => unseen("rows of nobody", format!("{error:#}")),
         });
         let (posted, archived) = match self.positions(snapshot).await {
             Ok(positions) => positions,
@@ -217,7 +236,7 @@ impl Archive {
         let posted = archive::posted(snapshot).await?;
         let deadline = Instant::now() + self.wait;
         loop {
-            let archived = within(archive::archived(&self.clickhouse)).await?;
+            let archived = within(archive::archived(&self.clickhouse, self.partitions)).await?;
             if behind(&posted, &archived).is_none() || Instant::now() >= deadline {
                 return Ok((posted, archived));
             }

@@ -2,7 +2,8 @@
 //! names the first that is not what the others say it must be.
 //!
 //! Reading order: [`Check`], [`begin`] (one snapshot for all of them), [`chain`] (what is sealed),
-//! [`books`] (what is folded from it), [`archive`] and [`heads`] (what ClickHouse says of the same).
+//! [`books`] (what is folded from it), [`archive`] and [`heads`] (what ClickHouse says of the same),
+//! [`nobody`] (what else it says).
 
 pub mod amounts;
 pub mod archive;
@@ -10,6 +11,7 @@ pub mod books;
 pub mod chain;
 pub mod compare;
 pub mod heads;
+pub mod nobody;
 pub mod windows;
 
 use runtime::{
@@ -45,6 +47,14 @@ impl Check {
         self.bad = self.bad.saturating_add(1);
         if self.first_bad.is_none() {
             self.first_bad = Some(row());
+        }
+    }
+
+    /// Notes several such rows, of which the first one is named.
+    pub fn blame_all(&mut self, rows: u64, first: impl FnOnce() -> String) {
+        if rows > 0 {
+            self.blame(first);
+            self.bad = self.bad.saturating_add(rows - 1);
         }
     }
 

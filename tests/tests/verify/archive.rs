@@ -56,6 +56,42 @@ const CASES: &[Case] = &[
         "usage_events",
         "INSERT INTO usage_events SELECT * REPLACE (arrayMap(x -> x + toDecimal128('1', 12), lines.charge) AS `lines.charge`) FROM (SELECT * FROM usage_events WHERE {row})",
     ),
+    // What no check of sums looks at, and readers of usage do.
+    (
+        "insert",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (1 AS rating_run) FROM (SELECT * FROM usage_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (-1 AS sign, 1 AS rating_run) FROM (SELECT * FROM usage_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (3 AS partition) FROM (SELECT * FROM usage_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (position + 1000000 AS position) FROM (SELECT * FROM usage_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "rejected_events",
+        "INSERT INTO rejected_events SELECT * REPLACE (4000000000 AS partition) FROM (SELECT * FROM rejected_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "rejected_events",
+        "INSERT INTO rejected_events SELECT * REPLACE (position + 1000000 AS position) FROM (SELECT * FROM rejected_events WHERE {row})",
+    ),
+    (
+        "insert",
+        "archived",
+        "INSERT INTO archived SELECT * REPLACE (4000000000 AS partition) FROM (SELECT * FROM archived WHERE {row})",
+    ),
     ("delete", "rejected_events", "ALTER TABLE rejected_events DELETE WHERE {row}"),
     (
         "update",

@@ -5,11 +5,14 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use ledger::{
     seal::AuditKey,
-    verify::{Check, amounts, archive, books, chain, heads},
+    verify::{Check, amounts, archive, books, chain, heads, nobody},
 };
 use runtime::config::Secret;
 use sqlx::PgConnection;
 use tests::system::System;
+
+/// Partitions of the system whose books are tampered with.
+pub const PARTITIONS: u32 = 3;
 
 /// The key that the books are sealed with.
 pub fn audit_key(system: &System) -> Result<AuditKey> {
@@ -37,11 +40,13 @@ pub async fn look_at_archive(
     copies: &heads::Copies,
 ) -> Result<Vec<Check>> {
     let clickhouse = system.clickhouse();
+    let reach = nobody::Reach::read(clickhouse, PARTITIONS).await?;
     let posted = archive::posted(connection).await?;
-    let archived = archive::archived(clickhouse).await?;
+    let archived = archive::archived(clickhouse, PARTITIONS).await?;
     let ends = archive::common(connection, &archived).await?;
     Ok(vec![
         heads::check(connection, clickhouse, copies).await?,
+        nobody::check(connection, clickhouse, &reach).await?,
         archive::groups(clickhouse, &archived).await?,
         archive::repeats(clickhouse).await?,
         archive::counts(connection, clickhouse, &ends).await?,
