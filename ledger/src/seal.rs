@@ -216,6 +216,7 @@ pub async fn verify_chain(
 ) -> Result<Verified, SealError> {
     let broken = |position, what| SealError::Broken { partition, position, what };
     let mut verified = Verified { rows: 0, transfers: 0, head: GENESIS, place: Place::EMPTY };
+    let mut catalog_version = 0;
     loop {
         let page = audit_rows(connection, partition, verified.place.x).await?;
         let Some((last, _)) = page.last() else { break };
@@ -244,10 +245,18 @@ pub async fn verify_chain(
             verified.rows += 1;
             verified.transfers += u64::try_from(entry.transfers).unwrap_or(0);
             (verified.head, verified.place) = (*stored, entry.to);
+            catalog_version = entry.catalog_version;
         }
     }
-    if place_of(connection, partition).await? != Some(verified.place) {
+    let standing = standing(connection, partition).await?;
+    if standing.map(|(place, _)| place) != Some(verified.place) {
         return Err(broken(verified.place.x, "the chain does not end where the ledger stands"));
+    }
+    if standing.map(|(_, version)| version) != Some(catalog_version) {
+        return Err(broken(
+            verified.place.x,
+            "the ledger's catalog version is not that of the chain's end",
+        ));
     }
     if !books(connection, partition, verified.place.x, i64::MAX).await?.is_empty() {
         return Err(broken(verified.place.x, "a journal lies after the end of the chain"));
@@ -407,16 +416,17 @@ async fn books(
     Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
 }
 
-async fn place_of(
+/// Where the ledger of a partition stands, and its catalog version.
+async fn standing(
     connection: &mut PgConnection,
     partition: u32,
-) -> Result<Option<Place>, PostgresError> {
-    let row: Option<(i64, i64, Vec<u8>)> =
-        sqlx::query_as("SELECT x, r, c FROM partitions WHERE partition = $1")
+) -> Result<Option<(Place, u64)>, PostgresError> {
+    let row: Option<(i64, i64, Vec<u8>, i64)> =
+        sqlx::query_as("SELECT x, r, c, catalog_version FROM partitions WHERE partition = $1")
             .bind(integer(partition))
             .fetch_optional(connection)
             .await?;
-    row.map(|(x, r, c)| place(x, r, &c)).transpose()
+    row.map(|(x, r, c, version)| Ok((place(x, r, &c)?, uncount(version)))).transpose()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::time;
 use runtime::{clickhouse::ClickHouse, postgres::PostgresError};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -170,6 +171,52 @@ pub async fn repeats(clickhouse: &ClickHouse) -> Result<Check, VerifyError> {
         }
     }
     Ok(check)
+}
+
+/// No event up to `X` was appended after the partition's append time: an owner that believes it would
+/// take the repeats of such events for new ones.
+pub async fn append_times(
+    connection: &mut PgConnection,
+    clickhouse: &ClickHouse,
+    posted: &Ends,
+) -> Result<Check, VerifyError> {
+    let mut check = Check::new("append times");
+    let rows: Vec<(i32, i64)> = sqlx::query_as(
+        "SELECT partition, (extract(epoch FROM append_time) * 1000000)::bigint FROM partitions",
+    )
+    .fetch_all(connection)
+    .await?;
+    let newest = newest_rows(clickhouse, posted).await?;
+    for (partition, append_time_us) in rows {
+        let Some(row_us) = newest.get(&read_partition(partition)?) else { continue };
+        check.rows += 1;
+        if append_time_us < *row_us {
+            let (kept, row) = (time::format(append_time_us), time::format(*row_us));
+            check.blame(|| {
+                format!("partition {partition}: its append time is {kept}, and an event of {row} is posted")
+            });
+        }
+    }
+    Ok(check)
+}
+
+/// The newest append time of the archive's rows up to `X`, by partition.
+async fn newest_rows(
+    clickhouse: &ClickHouse,
+    posted: &Ends,
+) -> Result<BTreeMap<u32, i64>, VerifyError> {
+    let filter = within(posted, "position");
+    let sql = format!(
+        "SELECT partition, toString(toUnixTimestamp64Micro(max(append_time))) AS newest
+         FROM (SELECT partition, append_time FROM usage_events WHERE {filter}
+             UNION ALL SELECT partition, append_time FROM rejected_events WHERE {filter})
+         GROUP BY partition"
+    );
+    let mut newest = BTreeMap::new();
+    for row in clickhouse.query_json_rows(&sql, &[]).await? {
+        newest.insert(number(&row, "partition")?, number(&row, "newest")?);
+    }
+    Ok(newest)
 }
 
 /// Outcomes of events per partition and tenant: as sealed in the ledger, and as rows of the archive.

@@ -62,6 +62,8 @@ const CASES: &[Case] = &[
         previous_hash, hash, posted_at FROM audit x WHERE {any} RETURNING 'the audit chain of partition ' || partition"),
     ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET r = r - 1 WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET c = sha256(c) WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET catalog_version = catalog_version + 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET append_time = append_time + interval '1 hour' WHERE {any} RETURNING 'partition ' || partition"),
     ("insert", "partitions", "INSERT INTO partitions SELECT 99, x, r, c FROM partitions x WHERE {any} RETURNING 'partition 99'"),
     ("swap", "partition_counts WHERE rated > 0", "UPDATE partition_counts x SET rated = rated - 1, duplicates = duplicates + 1 WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "partition_counts", "UPDATE partition_counts x SET accepted = accepted + 1, rated = rated + 1 WHERE {any} RETURNING 'partition ' || partition"),
@@ -93,6 +95,7 @@ const CASES: &[Case] = &[
 
 /// Cases that only the archive shows.
 const CASES_OF_BOTH: &[Case] = &[
+    ("update", "partitions WHERE partition IN (SELECT partition FROM journals)", "UPDATE partitions x SET append_time = append_time - interval '1 hour' WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "usage_totals", "UPDATE usage_totals x SET quantity = quantity + 1 WHERE {any} RETURNING team"),
     ("update", "usage_totals", "UPDATE usage_totals x SET events = events + 1 WHERE {any} RETURNING team"),
     ("swap", "usage_totals", "UPDATE usage_totals x SET bucket = bucket - interval '15 minutes' WHERE {any} RETURNING team"),
@@ -273,7 +276,7 @@ async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> 
          DELETE FROM transfers t USING cut WHERE (t.tenant_id, t.journal_id) = (cut.tenant_id, cut.journal_id);
          DELETE FROM journals j USING cut WHERE (j.tenant_id, j.journal_id) = (cut.tenant_id, cut.journal_id);
          DELETE FROM audit WHERE partition = {partition} AND position_to = {position};
-         UPDATE partitions p SET x = a.position_to, r = a.r, c = a.c FROM (SELECT * FROM audit WHERE partition = {partition} ORDER BY position_to DESC LIMIT 1) a
+         UPDATE partitions p SET x = a.position_to, r = a.r, c = a.c, catalog_version = a.catalog_version FROM (SELECT * FROM audit WHERE partition = {partition} ORDER BY position_to DESC LIMIT 1) a
              WHERE p.partition = {partition}"
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;

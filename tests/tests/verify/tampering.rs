@@ -49,6 +49,7 @@ pub async fn look_at_archive(
         nobody::check(connection, clickhouse, &reach).await?,
         archive::groups(clickhouse, &archived).await?,
         archive::repeats(clickhouse).await?,
+        archive::append_times(connection, clickhouse, &posted).await?,
         archive::counts(connection, clickhouse, &ends).await?,
         amounts::amounts(connection, clickhouse, &ends).await?,
         amounts::totals(connection, clickhouse, &posted).await?,
