@@ -127,6 +127,7 @@ pub async fn examine(asked: Asked) -> Result<Report> {
     let mut snapshot = checkers::begin(&pool).await?;
     let mut checks = vec![checkers::chain::chains(&mut snapshot, &key).await?];
     checks.extend(checkers::books::checks(&mut snapshot).await?);
+    checks.push(checkers::late::check(&mut snapshot).await?);
     checks.push(log::check(&target, &mut snapshot).await);
     let seed = asked.seed.unwrap_or_else(|| Uuid::now_v7().as_u64_pair().1);
     let archive = Archive {

@@ -23,6 +23,10 @@ type Case = (&'static str, &'static str, &'static str);
 
 const WINDOW: &str = "(SELECT 'position ' || j.position_to FROM journals j WHERE (j.tenant_id, j.journal_id) = (x.tenant_id, x.journal_id))";
 
+/// Lanes that have answered something.
+const LANES: &str =
+    "late_places WHERE partition IN (SELECT partition FROM late_answers WHERE answered > 0)";
+
 /// Cases that Postgres alone shows.
 const CASES: &[Case] = &[
     ("update", "transfers", "UPDATE transfers x SET amount = amount + 0.000000000001 WHERE {any} RETURNING {window}"),
@@ -90,6 +94,17 @@ const CASES: &[Case] = &[
     ("swap", "accounts WHERE kind = 'revenue'", "UPDATE accounts x SET kind = 'breakage' WHERE {any} RETURNING 'position '"),
     ("update", "usage_totals", "UPDATE usage_totals x SET charge = charge + 0.000000000001 WHERE {any} RETURNING team"),
     ("update", "usage_totals WHERE cost > 0", "UPDATE usage_totals x SET cost = cost - 0.000000000001 WHERE {any} RETURNING meter"),
+    // A place that was moved ahead has passed late events that were not answered.
+    ("update", "late_answers WHERE answered > 0", "UPDATE late_answers x SET answered = answered - 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "late_answers WHERE answered > 0", "UPDATE late_answers x SET answered = answered + 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("delete", "late_answers WHERE answered > 0", "DELETE FROM late_answers x WHERE {any} RETURNING 'partition ' || partition"),
+    ("insert", "late_answers", "INSERT INTO late_answers SELECT gen_random_uuid(), partition, 1 FROM late_answers x WHERE {any} RETURNING tenant_id::text"),
+    ("update", "late_places WHERE x >= 0", "UPDATE late_places x SET c = sha256(c) WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "late_places WHERE x >= 0", "UPDATE late_places x SET r = r + 1 WHERE {any} RETURNING 'partition ' || partition"),
+    ("update", "late_places WHERE x >= 0", "UPDATE late_places x SET x = x + 1000 WHERE {any} RETURNING 'partition ' || partition"),
+    ("swap", LANES, "UPDATE late_places x SET x = -1, r = -1, c = 'weir: no rated batch before this' WHERE {any} RETURNING 'partition ' || partition"),
+    ("delete", LANES, "DELETE FROM late_places x WHERE {any} RETURNING 'partition ' || partition"),
+    ("insert", "late_places", "INSERT INTO late_places SELECT 99, x, r, c, answered FROM late_places x WHERE {any} RETURNING 'partition 99'"),
     ("delete", "usage_totals WHERE charge > 0", "DELETE FROM usage_totals x WHERE {any} RETURNING meter"),
 ];
 
@@ -104,7 +119,7 @@ const CASES_OF_BOTH: &[Case] = &[
 ];
 
 /// Whole tables.
-const TRUNCATED: [&str; 7] = [
+const TRUNCATED: [&str; 9] = [
     "transfers",
     "journals",
     "audit",
@@ -112,6 +127,8 @@ const TRUNCATED: [&str; 7] = [
     "receivable_entries",
     "receivables",
     "usage_totals",
+    "late_places",
+    "late_answers",
 ];
 
 /// Times that each case is tried, on rows chosen by chance.
@@ -183,7 +200,7 @@ pub async fn tamper(
 /// told so by Postgres, and tries again.
 async fn begin(connection: &mut PgConnection) -> Result<()> {
     let lock = "BEGIN; LOCK TABLE partitions, partition_counts, accounts, receivables, journals, transfers, usage_totals, audit,
-        receivable_entries IN ACCESS EXCLUSIVE MODE";
+        receivable_entries, late_places, late_answers IN ACCESS EXCLUSIVE MODE";
     let mut attempts = 0;
     while let Err(error) = connection.execute(sqlx::raw_sql(lock)).await {
         connection.execute("ROLLBACK").await?;
@@ -205,7 +222,7 @@ async fn begin(connection: &mut PgConnection) -> Result<()> {
 async fn foreign_keys(connection: &mut PgConnection) -> Result<Vec<(String, String)>> {
     let rows = sqlx::query_as(
         "SELECT conrelid::regclass::text, conname::text FROM pg_constraint WHERE contype IN ('f', 'c') AND connamespace = 'public'::regnamespace
-         AND conrelid::regclass::text IN ('transfers', 'journals', 'audit', 'partition_counts', 'receivable_entries', 'receivables', 'accounts', 'usage_totals')",
+         AND conrelid::regclass::text IN ('transfers', 'journals', 'audit', 'partition_counts', 'receivable_entries', 'receivables', 'accounts', 'usage_totals', 'late_places', 'late_answers')",
     )
     .fetch_all(connection)
     .await?;

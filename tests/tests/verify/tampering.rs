@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use ledger::{
     seal::AuditKey,
-    verify::{Check, amounts, archive, books, chain, heads, nobody},
+    verify::{Check, amounts, archive, books, chain, heads, late, nobody},
 };
 use runtime::config::Secret;
 use sqlx::PgConnection;
@@ -30,6 +30,7 @@ pub fn commit() -> String {
 pub async fn look_at_books(connection: &mut PgConnection, key: &AuditKey) -> Result<Vec<Check>> {
     let mut checks = vec![chain::chains(connection, key).await?];
     checks.extend(books::checks(connection).await?);
+    checks.push(late::check(connection).await?);
     Ok(checks)
 }
 
