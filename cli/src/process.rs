@@ -75,6 +75,15 @@ pub async fn local_log(config: &LogConfig, folder: &Path) -> Result<NamedLog> {
     Ok(NamedLog { log: Arc::clone(&log) as SharedLog, name, local: Some(log) })
 }
 
+/// The local log in `folder` as it is now, beside the process that has it open.
+pub async fn local_view(folder: &Path, partitions: u32) -> Result<NamedLog> {
+    let path = folder.to_owned();
+    let options = LocalOptions::new(partitions, TOPICS);
+    let log = task::blocking(move || LocalLog::view(&path, options)).await??;
+    let name = local_name(&folder.join("log.json"))?;
+    Ok(NamedLog { log, name, local: None })
+}
+
 /// A local log is named by the random seed that it was created with, wherever its folder is.
 pub fn local_name(created: &Path) -> Result<String> {
     let text =

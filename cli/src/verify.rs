@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 use crate::doctor::{self, Looked, target::Target};
 
+mod lane;
 mod log;
 mod rerate;
 mod row;
@@ -128,7 +129,8 @@ pub async fn examine(asked: Asked) -> Result<Report> {
     let mut checks = vec![checkers::chain::chains(&mut snapshot, &key).await?];
     checks.extend(checkers::books::checks(&mut snapshot).await?);
     checks.push(checkers::late::check(&mut snapshot).await?);
-    checks.push(log::check(&target, &mut snapshot).await);
+    let archived = reach.as_ref().ok().map(Reach::archived);
+    checks.push(log::check(&target, &installation, &mut snapshot, archived).await);
     let seed = asked.seed.unwrap_or_else(|| Uuid::now_v7().as_u64_pair().1);
     let archive = Archive {
         clickhouse,

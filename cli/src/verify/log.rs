@@ -1,74 +1,78 @@
-//! What came in, by the log's own blocks, against what the ledger has sealed.
+//! What came in, by the log's own blocks, against what the ledger has sealed; and that neither the
+//! archive nor the slow lane is where the log is not. A local log is read beside its process.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use domain::wire::block::BlockHeader;
-use ledger::verify::{
-    Check,
-    windows::{self, Window},
+use ledger::{
+    install::Installation,
+    verify::{
+        Check,
+        archive::Ends,
+        late,
+        windows::{self, Window},
+    },
 };
 use runtime::{
     log::{SharedLog, Topic},
     task,
 };
-use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{doctor::target::Target, unseen};
-use crate::{client::Client, process};
+use super::{doctor::target::Target, lane};
+use crate::process;
 
 const NAME: &str = "the log";
 const USAGE: Topic = Topic("usage");
 /// Newest windows of each partition that are counted again.
 const WINDOWS_MAX: i64 = 200;
 /// How long the log may take for one answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Counts the blocks of the newest windows. A local log is open in its process, which is asked.
-pub async fn check(target: &Target, snapshot: &mut PgConnection) -> Check {
-    let looked = match &target.up {
-        Some(up) if target.log_folder.is_some() => of_process(&up.http, &up.admin_key).await,
-        None if target.log_folder.is_some() => {
-            Err(anyhow::anyhow!("a local log is open in the process that has it"))
-        }
-        _ => of_kafka(target, snapshot).await,
+/// Counts the blocks of the newest windows. `archived` was read before the log.
+pub async fn check(
+    target: &Target,
+    installation: &Installation,
+    snapshot: &mut PgConnection,
+    archived: Option<&Ends>,
+) -> Check {
+    let mut check = Check::new(NAME);
+    let looked = match open(target, installation).await {
+        Ok(log) => look(&mut check, &log, snapshot, archived).await,
+        Err(error) => Err(error),
     };
-    looked.unwrap_or_else(|error| unseen(NAME, format!("{error:#}")))
+    check.left_out = looked.err().map(|error| format!("{error:#}"));
+    check
 }
 
-/// The conservation statement of the process that has the log.
-async fn of_process(address: &str, key: &str) -> Result<Check> {
-    let mut check = Check::new(NAME);
-    let statement = Client::new(address, key)?.get("/v1/conservation").await?;
-    let partitions = statement.get("partitions").and_then(Value::as_array);
-    for one in partitions.context("the statement has no partitions")? {
-        check.rows += 1;
-        let number = |name: &str| one.get(name).and_then(Value::as_i64);
-        let partition = number("partition").unwrap_or(-1);
-        let posted = number("posted_position").context("the statement has no position")?;
-        if number("end_position").is_some_and(|end| end <= posted) {
+/// The log that the database belongs to.
+async fn open(target: &Target, installation: &Installation) -> Result<SharedLog> {
+    let named = match &target.log_folder {
+        Some(folder) => process::local_view(Path::new(folder), installation.partitions).await?,
+        None => process::kafka_log(&target.config.log).await?,
+    };
+    let (name, own) = (&named.name, &installation.log_name);
+    ensure!(name == own, "this is the log {name}, and the database belongs to {own}");
+    Ok(named.log)
+}
+
+async fn look(
+    check: &mut Check,
+    log: &SharedLog,
+    snapshot: &mut PgConnection,
+    archived: Option<&Ends>,
+) -> Result<()> {
+    for partition in 0..log.partitions() {
+        let (first, next) = bounds(log, USAGE, partition).await?;
+        if let Some(archived) = archived.and_then(|ends| ends.get(&partition))
+            && *archived >= next
+        {
             check.blame(|| {
-                format!(
-                    "partition {partition}: the ledger is at {posted}, where the log has nothing"
-                )
+                format!("partition {partition}: the archive is at {archived}, and the log ends before {next}")
             });
         }
-        if one.get("balanced") != Some(&Value::Bool(true)) {
-            check.blame(|| format!("partition {partition}: the counts do not balance"));
-        }
-    }
-    Ok(check)
-}
-
-async fn of_kafka(target: &Target, snapshot: &mut PgConnection) -> Result<Check> {
-    let named = process::kafka_log(&target.config.log).await?;
-    let mut check = Check::new(NAME);
-    for partition in 0..named.log.partitions() {
-        let log = named.log.clone();
-        let (first, next) =
-            task::blocking(move || log.bounds(USAGE, partition, ANSWER_TIME_MAX)).await??;
         let windows = windows::newest(snapshot, partition, first, WINDOWS_MAX).await?;
         let (Some(oldest), Some(newest)) = (windows.first(), windows.last()) else { continue };
         let (from, to) = (oldest.from, newest.to);
@@ -80,17 +84,54 @@ async fn of_kafka(target: &Target, snapshot: &mut PgConnection) -> Result<Check>
             });
             continue;
         }
-        let log = named.log.clone();
-        let blocks = task::blocking(move || blocks(&log, partition, (from, to))).await??;
-        compare(&mut check, partition, &windows, &blocks);
+        compare(check, partition, &windows, &blocks(log, partition, (from, to)).await?);
     }
-    Ok(check)
+    for lane in late::lanes(snapshot).await? {
+        lane::check_place(check, log, lane).await?;
+    }
+    for unposted in late::unposted(snapshot).await? {
+        check_copies(check, log, unposted).await?;
+    }
+    Ok(())
+}
+
+/// `(first, next)`: the first position that the log holds, and the one after its last.
+pub(super) async fn bounds(log: &SharedLog, topic: Topic, partition: u32) -> Result<(i64, i64)> {
+    let log = log.clone();
+    Ok(task::blocking(move || log.bounds(topic, partition, ANSWER_TIME_MAX)).await??)
+}
+
+/// Answers of the slow lane that are not posted have their copies after `X`.
+async fn check_copies(check: &mut Check, log: &SharedLog, unposted: late::Unposted) -> Result<()> {
+    let late::Unposted { partition, posted, tenant, copies } = unposted;
+    check.rows += 1;
+    let (_, next) = bounds(log, USAGE, partition).await?;
+    let there = match posted + 1 < next {
+        true => blocks(log, partition, (posted + 1, next - 1)).await?,
+        false => Blocks::new(),
+    };
+    let own = there.values().flatten().filter(|(of, _)| *of == tenant);
+    let found: u64 = own.map(|(_, (_, copies))| copies).sum();
+    if found < copies {
+        check.blame(|| {
+            format!(
+                "partition {partition}, tenant {tenant}: {copies} late events are answered and not posted, \
+                 and the log has {found} copies after position {posted}"
+            )
+        });
+    }
+    Ok(())
 }
 
 /// Events and copies per tenant of a block, by its position.
 type Blocks = BTreeMap<i64, Vec<(Uuid, (u64, u64))>>;
 
-fn blocks(log: &SharedLog, partition: u32, (from, to): (i64, i64)) -> Result<Blocks> {
+async fn blocks(log: &SharedLog, partition: u32, (from, to): (i64, i64)) -> Result<Blocks> {
+    let log = log.clone();
+    task::blocking(move || read_blocks(&log, partition, (from, to))).await?
+}
+
+fn read_blocks(log: &SharedLog, partition: u32, (from, to): (i64, i64)) -> Result<Blocks> {
     let mut reader = log.reader(USAGE, partition, from)?;
     let mut blocks = Blocks::new();
     loop {

@@ -73,16 +73,37 @@ const ANSWERS: &str =
          (array_agg(format('late events of partition %s, tenant %s: %s', partition, tenant_id, what) ORDER BY partition, tenant_id))[1]
      FROM bad WHERE what IS NOT NULL";
 
-/// Where the lanes stand that have read anything.
-pub async fn places(connection: &mut PgConnection) -> Result<Vec<(u32, Place)>, PostgresError> {
-    let rows: Vec<(i32, i64, i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT partition, x, r, c FROM late_places WHERE x >= 0 ORDER BY partition",
+/// A lane that does not stand at the end of a window: only the log knows whether its place is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The partition.
+    pub partition: u32,
+    /// Where it stands.
+    pub place: Place,
+    /// The end of the last window before that.
+    pub before: Place,
+}
+
+/// The lanes that do not stand at the end of a window.
+pub async fn lanes(connection: &mut PgConnection) -> Result<Vec<Lane>, PostgresError> {
+    type Row = (i32, i64, i64, Vec<u8>, Option<i64>, Option<i64>, Option<Vec<u8>>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT l.partition, l.x, l.r, l.c, w.position_to, w.r, w.c
+         FROM late_places l JOIN partitions p USING (partition)
+         LEFT JOIN LATERAL (SELECT a.position_to, a.r, a.c FROM audit a WHERE a.partition = l.partition AND a.position_to <= l.x
+             ORDER BY a.position_to DESC LIMIT 1) w ON true
+         WHERE l.x >= 0 AND w.position_to IS DISTINCT FROM l.x ORDER BY l.partition",
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|(partition, x, r, c)| Ok((read_partition(partition)?, place(x, r, &c)?)))
-        .collect()
+    let lane = |(partition, x, r, c, before_x, before_r, before_c): Row| {
+        let before = match (before_x, before_r, before_c) {
+            (Some(x), Some(r), Some(c)) => place(x, r, &c)?,
+            _ => Place::EMPTY,
+        };
+        Ok(Lane { partition: read_partition(partition)?, place: place(x, r, &c)?, before })
+    };
+    rows.into_iter().map(lane).collect()
 }
 
 /// Answers of a tenant in a partition that are not among the posted copies.

@@ -53,6 +53,12 @@ impl Reach {
         let archived = archive::archived(clickhouse, partitions).await?;
         Ok(Reach { partitions, rows, archived })
     }
+
+    /// `A` of each partition that has any.
+    #[must_use]
+    pub fn archived(&self) -> &Ends {
+        &self.archived
+    }
 }
 
 /// Looks for rows of another rating run, sign or partition, and for rows beyond what the archiver has

@@ -7,7 +7,7 @@
 //! folder), [`writer`], [`track`] and [`reader`] (what is visible), [`index`], [`group`].
 //!
 //! Several readers, several appending threads and several groups may use one [`LocalLog`]; a
-//! second process that opens the same folder is refused.
+//! second process that opens the same folder is refused; it may take a [`LocalLog::view`].
 //!
 //! Disk full: appends are refused until there is room again; room is reserved before anything is
 //! written. Disk failing: the batch being written is unknown, everything after it is refused until
@@ -42,6 +42,7 @@ mod reader;
 mod recover;
 mod segment;
 mod track;
+mod view;
 mod writer;
 
 #[cfg(test)]
@@ -94,7 +95,8 @@ pub struct LocalLog {
     groups: Arc<Groups>,
     writer: Option<JoinHandle<()>>,
     trimming: Mutex<()>,
-    _lock: File,
+    /// Of a view there is none.
+    lock: Option<File>,
 }
 
 /// What the writer's thread and the readers share.
@@ -127,7 +129,25 @@ impl LocalLog {
             groups: Arc::default(),
             writer: Some(writer),
             trimming: Mutex::default(),
-            _lock: lock,
+            lock: Some(lock),
+        }))
+    }
+
+    /// A view of the log in `dir` as it is now, beside the process that has it open: nothing there
+    /// is locked, mended or written, what comes in later is not seen, and appends are refused.
+    pub fn view(dir: &Path, options: LocalOptions) -> Result<Arc<Self>, LogError> {
+        options.check()?;
+        let layout = Layout::read(dir, options.partitions, options.topics)?;
+        let (tracks, sealed) = view::look(&layout)?;
+        let queue = Queue::new(0);
+        queue.close();
+        let segment_bytes = options.segment_bytes;
+        Ok(Arc::new(Self {
+            shared: Arc::new(Shared { layout, segment_bytes, queue, tracks, sealed }),
+            groups: Arc::default(),
+            writer: None,
+            trimming: Mutex::default(),
+            lock: None,
         }))
     }
 
@@ -140,6 +160,9 @@ impl LocalLog {
     /// which were full before `before_us`, microseconds since 1970 UTC. A partition that is not
     /// named is kept whole. The newest segment always stays. Answers how many were removed.
     pub fn trim(&self, keep_from: &[(Topic, u32, i64)], before_us: i64) -> Result<usize, LogError> {
+        if self.lock.is_none() {
+            return Err(LogError::Broken("a view of a log removes nothing".to_owned()));
+        }
         let layout = &self.shared.layout;
         let mut keep = vec![0; layout.tracks()];
         for (topic, partition, position) in keep_from {

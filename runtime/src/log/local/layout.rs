@@ -51,15 +51,23 @@ impl Layout {
         topics: &'static [Topic],
     ) -> Result<Self, LogError> {
         let path = dir.join("log.json");
-        let created = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                LogError::Broken(format!("{} cannot be read: {error}", path.display()))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(&path, partitions, topics)?
-            }
-            Err(error) => return Err(broken("reading", &path, &error)),
-        };
+        if !path.try_exists().map_err(|error| broken("reading", &path, &error))? {
+            create(&path, partitions, topics)?;
+        }
+        Self::read(dir, partitions, topics)
+    }
+
+    /// Reads the folder's `log.json`.
+    pub(crate) fn read(
+        dir: &Path,
+        partitions: u32,
+        topics: &'static [Topic],
+    ) -> Result<Self, LogError> {
+        let path = dir.join("log.json");
+        let bytes = fs::read(&path).map_err(|error| broken("reading", &path, &error))?;
+        let created: Created = serde_json::from_slice(&bytes).map_err(|error| {
+            LogError::Broken(format!("{} cannot be read: {error}", path.display()))
+        })?;
         created.check(&path, partitions, topics)?;
         Ok(Self { dir: dir.to_path_buf(), partitions, topics, seed: created.seed })
     }
@@ -176,7 +184,7 @@ pub(crate) fn lock(dir: &Path) -> Result<File, LogError> {
     }
 }
 
-fn create(path: &Path, partitions: u32, topics: &[Topic]) -> Result<Created, LogError> {
+fn create(path: &Path, partitions: u32, topics: &[Topic]) -> Result<(), LogError> {
     let created = Created {
         format: FORMAT,
         partitions,
@@ -185,8 +193,7 @@ fn create(path: &Path, partitions: u32, topics: &[Topic]) -> Result<Created, Log
     };
     let bytes = serde_json::to_vec_pretty(&created)
         .map_err(|error| LogError::Broken(format!("{}: {error}", path.display())))?;
-    replace(path, &bytes).map_err(|error| broken("creating", path, &error))?;
-    Ok(created)
+    replace(path, &bytes).map_err(|error| broken("creating", path, &error))
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.

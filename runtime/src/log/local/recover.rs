@@ -32,17 +32,28 @@ pub(crate) fn recover(layout: &Layout, tail_bytes: usize) -> Result<Recovered, L
         .map(|number| load_sealed(layout, *number))
         .collect::<Result<Vec<Sealed>, LogError>>()?;
     let (opening, offsets, writer) = open_newest(layout, newest, sealed.last())?;
+    let (tracks, sealed) = held(&opening, offsets, sealed, tail_bytes);
+    Ok(Recovered { tracks, sealed, writer })
+}
+
+/// What readers see of these segments.
+pub(crate) fn held(
+    newest: &Opening,
+    offsets: Vec<Vec<u32>>,
+    sealed: Vec<Sealed>,
+    tail_bytes: usize,
+) -> (Vec<Track>, SealedList) {
     let oldest = sealed.first();
-    let tracks = opening.next.iter().zip(offsets).enumerate().map(|(track, (first, offsets))| {
+    let tracks = newest.next.iter().zip(offsets).enumerate().map(|(track, (first, offsets))| {
         let oldest = oldest.and_then(|sealed| sealed.runs.get(track)).map(|run| run.first);
-        Track::new(oldest.unwrap_or(*first), opening.number, *first, offsets, tail_bytes)
+        Track::new(oldest.unwrap_or(*first), newest.number, *first, offsets, tail_bytes)
     });
     let tracks = tracks.collect();
     let list = SealedList::default();
     for sealed in sealed {
         list.push(sealed);
     }
-    Ok(Recovered { tracks, sealed: list, writer })
+    (tracks, list)
 }
 
 /// The index of a sealed segment, from its file or by reading the segment.
@@ -105,14 +116,7 @@ fn begin(
     number: u64,
     before: Option<&Sealed>,
 ) -> Result<(Opening, Vec<Vec<u32>>, Writer), LogError> {
-    let opening = Opening {
-        number,
-        append_time_us: before.map_or(0, |sealed| sealed.append_time_us),
-        next: match before {
-            Some(sealed) => sealed.runs.iter().map(index::Run::end).collect(),
-            None => vec![0; layout.tracks()],
-        },
-    };
+    let opening = following(layout, number, before);
     let file = segment::create(layout, &opening)
         .map_err(|error| broken("creating", &layout.segment(number), &error))?;
     let writer = Writer {
@@ -126,6 +130,18 @@ fn begin(
         buffer: Vec::new(),
     };
     Ok((opening, vec![Vec::new(); layout.tracks()], writer))
+}
+
+/// The state of the log where a segment begins after `before`.
+pub(crate) fn following(layout: &Layout, number: u64, before: Option<&Sealed>) -> Opening {
+    Opening {
+        number,
+        append_time_us: before.map_or(0, |sealed| sealed.append_time_us),
+        next: match before {
+            Some(sealed) => sealed.runs.iter().map(index::Run::end).collect(),
+            None => vec![0; layout.tracks()],
+        },
+    }
 }
 
 fn refuse_loss(layout: &Layout, number: u64, scan: &Scan) -> Result<(), LogError> {

@@ -101,6 +101,35 @@ fn many_segments_are_read_back_from_every_position_and_after_reopening() {
 }
 
 #[test]
+fn a_view_beside_the_open_log_sees_all_that_was_acknowledged_and_changes_nothing() {
+    let dir = test_dir("view");
+    assert!(LocalLog::view(dir.path(), options()).is_err());
+    assert!(files(&dir, "json").is_empty() && files(&dir, "segment").is_empty());
+    let log = open(&dir);
+    assert_holds(&LocalLog::view(dir.path(), options()).unwrap(), 0, 0);
+    for number in 0..60 {
+        fill(&log, number, number + 1);
+        assert_holds(&LocalLog::view(dir.path(), options()).unwrap(), 0, number + 1);
+    }
+    let view = LocalLog::view(dir.path(), options()).unwrap();
+    fill(&log, 60, 61);
+    assert_holds(&view, 0, 60);
+    let pending = view.append(ONE, 0, Bytes::from_static(b"x"));
+    assert!(matches!(pending.0.blocking_recv().unwrap(), Err(AppendError::Refused(_))));
+    assert!(view.trim(&[], i64::MAX).is_err());
+    drop(log);
+    // A torn end is after the end of the view, and stays for the process that mends it.
+    let newest = files(&dir, "segment").pop().unwrap();
+    cut(&newest, 3);
+    let before = fs::read(&newest).unwrap();
+    let view = LocalLog::view(dir.path(), options()).unwrap();
+    assert_eq!(view.bounds(ONE, 1, NO_WAIT).unwrap(), (0, 60));
+    assert_eq!(fs::read(&newest).unwrap(), before);
+    fs::remove_file(files(&dir, "index").first().unwrap()).unwrap();
+    assert!(LocalLog::view(dir.path(), options()).is_err());
+}
+
+#[test]
 fn append_time_never_goes_back_not_even_over_reopening() {
     let dir = test_dir("time");
     let mut last = 0;
