@@ -205,7 +205,7 @@ impl Archive {
             }
         };
         let client = &self.clickhouse;
-        checks.push(seen("archived groups", archive::groups(client, &archived).await));
+        checks.push(seen("archived groups", archive::groups(snapshot, client, &archived).await));
         checks.push(seen("repeated rows", archive::repeats(client).await));
         checks.push(seen("append times", archive::append_times(snapshot, client, &posted).await));
         let ends = match archive::common(snapshot, &archived).await {

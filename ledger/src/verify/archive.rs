@@ -78,8 +78,13 @@ pub(super) fn within(ends: &Ends, position: &str) -> String {
 }
 
 /// The insert groups follow each other from the first position on, and their rows are there.
-pub async fn groups(clickhouse: &ClickHouse, archived: &Ends) -> Result<Check, VerifyError> {
+pub async fn groups(
+    connection: &mut PgConnection,
+    clickhouse: &ClickHouse,
+    archived: &Ends,
+) -> Result<Check, VerifyError> {
     let mut check = Check::new("archived groups");
+    cut_tails(&mut check, connection, archived).await?;
     let gaps = "SELECT partition, toString(from_x) AS position, toString(before) AS last FROM (
             SELECT partition, from_x, to_x, lagInFrame(to_x, 1, toInt64(-1)) OVER (PARTITION BY partition ORDER BY to_x, from_x
                 ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
@@ -119,6 +124,32 @@ pub async fn groups(clickhouse: &ClickHouse, archived: &Ends) -> Result<Check, V
         }
     }
     Ok(check)
+}
+
+/// A group is begun only after the one before it is archived: an archive that ends before that one
+/// has lost it since.
+async fn cut_tails(
+    check: &mut Check,
+    connection: &mut PgConnection,
+    archived: &Ends,
+) -> Result<(), PostgresError> {
+    let rows: Vec<(i32, i64)> = sqlx::query_as(
+        "SELECT partition, max(from_x) - 1 FROM archive_groups GROUP BY partition ORDER BY partition",
+    )
+    .fetch_all(connection)
+    .await?;
+    for (partition, before) in rows {
+        let partition = read_partition(partition)?;
+        let end = archived.get(&partition).copied().unwrap_or(-1);
+        if end < before {
+            check.blame(|| {
+                format!(
+                    "partition {partition}: the archive has ended at position {before} before, and ends at {end} now"
+                )
+            });
+        }
+    }
+    Ok(())
 }
 
 async fn found_rows(clickhouse: &ClickHouse, archived: &Ends) -> Result<Sums, VerifyError> {

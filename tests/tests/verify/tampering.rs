@@ -48,7 +48,7 @@ pub async fn look_at_archive(
     Ok(vec![
         heads::check(connection, clickhouse, copies).await?,
         nobody::check(connection, clickhouse, &reach).await?,
-        archive::groups(clickhouse, &archived).await?,
+        archive::groups(connection, clickhouse, &archived).await?,
         archive::repeats(clickhouse).await?,
         archive::append_times(connection, clickhouse, &posted).await?,
         archive::counts(connection, clickhouse, &ends).await?,
