@@ -1,17 +1,23 @@
 //! Tampering with Postgres as its owner: each in a transaction that is rolled back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use domain::chain::Place;
 use ledger::{
-    seal::TransfersHash,
+    seal::{AuditKey, Entry, TransfersHash},
     transfer::{Side, Transfer},
 };
+use nix::sys::signal::Signal;
+use runtime::config::Secret;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tests::{seed::Moments, system::System};
 use uuid::Uuid;
 
-use super::tampering::{audit_key, found, look_at_archive, look_at_books};
+use super::{
+    Said,
+    tampering::{audit_key, found, look_at_archive, look_at_books},
+};
 
 /// A row of a table chosen by chance, as a condition.
 const ANY: &str =
@@ -118,18 +124,54 @@ const CASES_OF_BOTH: &[Case] = &[
         FROM usage_totals x WHERE {any} RETURNING team"),
 ];
 
-/// Whole tables.
-const TRUNCATED: [&str; 9] = [
-    "transfers",
-    "journals",
-    "audit",
+/// Whole tables, and what the first bad row is then.
+const TRUNCATED: [(&str, &str); 9] = [
+    ("transfers", "SELECT 'the audit chain of partition ' || min(partition) FROM journals"),
+    ("journals", "SELECT 'the audit chain of partition ' || min(partition) FROM journals"),
+    ("audit", "SELECT 'the audit chain of partition ' || min(partition) FROM audit"),
+    (
+        "partition_counts",
+        "SELECT format('partition %s, tenant %s: the counts are', partition, tenant_id) FROM partition_counts ORDER BY partition, tenant_id LIMIT 1",
+    ),
+    (
+        "receivable_entries",
+        "SELECT format('of team %s of tenant %s', team, tenant_id) FROM receivable_entries ORDER BY tenant_id, team LIMIT 1",
+    ),
+    (
+        "receivables",
+        "SELECT format('team %s of tenant %s', team, tenant_id) FROM receivables ORDER BY tenant_id, team LIMIT 1",
+    ),
+    (
+        "usage_totals",
+        "SELECT format('cost of team  of tenant %s, meter %s', tenant_id, meter) FROM usage_totals WHERE cost > 0 ORDER BY tenant_id, meter LIMIT 1",
+    ),
+    (
+        "late_places",
+        "SELECT 'late events of partition ' || min(partition) FROM late_answers WHERE answered > 0",
+    ),
+    (
+        "late_answers",
+        "SELECT 'late events of partition ' || min(partition) FROM late_answers WHERE answered > 0",
+    ),
+];
+
+/// All tables that are tampered with.
+const TABLES: [&str; 11] = [
+    "partitions",
     "partition_counts",
-    "receivable_entries",
+    "accounts",
     "receivables",
+    "journals",
+    "transfers",
     "usage_totals",
+    "audit",
+    "receivable_entries",
     "late_places",
     "late_answers",
 ];
+
+/// Ends the sessions of a process that stands still, with their locks.
+const OTHERS_LEAVE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
 
 /// Times that each case is tried, on rows chosen by chance.
 const ROUNDS: u64 = 2;
@@ -147,6 +189,7 @@ pub async fn tamper(
     ensure!(clean.iter().all(ledger::verify::Check::holds), "{clean:?}");
     for (kind, table, statement) in CASES {
         for _ in 0..ROUNDS {
+            begin(&mut connection).await?;
             let name = change(&mut connection, moments, table, statement).await?;
             let checks = look_at_books(&mut connection, &key).await;
             connection.execute("ROLLBACK").await?;
@@ -155,6 +198,7 @@ pub async fn tamper(
         }
     }
     for (kind, table, statement) in CASES_OF_BOTH {
+        begin(&mut connection).await?;
         let name = change(&mut connection, moments, table, statement).await?;
         let checks = look_at_archive(&mut connection, system, &copies).await;
         connection.execute("ROLLBACK").await?;
@@ -162,38 +206,162 @@ pub async fn tamper(
         *faults.entry(kind).or_default() += 1;
     }
     for _ in 0..2 * ROUNDS {
-        let position = forge(&mut connection, moments).await?;
+        begin(&mut connection).await?;
+        let name = forge(&mut connection, moments).await?;
         let checks = look_at_books(&mut connection, &key).await;
         connection.execute("ROLLBACK").await?;
         let checks = checks?;
         let bad: Vec<&str> = checks.iter().filter(|one| !one.holds()).map(|one| one.name).collect();
         ensure!(bad == ["audit chain"], "the forgery was not perfect: {checks:?}");
-        found("a forged window", &position, &checks)?;
+        found("a forged window", &name, &checks)?;
         *faults.entry("unkeyed hash").or_default() += 1;
     }
-    for table in TRUNCATED {
+    for (table, name) in TRUNCATED {
         begin(&mut connection).await?;
-        let statement = format!("TRUNCATE {table}");
-        connection.execute(AssertSqlSafe(statement.clone())).await?;
+        let name = truncate(&mut connection, table, name).await?;
         let checks = look_at_books(&mut connection, &key).await;
         connection.execute("ROLLBACK").await?;
-        found(&statement, "", &checks?)?;
+        found(table, &name, &checks?)?;
         *faults.entry("truncate").or_default() += 1;
     }
     for partition in tails(&mut connection).await? {
         begin(&mut connection).await?;
-        let position = cut_tail(&mut connection, partition).await?;
+        let name = cut_tail(&mut connection, partition).await?;
         // Postgres by itself cannot know: it is as it was before the window.
         let books = look_at_books(&mut connection, &key).await;
         let checks = look_at_archive(&mut connection, system, &copies).await;
         connection.execute("ROLLBACK").await?;
         let books = books?;
         ensure!(books.iter().all(ledger::verify::Check::holds), "the cut was not clean: {books:?}");
-        found("the tail was cut", &format!("position {position}"), &checks?)?;
+        found("the tail was cut", &name, &checks?)?;
         *faults.entry("cut the tail").or_default() += 1;
     }
     connection.close().await?;
     Ok(())
+}
+
+/// Tampers once in each way so that it stays, and asks the command. The process that has the books
+/// stands still meanwhile, and does not copy what is forged.
+pub async fn tamper_for_good(
+    system: &mut System,
+    moments: &mut Moments,
+    faults: &mut BTreeMap<&'static str, u64>,
+) -> Result<()> {
+    system.process("up")?.signal(Signal::SIGSTOP)?;
+    let shown = show_all(system, moments, faults).await;
+    system.process("up")?.signal(Signal::SIGCONT)?;
+    shown
+}
+
+async fn show_all(
+    system: &System,
+    moments: &mut Moments,
+    faults: &mut BTreeMap<&'static str, u64>,
+) -> Result<()> {
+    let mut connection = system.postgres().await?;
+    connection.execute(sqlx::raw_sql(OTHERS_LEAVE)).await?;
+    connection.execute("CREATE SCHEMA kept").await?;
+    for table in TABLES {
+        let keep = format!("CREATE TABLE kept.{table} AS TABLE public.{table}");
+        connection.execute(AssertSqlSafe(keep)).await?;
+    }
+    let mut shown = BTreeSet::new();
+    let first_of_its_kind = CASES.iter().filter(|(kind, ..)| shown.insert(*kind));
+    let first_of_its_kind: Vec<&Case> = first_of_its_kind.collect();
+    for (kind, table, statement) in first_of_its_kind {
+        begin_to_stay(&mut connection).await?;
+        let name = change(&mut connection, moments, table, statement).await?;
+        show(system, &mut connection, &name).await?;
+        *faults.entry(kind).or_default() += 1;
+    }
+    begin_to_stay(&mut connection).await?;
+    let name = forge(&mut connection, moments).await?;
+    show(system, &mut connection, &name).await?;
+    *faults.entry("unkeyed hash").or_default() += 1;
+    let (table, name) = TRUNCATED[0];
+    begin_to_stay(&mut connection).await?;
+    let name = truncate(&mut connection, table, name).await?;
+    show(system, &mut connection, &name).await?;
+    *faults.entry("truncate").or_default() += 1;
+    let partition =
+        *tails(&mut connection).await?.first().context("no partition has two windows")?;
+    begin_to_stay(&mut connection).await?;
+    let name = cut_tail(&mut connection, partition).await?;
+    show(system, &mut connection, &name).await?;
+    *faults.entry("cut the tail").or_default() += 1;
+    show_by_the_log(system, &mut connection, moments, faults).await?;
+    connection.execute("DROP SCHEMA kept CASCADE").await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// What only the log shows: a count that was changed, and a lane that says it is ahead of the ledger.
+async fn show_by_the_log(
+    system: &System,
+    connection: &mut PgConnection,
+    moments: &mut Moments,
+    faults: &mut BTreeMap<&'static str, u64>,
+) -> Result<()> {
+    begin_to_stay(connection).await?;
+    let name = change_count(connection).await?;
+    let said = show(system, connection, &name).await?;
+    ensure!(said.check("the log")?["bad"] == 1, "{}", said.document);
+    *faults.entry("update").or_default() += 1;
+    let ahead = "UPDATE late_places x SET x = x + 1000, r = r + 1000 WHERE {any} RETURNING 'partition ' || partition || ': the place of the slow lane'";
+    begin_to_stay(connection).await?;
+    let name = change(connection, moments, LANES, ahead).await?;
+    let number = name.trim_start_matches("partition ").split(':').next().unwrap_or_default();
+    let more =
+        format!("UPDATE late_answers SET answered = answered + 1000 WHERE partition = {number}");
+    connection.execute(AssertSqlSafe(more)).await?;
+    let said = show(system, connection, &name).await?;
+    let log = said.check("the log")?;
+    ensure!(log["bad"] == 2 && said.check("late events")?["bad"] == 0, "{}", said.document);
+    *faults.entry("swap").or_default() += 1;
+    Ok(())
+}
+
+/// Makes it stay, asks the command, and puts everything back.
+async fn show(system: &System, connection: &mut PgConnection, name: &str) -> Result<Said> {
+    connection.execute("COMMIT").await?;
+    let said = Said::of_up(system, &["--sample", "1", "--wait", "1"]).await?;
+    begin_to_stay(connection).await?;
+    for table in TABLES {
+        let statements = format!(
+            "DELETE FROM {table}; INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM kept.{table}"
+        );
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
+    }
+    connection.execute("COMMIT").await?;
+    said.names(name)?;
+    Ok(said)
+}
+
+/// Begins what is meant to stay: no foreign key and no trigger stands in its way.
+async fn begin_to_stay(connection: &mut PgConnection) -> Result<()> {
+    let statements =
+        "BEGIN; SET LOCAL session_replication_role = replica; SET LOCAL lock_timeout = '20s'";
+    connection.execute(sqlx::raw_sql(statements)).await?;
+    Ok(())
+}
+
+/// Changes what the newest window with events says came in; answers what the log says of it.
+pub async fn change_count(connection: &mut PgConnection) -> Result<String> {
+    let sql = "UPDATE audit a SET counts = regexp_replace(counts, '=([0-9]+),', '=1\\1,') FROM (
+             SELECT partition, max(position_to) AS position_to FROM audit WHERE counts <> '' GROUP BY partition ORDER BY partition LIMIT 1) newest
+         WHERE (a.partition, a.position_to) = (newest.partition, newest.position_to)
+         RETURNING format('partition %s, positions %s to %s: the log has', a.partition, position_from, a.position_to)";
+    Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
+}
+
+async fn truncate(
+    connection: &mut PgConnection,
+    table: &str,
+    name: &'static str,
+) -> Result<String> {
+    let name: String = sqlx::query_scalar(name).fetch_one(&mut *connection).await?;
+    connection.execute(AssertSqlSafe(format!("TRUNCATE {table}"))).await?;
+    Ok(name)
 }
 
 /// Begins, with everything locked: those who read meanwhile wait. Whoever waits for them in turn is
@@ -229,14 +397,13 @@ async fn foreign_keys(connection: &mut PgConnection) -> Result<Vec<(String, Stri
     Ok(rows)
 }
 
-/// Begins a transaction and changes something; answers what the first bad row must name.
+/// Changes something; answers what the first bad row must name.
 async fn change(
     connection: &mut PgConnection,
     moments: &mut Moments,
     table: &str,
     statement: &str,
 ) -> Result<String> {
-    begin(connection).await?;
     let (table, condition) = table.split_once(' ').unwrap_or((table, ""));
     let any = ANY
         .replace("{table}", table)
@@ -261,7 +428,7 @@ async fn tails(connection: &mut PgConnection) -> Result<Vec<i32>> {
 }
 
 /// Takes the newest window of a partition out of all books, without a trace in Postgres.
-async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> {
+async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<String> {
     let position: i64 =
         sqlx::query_scalar("SELECT max(position_to) FROM audit WHERE partition = $1")
             .bind(partition)
@@ -297,7 +464,7 @@ async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> 
              WHERE p.partition = {partition}"
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
-    Ok(position)
+    Ok(format!("position {position}"))
 }
 
 /// Makes a team owe one more, in all books, and computes every hash anew that needs no key: the hash of
@@ -305,7 +472,6 @@ async fn cut_tail(connection: &mut PgConnection, partition: i32) -> Result<i64> 
 async fn forge(connection: &mut PgConnection, moments: &mut Moments) -> Result<String> {
     let chosen = "WITH chosen AS (SELECT * FROM transfers WHERE team <> '' ORDER BY md5(ctid::text || '{seed}') LIMIT 1)";
     let chosen = chosen.replace("{seed}", &moments.bits().to_string());
-    begin(connection).await?;
     let statement = format!(
         "{chosen}, more AS (UPDATE transfers x SET amount = x.amount + 1 FROM chosen c WHERE (x.tenant_id, x.journal_id, x.ordinal)
              = (c.tenant_id, c.journal_id, c.ordinal)),
@@ -321,14 +487,59 @@ async fn forge(connection: &mut PgConnection, moments: &mut Moments) -> Result<S
     let (partition, position): (i32, i64) =
         sqlx::query_as(AssertSqlSafe(statement)).fetch_one(&mut *connection).await?;
     let (transfers, hash) = transfers_hash(connection, partition, position).await?;
-    sqlx::query("UPDATE audit SET transfers = $3, transfers_hash = $4, hash = sha256(previous_hash || $4) WHERE partition = $1 AND position_to = $2")
+    sqlx::query("UPDATE audit SET transfers = $3, transfers_hash = $4 WHERE partition = $1 AND position_to = $2")
         .bind(partition)
         .bind(position)
         .bind(transfers)
         .bind(hash.as_slice())
         .execute(&mut *connection)
         .await?;
-    Ok(format!("position {position}"))
+    chain_anew(connection, partition, position).await?;
+    Ok(format!("partition {partition} is broken at position {position}"))
+}
+
+/// Seals the windows from a position on with a key of the forger's own, each chained to the one before.
+async fn chain_anew(connection: &mut PgConnection, partition: i32, position: i64) -> Result<()> {
+    type Row = (i64, i64, i64, Vec<u8>, i64, String, i32, Vec<u8>, Vec<u8>, i64);
+    let key = AuditKey::parse(&Secret::new("0f".repeat(32))).context("a key")?;
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT position_from, position_to, r, c, catalog_version, counts, transfers, transfers_hash, previous_hash,
+             (extract(epoch FROM posted_at) * 1000000)::bigint
+         FROM audit WHERE partition = $1 AND position_to >= $2 ORDER BY position_to",
+    )
+    .bind(partition)
+    .bind(position)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut before: Option<[u8; 32]> = None;
+    for (from, x, r, c, version, counts, transfers, transfers_hash, previous, posted_at_us) in rows
+    {
+        let hash = |bytes: Vec<u8>| <[u8; 32]>::try_from(bytes).map_err(|_| anyhow!("no hash"));
+        let entry = Entry {
+            partition: u32::try_from(partition)?,
+            from,
+            to: Place { x, r, c: hash(c)? },
+            catalog_version: version.unsigned_abs(),
+            counts,
+            transfers,
+            transfers_hash: hash(transfers_hash)?,
+            previous: match before {
+                Some(before) => before,
+                None => hash(previous)?,
+            },
+            posted_at_us,
+        };
+        let own = entry.hash(&key);
+        sqlx::query("UPDATE audit SET previous_hash = $3, hash = $4 WHERE partition = $1 AND position_to = $2")
+            .bind(partition)
+            .bind(x)
+            .bind(entry.previous.as_slice())
+            .bind(own.as_slice())
+            .execute(&mut *connection)
+            .await?;
+        before = Some(own);
+    }
+    Ok(())
 }
 
 #[derive(sqlx::FromRow)]
