@@ -238,10 +238,13 @@ impl Archive {
     /// comes in time.
     async fn positions(&self, snapshot: &mut PgConnection) -> Result<(Ends, Ends)> {
         let posted = archive::posted(snapshot).await?;
+        // A copy of the archive may lag behind the one that the archiver saw.
+        let reached = archive::reached(snapshot).await?;
         let deadline = Instant::now() + self.wait;
         loop {
             let archived = within(archive::archived(&self.clickhouse, self.partitions)).await?;
-            if behind(&posted, &archived).is_none() || Instant::now() >= deadline {
+            let there = [&posted, &reached].iter().all(|ends| behind(ends, &archived).is_none());
+            if there || Instant::now() >= deadline {
                 return Ok((posted, archived));
             }
             tokio::time::sleep(LOOK_EVERY).await;

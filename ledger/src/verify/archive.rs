@@ -126,20 +126,22 @@ pub async fn groups(
     Ok(check)
 }
 
-/// A group is begun only after the one before it is archived: an archive that ends before that one
-/// has lost it since.
+/// Where each partition's archive was when its newest group was begun: that happens only after the
+/// group before is archived, so it never ends before that.
+pub async fn reached(connection: &mut PgConnection) -> Result<Ends, PostgresError> {
+    let rows: Vec<(i32, i64)> =
+        sqlx::query_as("SELECT partition, max(from_x) - 1 FROM archive_groups GROUP BY partition")
+            .fetch_all(connection)
+            .await?;
+    rows.into_iter().map(|(partition, x)| Ok((read_partition(partition)?, x))).collect()
+}
+
 async fn cut_tails(
     check: &mut Check,
     connection: &mut PgConnection,
     archived: &Ends,
 ) -> Result<(), PostgresError> {
-    let rows: Vec<(i32, i64)> = sqlx::query_as(
-        "SELECT partition, max(from_x) - 1 FROM archive_groups GROUP BY partition ORDER BY partition",
-    )
-    .fetch_all(connection)
-    .await?;
-    for (partition, before) in rows {
-        let partition = read_partition(partition)?;
+    for (partition, before) in reached(connection).await? {
         let end = archived.get(&partition).copied().unwrap_or(-1);
         if end < before {
             check.blame(|| {
