@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ledger::{
     install::{self, Installation},
     seal::AuditKey,
@@ -124,7 +124,10 @@ pub async fn examine(asked: Asked) -> Result<Report> {
     // Before the snapshot: what was copied by now must be in it.
     let copies = within(heads::copies(&clickhouse)).await;
     let (pool, installation) = open(&target, &key).await?;
-    let reach = within(Reach::read(&clickhouse, installation.partitions)).await;
+    let reach = match &copies {
+        Ok(_) => Reach::read(&clickhouse, installation.partitions).await.map_err(Into::into),
+        Err(error) => Err(anyhow!("{error:#}")),
+    };
     let mut snapshot = checkers::begin(&pool).await?;
     let mut checks = vec![checkers::chain::chains(&mut snapshot, &key).await?];
     checks.extend(checkers::books::checks(&mut snapshot).await?);

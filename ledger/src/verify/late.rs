@@ -16,7 +16,7 @@ use crate::convert::{partition as read_partition, place, uncount};
 /// Looks at the lanes' places and at what they have answered.
 pub async fn check(connection: &mut PgConnection) -> Result<Check, VerifyError> {
     let mut check = Check::new("late events");
-    for statement in [PLACES, ANSWERS] {
+    for statement in [PLACES, ANSWERS, NUMBERS] {
         let (rows, bad, first_bad): (i64, i64, Option<String>) =
             sqlx::query_as(statement).fetch_one(&mut *connection).await?;
         check.rows = check.rows.saturating_add(rows.unsigned_abs());
@@ -72,6 +72,25 @@ const ANSWERS: &str =
      SELECT (SELECT count(*) FROM late_answers), count(*),
          (array_agg(format('late events of partition %s, tenant %s: %s', partition, tenant_id, what) ORDER BY partition, tenant_id))[1]
      FROM bad WHERE what IS NOT NULL";
+
+/// Per partition: a lane that is some late events into a batch has answered so many more than those of
+/// the batches before, or it would leave out what it has not answered.
+const NUMBERS: &str =
+    "WITH sealed AS (
+         SELECT a.partition, a.position_from, a.position_to, sum(split_part(split_part(one, '=', 2), ',', 9)::numeric) AS forwarded
+         FROM audit a, regexp_split_to_table(a.counts, ';') AS one WHERE one ~ '^[0-9a-f-]{36}=([0-9]+,){9}[0-9]+$'
+         GROUP BY a.partition, a.position_from, a.position_to),
+     bounds AS (
+         SELECT l.partition, l.x, p.x AS posted, l.answered AS number,
+             coalesce((SELECT sum(a.answered) FROM late_answers a WHERE a.partition = l.partition), 0) - l.answered AS before,
+             coalesce(sum(s.forwarded) FILTER (WHERE s.position_to <= l.x), 0) AS lowest,
+             coalesce(sum(s.forwarded) FILTER (WHERE s.position_from <= l.x), 0) AS highest
+         FROM late_places l JOIN partitions p USING (partition) LEFT JOIN sealed s USING (partition)
+         GROUP BY l.partition, l.x, p.x, l.answered)
+     SELECT count(*), count(*) FILTER (WHERE before < lowest OR (x <= posted AND before > highest)),
+         (array_agg(format('the lane of partition %s, position %s: it is %s late events into a batch, and has answered %s before it',
+             partition, x, number, before) ORDER BY partition) FILTER (WHERE before < lowest OR (x <= posted AND before > highest)))[1]
+     FROM bounds";
 
 /// A lane that does not stand at the end of a window: only the log knows whether its place is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

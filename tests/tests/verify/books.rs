@@ -108,6 +108,7 @@ const CASES: &[Case] = &[
     ("late events", "late_places WHERE x >= 0", "UPDATE late_places x SET c = sha256(c) WHERE {any} RETURNING 'partition ' || partition"),
     ("late events", "late_places WHERE x >= 0", "UPDATE late_places x SET r = r + 1 WHERE {any} RETURNING 'partition ' || partition"),
     ("late events", "late_places WHERE x >= 0", "UPDATE late_places x SET x = x + 1000 WHERE {any} RETURNING 'partition ' || partition"),
+    ("late events", "late_places WHERE x >= 0", "UPDATE late_places x SET answered = answered + 1 WHERE {any} RETURNING 'the lane of partition ' || partition"),
     ("late events", LANES, "UPDATE late_places x SET x = -1, r = -1, c = 'weir: no rated batch before this' WHERE {any} RETURNING 'partition ' || partition"),
     ("late events", LANES, "DELETE FROM late_places x WHERE {any} RETURNING 'partition ' || partition"),
     ("late events", "late_places", "INSERT INTO late_places SELECT 99, x, r, c, answered FROM late_places x WHERE {any} RETURNING 'partition 99'"),
