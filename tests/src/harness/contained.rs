@@ -3,17 +3,24 @@
 
 use std::{
     env,
+    panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
+
+use super::{oracle::Verdict, report::Run};
 
 /// Says to the inner process that it is inside.
 const INSIDE: &str = "WEIR_CONTAINED";
 const ARGUMENTS: [&str; 5] = ["--pid", "--net", "--fork", "--mount-proc", "--kill-child=KILL"];
 /// A shell is the first process inside, because it waits for orphans; the loopback is down at first.
 const INIT: &str = r#"ip link set lo up && "$@"; exit $?"#;
+
+/// What a test exits with that has kept its line.
+const PASSED: i32 = 0;
+const FAILED: i32 = 101;
 
 fn unshare() -> Command {
     let mut command = Command::new("setpriv");
@@ -36,19 +43,24 @@ pub fn is_contained() -> bool {
 /// One at a time: each puts a machine under load.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs the test `name` (its whole path) in namespaces of its own, after those that run now. Where there are none it says so,
-/// and runs it here: processes then end with their parent.
-pub fn contained<F: Future<Output = Result<()>>>(
+/// Runs the test `name` (its whole path) in namespaces of its own, after those that run now, and keeps its
+/// line. Where there are none it says so, and runs it here: processes then end with their parent.
+pub fn contained<F: Future<Output = Result<Verdict>>>(
     name: &str,
-    scenario: impl FnOnce() -> F,
+    scenario: impl FnOnce(Run) -> F,
 ) -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let run = Run::new(name);
     if !is_contained() && possible() {
         let status = unshare()
             .arg(env::current_exe()?)
             .args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads", "1"])
             .env(INSIDE, "1")
+            .env("WEIR_SEED", run.moments.seed().to_string())
             .status()?;
+        if !matches!(status.code(), Some(PASSED | FAILED)) {
+            return run.keep(Err(anyhow!("it ended with {status}")));
+        }
         ensure!(status.success(), "{name} failed, see above");
         return Ok(());
     }
@@ -57,5 +69,7 @@ pub fn contained<F: Future<Output = Result<()>>>(
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(scenario())
+    let scenario = AssertUnwindSafe(|| runtime.block_on(scenario(run.clone())));
+    let outcome = catch_unwind(scenario).unwrap_or_else(|_| Err(anyhow!("it panicked")));
+    run.keep(outcome)
 }

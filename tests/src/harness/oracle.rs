@@ -5,7 +5,7 @@ mod archive;
 mod books;
 mod bounds;
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
 use anyhow::{Result, ensure};
 use sqlx::PgConnection;
@@ -50,15 +50,39 @@ pub struct Oracle<'a> {
 pub struct Verdict {
     /// Events sent, each with one outcome.
     pub events: u64,
-    /// Acknowledged events without effect (INV-01).
+    /// Acknowledged events without effect (INV-01), and sums of effects that are too small.
     pub lost: u64,
-    /// Events with more than one effect (INV-02).
+    /// Events with more than one effect, and sums of effects that are too large (INV-02).
     pub doubled: u64,
     /// Other differences.
     pub others: u64,
     /// The first differences.
     pub told: Vec<String>,
 }
+
+impl Verdict {
+    /// Fails where there are differences.
+    pub fn check(self) -> Result<Verdict> {
+        if self.lost + self.doubled + self.others > 0 {
+            return Err(Wrong(self).into());
+        }
+        Ok(self)
+    }
+}
+
+/// A verdict with differences, as an error.
+#[derive(Clone, Debug)]
+pub struct Wrong(pub Verdict);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verdict { lost, doubled, others, told, .. } = &self.0;
+        writeln!(formatter, "{lost} lost, {doubled} doubled, {others} others, the first:")?;
+        formatter.write_str(&told.join("\n"))
+    }
+}
+
+impl std::error::Error for Wrong {}
 
 /// Differences between what is and what must be.
 #[derive(Debug, Default)]
@@ -80,6 +104,28 @@ impl Differences {
     fn other(&mut self, invariant: &str, what: impl FnOnce() -> String) {
         self.others += 1;
         self.tell(|| format!("{invariant}: {}", what()));
+    }
+
+    /// INV-02: compares sums of effects, where absent ones are nothing. What is too much was charged
+    /// twice, what is too little was lost; `size` says what is compared first.
+    fn compare_effects<K: Ord + std::fmt::Debug, V: Copy + Default + std::fmt::Debug, S: Ord>(
+        &mut self,
+        what: &str,
+        found: &BTreeMap<K, V>,
+        expected: &BTreeMap<K, V>,
+        size: fn(V) -> S,
+    ) {
+        let more = found.keys().filter(|key| !expected.contains_key(*key));
+        for key in expected.keys().chain(more) {
+            let of = |sums: &BTreeMap<K, V>| sums.get(key).copied().unwrap_or_default();
+            let (found, expected) = (of(found), of(expected));
+            match size(found).cmp(&size(expected)) {
+                Ordering::Equal => continue,
+                Ordering::Greater => self.doubled += 1,
+                Ordering::Less => self.lost += 1,
+            }
+            self.tell(|| format!("INV-02: {what} of {key:?}: {found:?}, expected {expected:?}"));
+        }
     }
 
     /// Compares maps under an invariant.
@@ -179,5 +225,22 @@ async fn no_transaction_is_left(connection: &mut PgConnection) -> Result<()> {
         }
         ensure!(tokio::time::Instant::now() < deadline, "{idle} sessions are idle in transaction");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_was_doubled_and_what_is_too_little_was_lost() {
+        let expected = BTreeMap::from([("a", 1), ("b", 2), ("c", 3), ("d", 0)]);
+        let found = BTreeMap::from([("a", 1), ("b", 1), ("e", 5), ("f", 0)]);
+        let mut differences = Differences::default();
+        differences.compare_effects("sums", &found, &expected, |sum| sum);
+        let Differences { lost, doubled, others, told } = differences;
+        assert_eq!((lost, doubled, others), (2, 1, 0));
+        let first = "INV-02: sums of \"b\": 1, expected 2";
+        assert!(told.len() == 3 && told[0] == first, "{told:?}");
     }
 }

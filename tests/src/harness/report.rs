@@ -8,10 +8,19 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// A run.
+use super::{
+    oracle::{Verdict, Wrong},
+    story::Story,
+};
+use crate::seed::Moments;
+
+/// So much of what a run failed with is kept.
+const FAILED_CHARACTERS_MAX: usize = 300;
+
+/// What is kept of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Line {
     /// What was done.
@@ -28,6 +37,12 @@ pub struct Line {
     pub lost: u64,
     /// Events with more than one effect.
     pub doubled: u64,
+    /// Other differences from what must be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: u64,
+    /// What it failed with, unless it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// How long it took.
     pub seconds: u64,
     /// Seeds of a run of the simulation, whose faults and events are not real ones; 0 for a system.
@@ -53,6 +68,55 @@ impl Line {
     }
 }
 
+/// A run of a scenario: its random moments, and what was done.
+#[derive(Clone, Debug)]
+pub struct Run {
+    scenario: String,
+    /// Random moments.
+    pub moments: Moments,
+    /// What was done.
+    pub story: Story,
+}
+
+impl Run {
+    /// Begins one; its seed is printed.
+    pub fn new(scenario: &str) -> Run {
+        let (scenario, moments) = (scenario.to_owned(), Moments::new(scenario));
+        Run { scenario, moments, story: Story::default() }
+    }
+
+    /// Keeps its line, however it ended, and passes on how that was.
+    pub fn keep(&self, outcome: Result<Verdict>) -> Result<()> {
+        let line = self.line(&outcome);
+        outcome.and(line.write())
+    }
+
+    fn line(&self, outcome: &Result<Verdict>) -> Line {
+        let verdict = match outcome {
+            Ok(verdict) => Some(verdict),
+            Err(error) => error.downcast_ref::<Wrong>().map(|Wrong(verdict)| verdict),
+        };
+        let Verdict { events, lost, doubled, others, .. } = verdict.cloned().unwrap_or_default();
+        Line {
+            scenario: self.scenario.clone(),
+            seed: self.moments.seed(),
+            commit: commit(),
+            faults: self.story.counts(),
+            events,
+            lost,
+            doubled,
+            others,
+            failed: outcome.as_ref().err().map(short),
+            seconds: self.story.seconds(),
+            seeds: 0,
+        }
+    }
+}
+
+fn short(error: &Error) -> String {
+    format!("{error:#}").chars().take(FAILED_CHARACTERS_MAX).collect()
+}
+
 /// The commit that is checked out; empty where there is none.
 pub fn commit() -> String {
     let output = Command::new("git")
@@ -61,4 +125,27 @@ pub fn commit() -> String {
         .output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     text.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_run_has_a_line_however_it_ends() {
+        let run = Run::new("s");
+        run.story.count("F01", 2);
+        let verdict = Verdict { events: 10, lost: 1, others: 3, ..Verdict::default() };
+        let passed = run.line(&Ok(Verdict { events: 10, ..Verdict::default() }));
+        assert_eq!((passed.events, passed.failed), (10, None));
+        let wrong = run.line(&Err(Error::new(Wrong(verdict)).context("at rest")));
+        assert_eq!((wrong.events, wrong.lost, wrong.doubled, wrong.others), (10, 1, 0, 3));
+        assert!(wrong.failed.is_some_and(|failed| failed.starts_with("at rest")));
+        let late = run.line(&Err(anyhow!("not in time: {}", "x".repeat(1_000))));
+        assert_eq!((late.events, late.faults["F01"]), (0, 2));
+        let failed = late.failed.unwrap();
+        assert!(failed.starts_with("not in time: x") && failed.len() == FAILED_CHARACTERS_MAX);
+    }
 }

@@ -13,6 +13,8 @@ use super::report::Line;
 
 /// What stands before and after the table in the document.
 const MARKS: (&str, &str) = ("<!-- totals: begin -->", "<!-- totals: end -->");
+/// So much of a commit's name is shown.
+const COMMIT_CHARACTERS: usize = 10;
 /// Kinds of faults that are told by name.
 const KINDS: [(&str, &str); 24] = [
     ("F01", "a process killed (`kill -9`)"),
@@ -59,50 +61,80 @@ pub fn read(text: &str) -> Result<Vec<Line>> {
     text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()).map(line).collect()
 }
 
-/// The table, in Markdown.
+/// Whether a run has shown anything wrong, or did not come to its end.
+fn has_failed(line: &Line) -> bool {
+    line.failed.is_some() || line.lost + line.doubled + line.others > 0
+}
+
+/// The table, in Markdown: times and events of runs that passed, differences of all. One that failed
+/// leaves no bound.
 pub fn table(lines: &[Line]) -> String {
-    let (simulated, lines): (Vec<&Line>, Vec<&Line>) =
-        lines.iter().partition(|line| line.seeds > 0);
-    let mut faults = BTreeMap::<&str, u64>::new();
-    for (kind, times) in lines.iter().flat_map(|line| &line.faults) {
-        *faults.entry(kind).or_default() += times;
-    }
+    let failed = lines.iter().filter(|line| has_failed(line)).count();
+    let passed = lines.iter().filter(|line| !has_failed(line));
+    let (walks, runs): (Vec<&Line>, Vec<&Line>) = passed.partition(|line| line.seeds > 0);
+    let faults = faults(&runs);
     let of = |kinds: &[&str]| kinds.iter().filter_map(|kind| faults.get(kind)).sum::<u64>();
-    let sum = |of: fn(&Line) -> u64| lines.iter().map(|line| of(line)).sum::<u64>();
-    let walks: u64 = simulated.iter().map(|line| line.seeds).sum();
-    let (events, lost, doubled) =
-        (sum(|line| line.events), sum(|line| line.lost), sum(|line| line.doubled));
-    let bound = |times: u64| match (times, lost + doubled) {
+    let bound = |times: u64| match (times, failed) {
         (1.., 0) => format!("{:.1e}", (3.0 / times as f64).min(1.0)),
         _ => "-".to_owned(),
     };
-    let seeds: BTreeSet<u64> = lines.iter().map(|line| line.seed).collect();
-    let commits: BTreeSet<&str> = lines.iter().map(|line| line.commit.as_str()).collect();
     let mut text = String::from("| | n | 95 % upper bound per trial |\n|---|---:|---:|\n");
     for (name, times) in [
         ("processes killed", of(&["F01"])),
         ("database crashes", of(&["F04", "F05"])),
         ("broker crashes", of(&["F10"])),
-        ("events", events),
-        ("walks of the simulation (F35)", walks),
+        ("events", runs.iter().map(|line| line.events).sum()),
+        ("walks of the simulation (F35)", walks.iter().map(|line| line.seeds).sum()),
     ] {
         let _ = writeln!(text, "| {name} | {times} | {} |", bound(times));
     }
-    let _ = writeln!(text, "| **lost** | **{lost}** | |\n| **doubled** | **{doubled}** | |");
-    let hours = sum(|line| line.seconds) as f64 / 3_600.0;
-    let _ = writeln!(
-        text,
-        "\n{} runs of {} seeds in {hours:.1} h, at {}.\n\n| fault | | times |\n|---|---|---:|",
-        lines.len(),
-        seeds.len(),
-        commits.into_iter().collect::<Vec<_>>().join(", ")
-    );
+    let sum = |of: fn(&Line) -> u64| lines.iter().map(of).sum::<u64>();
+    for (name, times) in [
+        ("lost", sum(|line| line.lost)),
+        ("doubled", sum(|line| line.doubled)),
+        ("other differences", sum(|line| line.others)),
+        ("failed runs", failed as u64),
+    ] {
+        let _ = writeln!(text, "| **{name}** | **{times}** | |");
+    }
+    let _ = writeln!(text, "\n{}\n\n| fault | | times |\n|---|---|---:|", places(&runs, &walks));
     for (kind, name) in KINDS {
         if let Some(times) = faults.get(kind) {
             let _ = writeln!(text, "| {} | {name} | {times} |", kind.trim_end_matches('s'));
         }
     }
     text
+}
+
+/// How often each kind of fault has bitten.
+fn faults<'a>(runs: &[&'a Line]) -> BTreeMap<&'a str, u64> {
+    let mut faults = BTreeMap::new();
+    for (kind, times) in runs.iter().flat_map(|line| &line.faults) {
+        *faults.entry(kind.as_str()).or_default() += times;
+    }
+    faults
+}
+
+/// What was run where.
+fn places(runs: &[&Line], walks: &[&Line]) -> String {
+    let seeds: BTreeSet<u64> = runs.iter().map(|line| line.seed).collect();
+    let hours = runs.iter().map(|line| line.seconds).sum::<u64>() as f64 / 3_600.0;
+    format!(
+        "{} runs of {} seeds in {hours:.1} h, at {}; the walks at {}.",
+        runs.len(),
+        seeds.len(),
+        commits(runs),
+        commits(walks)
+    )
+}
+
+fn commits(lines: &[&Line]) -> String {
+    let short = |line: &&Line| line.commit.chars().take(COMMIT_CHARACTERS).collect::<String>();
+    let commits: BTreeSet<String> = lines.iter().map(short).collect();
+    match commits.is_empty() {
+        true => "none".to_owned(),
+        false => commits.into_iter().collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// The document with this table in it.
@@ -128,9 +160,8 @@ pub fn renew() -> Result<bool> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn totals_are_sums() {
-        let line = |seed: u64, kills: u64| Line {
+    fn line(seed: u64, kills: u64) -> Line {
+        Line {
             scenario: "s".to_owned(),
             seed,
             commit: "abc".to_owned(),
@@ -138,26 +169,54 @@ mod tests {
             events: 1_000,
             lost: 0,
             doubled: 0,
+            others: 0,
+            failed: None,
             seconds: 60,
             seeds: 0,
-        };
-        let simulated = Line { seeds: 500, ..line(9, 7) };
-        let lines = [line(1, 10), line(2, 20), simulated];
+        }
+    }
+
+    #[test]
+    fn totals_are_sums() {
+        let walks = Line { seeds: 500, commit: "0123456789ab".to_owned(), ..line(9, 7) };
+        let lines = [line(1, 10), line(2, 20), walks];
         let text = table(&lines);
         assert!(text.contains("| processes killed | 30 | 1.0e-1 |"), "{text}");
         assert!(text.contains("| events | 2000 | 1.5e-3 |"), "{text}");
         assert!(text.contains("(F35) | 500 | 6.0e-3 |"), "{text}");
         assert!(text.contains("| F05 | all sessions of Postgres ended | 20 |"), "{text}");
-        assert!(text.contains("2 runs of 2 seeds in 0.0 h, at abc."), "{text}");
+        let places = "2 runs of 2 seeds in 0.0 h, at abc; the walks at 0123456789.";
+        assert!(text.contains(places), "{text}");
+        assert!(text.contains("| **failed runs** | **0** |"), "{text}");
         let written: Vec<String> =
             lines.iter().map(|line| serde_json::to_string(line).unwrap()).collect();
         assert_eq!(table(&read(&written.join("\n")).unwrap()), text);
-        let lost = table(&[Line { lost: 1, ..line(3, 1) }]);
-        assert!(
-            lost.contains("| **lost** | **1** |") && lost.contains("| processes killed | 1 | - |"),
-            "{lost}"
-        );
+    }
+
+    #[test]
+    fn a_failed_run_leaves_no_bound_and_counts_for_nothing() {
+        let late = Line { failed: Some("not in time".to_owned()), events: 0, ..line(3, 5) };
+        let wrong = |lost, doubled, others| Line { lost, doubled, others, ..line(4, 5) };
+        let walks = Line { seeds: 500, ..late.clone() };
+        for (one, row) in [
+            (late, "| **lost** | **0** |"),
+            (wrong(1, 0, 0), "| **lost** | **1** |"),
+            (wrong(0, 2, 0), "| **doubled** | **2** |"),
+            (wrong(0, 0, 3), "| **other differences** | **3** |"),
+            (walks, "(F35) | 0 | - |"),
+        ] {
+            let text = serde_json::to_string(&one).unwrap();
+            let text = table(&[vec![line(1, 10)], read(&text).unwrap()].concat());
+            for row in [row, "killed | 10 | - |", "| events | 1000 | - |", "runs** | **1** |"] {
+                assert!(text.contains(row), "{row}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_has_its_place() {
         let document = put("a<!-- totals: begin -->old<!-- totals: end -->b", "new\n").unwrap();
         assert_eq!(document, "a<!-- totals: begin -->\nnew\n<!-- totals: end -->b");
+        assert!(put("a", "new\n").is_err());
     }
 }

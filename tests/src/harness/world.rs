@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use runtime::postgres::server::Server;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -14,7 +14,7 @@ use super::{
     oracle::{Oracle, Snapshot, Usage, Verdict},
     plan::Plan,
     prober::Prober,
-    report::{Line, commit},
+    report::Run,
     story::Story,
     tenants::{self, Tenant},
     tier::Tier,
@@ -73,7 +73,6 @@ pub struct World {
     pub story: Story,
     /// How often it is done.
     pub tier: Tier,
-    scenario: &'static str,
     /// Servers that are run for the system.
     kept: Vec<Server>,
 }
@@ -106,21 +105,16 @@ pub struct Rest {
 
 impl World {
     /// A process per role, two of most, on Kafka, with a proxy on every link.
-    pub async fn on_kafka(scenario: &'static str, partitions: u32) -> Result<World> {
-        Self::on_kafka_with(scenario, partitions, &[]).await
+    pub async fn on_kafka(run: &Run, partitions: u32) -> Result<World> {
+        Self::on_kafka_with(run, partitions, &[]).await
     }
 
     /// [`World::on_kafka`], where each process has a way to Kafka of its own.
-    pub async fn on_kafka_apart(scenario: &'static str, partitions: u32) -> Result<World> {
-        Self::on_kafka_with(scenario, partitions, &ON_KAFKA).await
+    pub async fn on_kafka_apart(run: &Run, partitions: u32) -> Result<World> {
+        Self::on_kafka_with(run, partitions, &ON_KAFKA).await
     }
 
-    async fn on_kafka_with(
-        scenario: &'static str,
-        partitions: u32,
-        apart: &[&str],
-    ) -> Result<World> {
-        let (moments, story) = (Moments::new(scenario), Story::default());
+    async fn on_kafka_with(run: &Run, partitions: u32, apart: &[&str]) -> Result<World> {
         let mut links = Links::default();
         for name in apart {
             links.kafka_apart.insert((*name).to_owned(), Proxy::listen()?);
@@ -143,25 +137,18 @@ impl World {
         }
         start_all(&mut system).await?;
         let shape = Shape::of(&Tier::of_environment());
-        let mut world = World::begin(scenario, system, (moments, story, clocks), shape).await?;
+        let mut world = World::begin(run, system, clocks, shape).await?;
         (world.links, world.broker) = (links, Some(broker));
         Ok(world)
     }
 
     /// `weir up`, as it comes.
-    pub async fn embedded(scenario: &'static str, partitions: u32) -> Result<World> {
-        let shape = Shape::of(&Tier::of_environment());
-        World::embedded_with(scenario, partitions, Moments::new(scenario), shape).await
+    pub async fn embedded(run: &Run, partitions: u32) -> Result<World> {
+        World::embedded_with(run, partitions, Shape::of(&Tier::of_environment())).await
     }
 
     /// `weir up`, under another load.
-    pub async fn embedded_with(
-        scenario: &'static str,
-        partitions: u32,
-        moments: Moments,
-        shape: Shape,
-    ) -> Result<World> {
-        let story = Story::default();
+    pub async fn embedded_with(run: &Run, partitions: u32, shape: Shape) -> Result<World> {
         let (partitions, clocks) = (partitions.to_string(), Clocks::new()?);
         let [library, offset] = clocks.settings("up")?;
         let settings = [
@@ -170,16 +157,17 @@ impl World {
             (offset.0, &offset.1),
         ];
         let system = System::embedded_with(&settings, &[], &[]).await?;
-        World::begin(scenario, system, (moments, story, clocks), shape).await
+        World::begin(run, system, clocks, shape).await
     }
 
     async fn begin(
-        scenario: &'static str,
+        run: &Run,
         system: System,
-        (moments, story, clocks): (Moments, Story, Clocks),
+        clocks: Clocks,
         Shape { tenants, window, sending }: Shape,
     ) -> Result<World> {
         let tier = Tier::of_environment();
+        let (moments, story) = (run.moments.clone(), run.story.clone());
         let tenants = tenants::make(&system, tenants).await?;
         tenants::are_known(&bases(&system)?, &tenants).await?;
         let start_us = runtime::task::now_us() - AGE_US;
@@ -201,7 +189,6 @@ impl World {
             moments,
             story,
             tier,
-            scenario,
             kept: Vec::new(),
         })
     }
@@ -390,33 +377,11 @@ impl Rest {
         let verdict = oracle.check(before).await?;
         world.prober.check()?;
         secrets_are_nowhere(world).await?;
-        let Verdict { events, lost, doubled, others, told } = &verdict;
+        let Verdict { events, lost, doubled, others, .. } = &verdict;
         world
             .story
             .tell(format!("{events} events: {lost} lost, {doubled} doubled, {others} others"));
-        if lost + doubled + others > 0 {
-            self.report(&verdict)?;
-            bail!("the first differences:\n{}", told.join("\n"));
-        }
-        Ok(verdict)
-    }
-
-    /// Keeps the run's line.
-    pub fn report(&self, verdict: &Verdict) -> Result<()> {
-        let Verdict { events, lost, doubled, .. } = *verdict;
-        let world = &self.world;
-        Line {
-            scenario: world.scenario.to_owned(),
-            seed: world.moments.seed(),
-            commit: commit(),
-            faults: world.story.counts(),
-            events,
-            lost,
-            doubled,
-            seconds: world.story.seconds(),
-            seeds: 0,
-        }
-        .write()
+        verdict.check()
     }
 }
 

@@ -32,29 +32,27 @@ const FAILURES: [(&str, &str); 2] = [("fsync,fdatasync", "EIO"), ("pwrite64", "E
 #[test]
 #[ignore = "make test-deep does it"]
 fn of_postgres() -> Result<()> {
-    contained("disks::of_postgres", || async {
-        let mut world = World::embedded("disks_of_postgres", 4).await?;
+    contained("disks::of_postgres", |run| async move {
+        let mut world = World::embedded(&run, 4).await?;
         calls_of_postgres_fail(&mut world).await?;
         let before = world.snapshot().await?;
         postgres_has_no_room(&mut world, "").await?;
         postgres_has_no_room(&mut world, "pg_wal").await?;
         let mut rest = world.rest().await?;
-        let verdict = rest.check(Some(&before)).await?;
-        rest.report(&verdict)
+        rest.check(Some(&before)).await
     })
 }
 
 #[test]
 #[ignore = "make test-deep does it"]
 fn of_the_broker() -> Result<()> {
-    contained("disks::of_the_broker", || async {
-        let mut world = World::on_kafka("disks_of_the_broker", 8).await?;
+    contained("disks::of_the_broker", |run| async move {
+        let mut world = World::on_kafka(&run, 8).await?;
         calls_of_the_broker_fail(&mut world).await?;
         let before = world.snapshot().await?;
         the_broker_has_no_room(&mut world).await?;
         let mut rest = world.rest().await?;
-        let verdict = rest.check(Some(&before)).await?;
-        rest.report(&verdict)
+        rest.check(Some(&before)).await
     })
 }
 

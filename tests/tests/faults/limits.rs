@@ -38,28 +38,26 @@ const OURS: usize = 2_000;
 #[test]
 #[ignore = "make test-deep does it"]
 fn of_memory() -> Result<()> {
-    contained("limits::of_memory", || async {
-        let mut world = World::embedded("limits_of_memory", 4).await?;
+    contained("limits::of_memory", |run| async move {
+        let mut world = World::embedded(&run, 4).await?;
         memory_is_limited(&mut world).await?;
         let before = world.snapshot().await?;
         no_more_memory(&mut world).await?;
         let mut rest = world.rest().await?;
-        let verdict = rest.check(Some(&before)).await?;
-        rest.report(&verdict)
+        rest.check(Some(&before)).await
     })
 }
 
 #[test]
 #[ignore = "make test-deep does it"]
 fn of_descriptors() -> Result<()> {
-    contained("limits::of_descriptors", || async {
-        let mut world = World::on_kafka("limits_of_descriptors", 8).await?;
+    contained("limits::of_descriptors", |run| async move {
+        let mut world = World::on_kafka(&run, 8).await?;
         no_descriptors_are_left(&mut world).await?;
         let before = world.snapshot().await?;
         clients_say_nothing_or_little(&mut world).await?;
         let mut rest = world.rest().await?;
-        let verdict = rest.check(Some(&before)).await?;
-        rest.report(&verdict)
+        rest.check(Some(&before)).await
     })
 }
 

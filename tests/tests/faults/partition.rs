@@ -39,8 +39,8 @@ enum To {
 #[test]
 #[ignore = "make test-deep does it"]
 fn of_each_link() -> Result<()> {
-    contained("partition::of_each_link", || async {
-        let mut world = World::on_kafka_apart("partition_of_each_link", 8).await?;
+    contained("partition::of_each_link", |run| async move {
+        let mut world = World::on_kafka_apart(&run, 8).await?;
         let mut cuts = cuts();
         world.moments.shuffle(&mut cuts);
         let half = world.tier.partitions as usize / 2;
@@ -49,8 +49,7 @@ fn of_each_link() -> Result<()> {
         let rest = world.tier.partitions as usize - half;
         roles_are_cut_off(&mut world, cuts.iter().skip(half).take(rest)).await?;
         let mut rest = world.rest().await?;
-        let verdict = rest.check(Some(&before)).await?;
-        rest.report(&verdict)
+        rest.check(Some(&before)).await
     })
 }
 

@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::{
-    harness::{
-        contained::contained,
-        traffic::Sending,
-        world::{Shape, World},
-    },
-    seed::Moments,
+use tests::harness::{
+    contained::contained,
+    oracle::Verdict,
+    traffic::Sending,
+    world::{Shape, World},
 };
 
 /// Windows that are sent.
@@ -24,18 +22,16 @@ const SHAPE: Shape = Shape {
 
 #[test]
 fn other_counts_of_partitions() -> Result<()> {
-    contained("partitions::other_counts_of_partitions", || async {
-        let moments = Moments::new("partitions");
+    contained("partitions::other_counts_of_partitions", |run| async move {
+        let mut events = 0;
         for partitions in [1, 12] {
-            let world =
-                World::embedded_with("partitions", partitions, moments.clone(), SHAPE).await?;
+            let world = World::embedded_with(&run, partitions, SHAPE).await?;
             let mut rest = world.sent().await?;
             rest.world.story.count("F16", 1);
-            let verdict = rest.check(None).await?;
-            rest.report(&verdict)?;
+            events += rest.check(None).await?.events;
             another_count_is_refused(&mut rest.world).await?;
         }
-        Ok(())
+        Ok(Verdict { events, ..Verdict::default() })
     })
 }
 

@@ -32,15 +32,14 @@ const STILL: Duration = Duration::from_millis(80);
 #[test]
 #[ignore = "make test-deep does it"]
 fn of_everything() -> Result<()> {
-    contained("slowness::of_everything", || async {
-        let mut world = World::on_kafka("slowness_of_everything", 8).await?;
+    contained("slowness::of_everything", |run| async move {
+        let mut world = World::on_kafka(&run, 8).await?;
         links_are_slow(&mut world, Fault::Delay(LATE), |did| did.delayed).await?;
         let before = world.snapshot().await?;
         processors_are_slow(&mut world).await?;
         links_are_slow(&mut world, Fault::Narrow(NARROW_BYTES), |did| did.narrowed).await?;
         let mut rest = world.rest().await?;
-        let verdict = rest.check(Some(&before)).await?;
-        rest.report(&verdict)
+        rest.check(Some(&before)).await
     })
 }
 

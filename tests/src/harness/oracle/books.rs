@@ -37,6 +37,11 @@ const OUTCOMES: [(&str, &str); 6] = [
     ("rejected", "rejected"),
 ];
 
+/// What tells larger sums from smaller ones, the events first.
+fn size(sums: Sums) -> (i64, i128, i128, i128) {
+    (sums.events, sums.quantity, sums.charge, sums.cost)
+}
+
 /// An amount that Postgres wrote.
 fn number(text: &str) -> Result<i128> {
     parse(text).with_context(|| format!("{text:?} is no amount"))
@@ -73,7 +78,7 @@ impl Oracle<'_> {
             };
             found.insert((tenant, text(1), text(2)), sums);
         }
-        differences.compare("INV-02", "usage_totals", &found, &expected.books);
+        differences.compare_effects("usage_totals", &found, &expected.books, size);
         let (mut charges, mut costs) = (BTreeMap::new(), BTreeMap::new());
         for ((tenant, team, _), sums) in &expected.books {
             *charges.entry((*tenant, team.clone())).or_insert(0) += sums.charge;
@@ -92,7 +97,7 @@ impl Oracle<'_> {
             ),
         ] {
             let found = self.amounts(connection, sql).await?;
-            differences.compare("INV-02", what, &found, expected);
+            differences.compare_effects(what, &found, expected, |amount| amount);
         }
         Ok(())
     }
@@ -265,7 +270,7 @@ impl Oracle<'_> {
             }
             let own = expected.books.iter().filter(|((of, ..), _)| *of == number);
             let own = own.map(|(key, sums)| (key.clone(), *sums)).collect();
-            differences.compare("INV-02", "GET /v1/usage", &found, &own);
+            differences.compare_effects("GET /v1/usage", &found, &own, size);
         }
         Ok(())
     }
