@@ -19,6 +19,8 @@ mod migrations;
 mod options;
 #[path = "tidy/tokens.rs"]
 mod tokens;
+#[path = "tidy/totals.rs"]
+mod totals;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

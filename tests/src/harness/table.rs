@@ -145,10 +145,16 @@ pub fn put(document: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{}\n{table}{}{after}", MARKS.0, MARKS.1))
 }
 
-/// Makes the document's table from the runs that are kept; answers whether it was another one.
-pub fn renew() -> Result<bool> {
+/// The document as it is, and with the table of the runs that are kept.
+pub fn renewed() -> Result<(String, String)> {
     let text = fs::read_to_string(document())?;
     let renewed = put(&text, &table(&read(&fs::read_to_string(kept())?)?))?;
+    Ok((text, renewed))
+}
+
+/// Makes the document's table from the runs that are kept; answers whether it was another one.
+pub fn renew() -> Result<bool> {
+    let (text, renewed) = renewed()?;
     let changed = renewed != text;
     if changed {
         fs::write(document(), renewed)?;
