@@ -64,11 +64,14 @@ phase "build weir" cargo build --locked --bin weir
 phase "downloads" have_downloads
 if [ "$only" = deep ]; then
     export WEIR_TIER=deep WEIR_SIMULATION_SEEDS=20000 WEIR_KILLS=30
+    # Each run adds a line to the totals of docs/RELIABILITY.md, also one that fails.
+    export WEIR_FAULTS_OUT="$PWD/tests/data/faults.jsonl"
     for test in faults kills restore verify simulation; do
         phase "tests: $test" cargo test --locked --workspace --test "$test" -- --include-ignored --nocapture --test-threads 1
     done
+    phase "totals" cargo run --locked --bin faults-table
     # Its settings are those of the environment, which has none of the above.
-    phase "tests: a loud neighbour" env -u WEIR_TIER -u WEIR_SIMULATION_SEEDS -u WEIR_KILLS \
+    phase "tests: a loud neighbour" env -u WEIR_TIER -u WEIR_SIMULATION_SEEDS -u WEIR_KILLS -u WEIR_FAULTS_OUT \
         cargo test --locked --workspace --test ingest -- --ignored --nocapture
 else
     # With --workspace every crate has the same features in all of these, and is compiled once.

@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use benches::spread::Spread;
 use tests::{
     broker::Broker,
+    harness::{oracle::Verdict, report::Run},
     oracle::{self, CHARGE},
     process::Process,
-    seed::{Moments, number},
+    seed::number,
     system::{ROLES, System, finished},
 };
 
@@ -55,7 +56,7 @@ impl Replays {
 }
 
 /// Every row took effect once, however often it was sent.
-async fn check(system: &System) -> Result<()> {
+async fn check(system: &System) -> Result<Verdict> {
     let counts = system.settled(None).await?;
     println!("{counts:?}");
     ensure!(counts["rated"] == EVENTS, "{counts:?}");
@@ -64,23 +65,31 @@ async fn check(system: &System) -> Result<()> {
         "{counts:?}"
     );
     let rows = oracle::rows(&Spread::new(20, 1, 1.0))?;
-    system.check_books(&oracle::books(&rows, |_| CHARGE)).await
+    system.check_books(&oracle::books(&rows, |_| CHARGE)).await?;
+    Ok(Verdict { events: counts["accepted"].unsigned_abs(), ..Verdict::default() })
 }
 
 #[tokio::test]
 async fn embedded_survives_kills() -> Result<()> {
-    let mut moments = Moments::new("embedded");
+    let run = Run::new("kills_embedded");
+    run.keep(embedded_is_killed(&run).await)
+}
+
+async fn embedded_is_killed(run: &Run) -> Result<Verdict> {
+    let mut moments = run.moments.clone();
     let mut system = System::embedded().await?;
     let mut replays = Replays::start(&system)?;
     for _ in 0..kills() {
         moments.pause(100, 2_000).await;
         replays.keep_on(&system).await?;
         system.kill("up")?;
+        run.story.count("F01", 1);
         // Sometimes it is killed again while it recovers.
         if moments.bits().is_multiple_of(3) {
             let starting = system.spawn("up")?;
             moments.pause(50, 1_500).await;
             starting.kill()?;
+            run.story.count("F01", 1);
         }
         system.start("up").await?;
     }
@@ -91,7 +100,12 @@ async fn embedded_survives_kills() -> Result<()> {
 
 #[tokio::test]
 async fn roles_on_kafka_survive_kills() -> Result<()> {
-    let mut moments = Moments::new("kafka");
+    let run = Run::new("kills_on_kafka");
+    run.keep(roles_are_killed(&run).await)
+}
+
+async fn roles_are_killed(run: &Run) -> Result<Verdict> {
+    let mut moments = run.moments.clone();
     let broker = Broker::start()?;
     let mut system = System::kafka(&broker, 8).await?;
     let mut replays = Replays::start(&system)?;
@@ -100,6 +114,7 @@ async fn roles_on_kafka_survive_kills() -> Result<()> {
         moments.pause(100, 2_000).await;
         replays.keep_on(&system).await?;
         system.kill(role)?;
+        run.story.count("F01", 1);
         moments.pause(1, 500).await;
         system.start(role).await?;
     }

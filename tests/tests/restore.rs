@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tests::{
     engine::{self, ARCHIVE_MIGRATIONS},
+    harness::{oracle::Verdict, report::Run},
     postgres::TestFolder,
     process::{Process, program},
     seed::Moments,
@@ -262,16 +263,18 @@ async fn verify(system: &System) -> Result<()> {
 
 #[tokio::test]
 async fn what_was_lost_comes_back_from_dumps_and_the_log() -> Result<()> {
-    comes_back(Way::Dump).await
+    let run = Run::new("restore");
+    run.keep(comes_back(Way::Dump, &run).await)
 }
 
 #[tokio::test]
 async fn what_was_lost_comes_back_from_backups_and_the_log() -> Result<()> {
-    comes_back(Way::Backup).await
+    let run = Run::new("restore");
+    run.keep(comes_back(Way::Backup, &run).await)
 }
 
-async fn comes_back(way: Way) -> Result<()> {
-    let mut moments = Moments::new("F29");
+async fn comes_back(way: Way, run: &Run) -> Result<Verdict> {
+    let mut moments = run.moments.clone();
     let (place, dumps) = (Place::new()?, TestFolder::new("dumps")?);
     let first = place.first().await?;
     let settings = [
@@ -327,7 +330,7 @@ async fn comes_back(way: Way) -> Result<()> {
 
     // The log has the rest.
     let again = system.settled(Some(12 * 52)).await?;
-    let seconds = began.elapsed().as_secs();
+    let recovered = began.elapsed();
     ensure!(again == counts, "{again:?} instead of {counts:?}");
     ensure!(books(&mut postgres).await? == lost, "the books are not the lost ones");
     let chain = chain(&mut postgres).await?;
@@ -336,18 +339,9 @@ async fn comes_back(way: Way) -> Result<()> {
         "the chain was not continued"
     );
     verify(&system).await?;
-    let line = json!({
-        "scenario": "F29", "seed": moments.seed(), "commit": commit(), "faults": {"postgres lost": 1, "archive lost": 1}, "events": counts["accepted"],
-        "lost": 0, "doubled": 0, "seconds": seconds,
-    });
-    println!("{line}");
     system.kill("up")?;
     restored.stop().await?;
-    Ok(())
-}
-
-/// The commit that is tested.
-fn commit() -> String {
-    let asked = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    asked.map(|asked| String::from_utf8_lossy(&asked.stdout).trim().to_owned()).unwrap_or_default()
+    run.story.count("F29", 1);
+    run.story.tell(format!("F29: Postgres and the archive lost, back after {recovered:?}"));
+    Ok(Verdict { events: counts["accepted"].unsigned_abs(), ..Verdict::default() })
 }

@@ -4,10 +4,10 @@
 //! came to as one line of JSON. A seed that fails is told step by step, and walks the same way again.
 //! WEIR_EXPLORATION=n explores n steps further (0).
 
-use std::{collections::BTreeMap, process::Command, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
-use serde_json::json;
 use tests::{
+    harness::report::{Line, commit},
     seed::number,
     simulation::{
         check::Findings,
@@ -63,12 +63,23 @@ impl Total {
             *self.numbers.entry(name.to_owned()).or_default() += number;
         }
     }
-}
 
-fn commit() -> String {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.unwrap_or_default()
+    /// What is kept of walks from `first` on.
+    fn line(&self, first: u64, seeds: u64, failed: Option<String>, began: Instant) -> Line {
+        Line {
+            scenario: "F35".to_owned(),
+            seed: first,
+            commit: commit(),
+            faults: self.numbers.clone(),
+            events: self.events,
+            lost: 0,
+            doubled: 0,
+            others: 0,
+            failed,
+            seconds: began.elapsed().as_secs(),
+            seeds,
+        }
+    }
 }
 
 #[test]
@@ -82,16 +93,13 @@ fn no_walk_loses_or_doubles_anything() {
             Ok(walked) => total.add(&walked),
             Err(_) => {
                 println!("{}", told(seed, Planted::Nothing).join("\n"));
+                let failed = Some(format!("the walk of seed {seed}"));
+                total.line(first, seed - first + 1, failed, began).write().unwrap();
                 panic!("WEIR_SIMULATION_FIRST={seed} WEIR_SIMULATION_SEEDS=1 walks this way again");
             }
         }
     }
-    let line = json!({
-        "scenario": "F35", "seed": first, "seeds": seeds, "commit": commit(), "faults": total.numbers,
-        "events": total.events, "lost": 0, "doubled": 0, "failures": 0,
-        "seconds": began.elapsed().as_secs(),
-    });
-    println!("{line}");
+    total.line(first, seeds, None, began).write().unwrap();
     for (name, number) in &total.numbers {
         let least = if name == "late_again" { seeds / 100 } else { seeds / 20 };
         assert!(seeds < 500 || *number > least, "{name} must bite: {number} in {seeds} seeds");

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
+    harness::{oracle::Verdict, report::Run},
     postgres::TestPostgres,
     process::{Process, command},
     seed::Moments,
@@ -277,8 +278,12 @@ async fn what_cannot_be_seen_is_not_called_verified() -> Result<()> {
 
 #[tokio::test]
 async fn whatever_is_tampered_with_is_found_and_named() -> Result<()> {
-    let began = std::time::Instant::now();
-    let mut moments = Moments::new("F30");
+    let run = Run::new("verify");
+    run.keep(everything_is_tampered_with(&run).await)
+}
+
+async fn everything_is_tampered_with(run: &Run) -> Result<Verdict> {
+    let mut moments = run.moments.clone();
     // As its superuser, whom nothing stops.
     let postgres = TestPostgres::start().await?;
     let url = postgres.database("weir").await?;
@@ -292,10 +297,7 @@ async fn whatever_is_tampered_with_is_found_and_named() -> Result<()> {
     Said::of_up(&system, &["--sample", "100000"]).await?.holds()?;
     let all: u64 = faults.values().sum();
     ensure!(all >= 100, "only {all} tamperings: {faults:?}");
-    let line = json!({
-        "scenario": "F30", "seed": moments.seed(), "commit": tampering::commit(), "faults": faults, "events": events,
-        "lost": 0, "doubled": 0, "seconds": began.elapsed().as_secs(),
-    });
-    println!("{line}");
-    Ok(())
+    run.story.count("F30", all);
+    run.story.tell(format!("F30: {faults:?}"));
+    Ok(Verdict { events: events.unsigned_abs(), ..Verdict::default() })
 }

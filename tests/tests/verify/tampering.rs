@@ -1,6 +1,6 @@
 //! What both halves of F30 share: the checkers, and what they must find.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use ledger::{
@@ -18,12 +18,6 @@ pub const PARTITIONS: u32 = 3;
 pub fn audit_key(system: &System) -> Result<AuditKey> {
     let text = fs::read_to_string(system.data().join("keys/audit"))?;
     AuditKey::parse(&Secret::new(text.trim())).context("keys/audit is no key")
-}
-
-/// The commit that is tested.
-pub fn commit() -> String {
-    let asked = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    asked.map(|asked| String::from_utf8_lossy(&asked.stdout).trim().to_owned()).unwrap_or_default()
 }
 
 /// The checks over Postgres alone.
