@@ -188,6 +188,14 @@ impl System {
         &self.postgres_url
     }
 
+    /// The log of its Postgres.
+    pub fn postgres_log(&self) -> Result<PathBuf> {
+        match &self.servers {
+            Some(servers) => Ok(servers.postgres.server()?.log_path()),
+            None => Ok(self.data().join("postgres/server.log")),
+        }
+    }
+
     /// The key of its first tenant.
     pub fn key(&self) -> &str {
         &self.key

@@ -25,6 +25,15 @@ pub struct Event {
 /// Sums per tenant, team and meter.
 pub type Books = BTreeMap<(usize, String, String), Sums>;
 
+/// What clients of a tenant send, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Events, with those that are sent again with other content.
+    pub events: u64,
+    /// Events that repeat another one.
+    pub duplicates: u64,
+}
+
 /// What the books must say.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
@@ -34,8 +43,8 @@ pub struct Expected {
     pub rejected: BTreeSet<String>,
     /// Ids that are sent again with other content.
     pub conflicts: BTreeSet<String>,
-    /// How many events repeat another one.
-    pub duplicates: u64,
+    /// What clients send, by tenant.
+    pub sent: BTreeMap<usize, Sent>,
     /// Sums.
     pub books: Books,
 }
@@ -45,8 +54,10 @@ impl Expected {
     pub fn of(plan: &Plan, numbers: u64) -> Expected {
         let mut expected = Expected::default();
         for number in 0..numbers {
+            let sent = expected.sent.entry(plan.tenant(number)).or_default();
+            sent.events += 1;
             match plan.generator().fate(number) {
-                Fate::Duplicate(_) => expected.duplicates += 1,
+                Fate::Duplicate(_) => sent.duplicates += 1,
                 Fate::Rejected => {
                     expected.rejected.insert(plan.id(number));
                 }
@@ -55,8 +66,10 @@ impl Expected {
         }
         let end = numbers / plan.window;
         for window in 0..end + LATE_WINDOWS_MAX {
-            let conflicts = plan.conflicts(&plan.numbers(window, end));
-            expected.conflicts.extend(conflicts.into_iter().map(|number| plan.id(number)));
+            for number in plan.conflicts(&plan.numbers(window, end)) {
+                expected.sent.entry(plan.tenant(number)).or_default().events += 1;
+                expected.conflicts.insert(plan.id(number));
+            }
         }
         expected
     }
@@ -89,11 +102,12 @@ mod tests {
     fn every_event_has_one_fate() {
         let plan = Plan::new(3, 10, 100, 0);
         let expected = Expected::of(&plan, 20_000);
-        let all =
-            expected.rated.len() as u64 + expected.rejected.len() as u64 + expected.duplicates;
-        assert_eq!(all, 20_000);
+        let sum = |of: fn(&Sent) -> u64| expected.sent.values().map(of).sum::<u64>();
+        let (sent, duplicates) = (sum(|sent| sent.events), sum(|sent| sent.duplicates));
+        let all = expected.rated.len() as u64 + expected.rejected.len() as u64 + duplicates;
+        assert_eq!((all, sent), (20_000, 20_000 + expected.conflicts.len() as u64));
         let share = |part: u64| part as f64 / 20_000.0;
-        assert!((0.015..0.025).contains(&share(expected.duplicates)), "{}", expected.duplicates);
+        assert!((0.015..0.025).contains(&share(duplicates)), "{duplicates}");
         assert!((5..50).contains(&expected.rejected.len()), "{}", expected.rejected.len());
         assert!((5..50).contains(&expected.conflicts.len()), "{}", expected.conflicts.len());
         assert!(expected.conflicts.iter().all(|id| expected.rated.contains_key(id)));

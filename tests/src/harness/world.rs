@@ -34,6 +34,8 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(300);
 /// An append without an answer is unknown after 2.5 s, which is shorter than most silences. A member
 /// without a word is out after 6 s, so that an owner lives to learn that its append is unknown.
 const PROPERTIES: &str = r#"{"session.timeout.ms" = "6000", "message.timeout.ms" = "2500"}"#;
+/// Stored events that `weir verify` rates again.
+const VERIFIED: &str = "20000";
 /// Two of each but the api.
 const ON_KAFKA: [&str; 9] = [
     "ingest",
@@ -320,6 +322,19 @@ async fn start_all(system: &mut System) -> Result<()> {
     Ok(())
 }
 
+/// `weir verify` by itself finds nothing either.
+async fn is_verified(world: &World) -> Result<()> {
+    let began = Instant::now();
+    let data = world.system.data();
+    let mut arguments = vec!["verify", "--sample", VERIFIED];
+    if world.broker.is_none() {
+        arguments.extend(["--data", data.to_str().context("a path that is text")?]);
+    }
+    world.system.run("verify", &arguments).await?;
+    world.story.tell(format!("weir verify: it holds, after {:?}", began.elapsed()));
+    Ok(())
+}
+
 /// S17, of everything that the run left behind.
 async fn secrets_are_nowhere(world: &World) -> Result<()> {
     let mut canaries = Canaries::of(&world.system)?;
@@ -376,6 +391,7 @@ impl Rest {
         };
         let verdict = oracle.check(before).await?;
         world.prober.check()?;
+        is_verified(world).await?;
         secrets_are_nowhere(world).await?;
         let Verdict { events, lost, doubled, others, .. } = &verdict;
         world

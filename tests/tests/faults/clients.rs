@@ -1,14 +1,23 @@
 //! F20 and F25: links are cut one by one, and clients hang up at any byte.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use sqlx::Row as _;
-use tests::harness::{traffic, world::World};
+use tests::harness::{disk::LogFrom, traffic, world::World};
+use tokio::time::sleep;
 
 /// Of the clients that hang up, one in so many asks the api for a change.
 const CHANGES: u64 = 10;
 
+/// Longer than Postgres lets a session idle in a transaction, which `runtime::postgres` tells it.
+const IDLE_TIME: Duration = Duration::from_secs(6);
+/// What Postgres says when it ends one that has.
+pub const IDLE: &str = "idle-in-transaction timeout";
+
 /// F25: clients hang up; nothing is done by half, and no session stays in a transaction.
 pub async fn hang_up(world: &mut World) -> Result<()> {
+    let log = LogFrom::now(&world.system.postgres_log()?)?;
     let (times, before) = (world.tier.hang_ups, world.traffic.tally().hung_up);
     world.traffic.hang_up(times);
     let host = world.system.api()?.base.trim_start_matches("http://").to_owned();
@@ -30,6 +39,9 @@ pub async fn hang_up(world: &mut World) -> Result<()> {
     }
     let all = made_whole(world).await?;
     ensure!(all == i64::try_from(changes)?, "{all} of {changes} teams were made");
+    sleep(IDLE_TIME).await;
+    let idle = log.line_with(IDLE)?;
+    ensure!(idle.is_none(), "a session was left in a transaction: {idle:?}");
     world.story.count("F25", times + changes);
     world.story.tell(format!(
         "F25: {times} clients hung up at ingest, {changes} at the api, {made} too late"

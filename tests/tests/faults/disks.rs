@@ -56,11 +56,6 @@ fn of_the_broker() -> Result<()> {
     })
 }
 
-/// The log of the Postgres of `weir up`.
-fn server_log(world: &World) -> PathBuf {
-    world.system.data().join("postgres/server.log")
-}
-
 /// F07: a part of Postgres' folder on a disk that is full for a while, several times.
 async fn postgres_has_no_room(world: &mut World, part: &str) -> Result<()> {
     if !SmallDisk::possible() {
@@ -84,7 +79,7 @@ async fn postgres_has_no_room(world: &mut World, part: &str) -> Result<()> {
 }
 
 async fn postgres_without_room(world: &World, disk: &SmallDisk) -> Result<String> {
-    let log = LogFrom::now(&server_log(world))?;
+    let log = LogFrom::now(&world.system.postgres_log()?)?;
     let full = async |world: &World| {
         disk.fill()?;
         // Otherwise what it has in reserve lasts for long.
@@ -131,7 +126,7 @@ async fn calls_of_postgres_fail(world: &mut World) -> Result<()> {
 }
 
 async fn calls_fail(world: &World, calls: &str, error: &str) -> Result<String> {
-    let log = LogFrom::now(&server_log(world))?;
+    let log = LogFrom::now(&world.system.postgres_log()?)?;
     let server = u32::try_from(postmaster(world).context("Postgres does not run")?)?;
     let family = measure::tree(server, &measure::processes());
     let family: Vec<u32> = family.iter().map(|process| process.pid).collect();
