@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use runtime::{
     clickhouse::{ClickHouse, Engine, EngineLaunch},
     config::Secret,
-    postgres::connect_options,
+    postgres::{connect_options, server::SUPERUSER},
 };
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
@@ -367,6 +367,15 @@ impl System {
     pub async fn postgres(&self) -> Result<PgConnection> {
         let url = Secret::new(self.postgres_url.clone());
         Ok(PgConnection::connect_with(&connect_options(url.expose())?).await?)
+    }
+
+    /// A connection to the Postgres of `weir up` as its superuser.
+    pub async fn superuser(&self) -> Result<PgConnection> {
+        let folder = self.data().join("postgres");
+        let password = std::fs::read_to_string(folder.join("password"))?;
+        let options = connect_options(&self.postgres_url)?;
+        Ok(PgConnection::connect_with(&options.username(SUPERUSER).password(password.trim()))
+            .await?)
     }
 
     /// The archive.

@@ -22,6 +22,8 @@ mod disks;
 mod door;
 #[path = "faults/limits.rs"]
 mod limits;
+#[path = "faults/oracle.rs"]
+mod oracle;
 #[path = "faults/owners.rs"]
 mod owners;
 #[path = "faults/partition.rs"]

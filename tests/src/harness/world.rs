@@ -373,6 +373,19 @@ impl Rest {
         Ok(())
     }
 
+    /// What compares everything with the seed.
+    pub fn oracle(&self) -> Result<Oracle<'_>> {
+        let world = &self.world;
+        Ok(Oracle {
+            system: &world.system,
+            plan: &world.plan,
+            sent: &self.sent,
+            tenants: &world.tenants,
+            story: &world.story,
+            audit_key: world.system.audit_key()?,
+        })
+    }
+
     /// Compares everything with the seed; `before` is what the ledger had in mid-run.
     pub async fn check(&mut self, before: Option<&Snapshot>) -> Result<Verdict> {
         let world = &mut self.world;
@@ -381,15 +394,8 @@ impl Rest {
             ensure!(process.is_running()?, "{name} ended:\n{}", process.log_tail());
             Usage::of(process.id())?.check(&name)?;
         }
-        let oracle = Oracle {
-            system: &world.system,
-            plan: &world.plan,
-            sent: &self.sent,
-            tenants: &world.tenants,
-            story: &world.story,
-            audit_key: world.system.audit_key()?,
-        };
-        let verdict = oracle.check(before).await?;
+        let verdict = self.oracle()?.check(before).await?;
+        let world = &self.world;
         world.prober.check()?;
         is_verified(world).await?;
         secrets_are_nowhere(world).await?;

@@ -1,12 +1,10 @@
 //! F07, F08 and F12: disks are full, and calls that write or sync fail. Whoever cannot keep what he
 //! promised stops, and goes on by himself when he can.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use benches::measure;
-use runtime::postgres::server::SUPERUSER;
-use sqlx::{Connection as _, PgConnection};
 use tests::harness::{
     contained::contained,
     disk::{LogFrom, SmallDisk},
@@ -96,13 +94,7 @@ async fn postgres_without_room(world: &World, disk: &SmallDisk) -> Result<String
 
 /// Makes the write-ahead log go on in another segment, which only a superuser may do.
 async fn needs_a_segment(world: &World) -> Result<()> {
-    let folder = world.system.data().join("postgres");
-    let (password, port) =
-        (fs::read_to_string(folder.join("password"))?, fs::read_to_string(folder.join("port"))?);
-    let (password, port) = (password.trim(), port.trim());
-    let url =
-        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres?sslmode=disable");
-    let mut connection = PgConnection::connect(&url).await?;
+    let mut connection = world.system.superuser().await?;
     let sql = "SELECT pg_switch_wal(), pg_logical_emit_message(false, 'room', 'wanted')";
     sqlx::query(sql).execute(&mut connection).await?;
     Ok(())
