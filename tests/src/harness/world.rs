@@ -1,6 +1,6 @@
 //! A system under load: what a scenario does its faults to, and how it ends.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use runtime::postgres::server::Server;
@@ -267,12 +267,27 @@ impl World {
         self.system.names().into_iter().filter(is).collect()
     }
 
+    async fn metrics(&self, process: &str) -> Result<String> {
+        let answer = reqwest::get(format!("{}/metrics", self.system.base(process)?)).await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+
     /// A counter of a process, over all labels that contain `label`.
     pub async fn metric(&self, process: &str, name: &str, label: &str) -> Result<u64> {
-        let answer = reqwest::get(format!("{}/metrics", self.system.base(process)?)).await?;
-        let text = answer.error_for_status()?.text().await?;
+        let text = self.metrics(process).await?;
         let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
         Ok(lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
+    }
+
+    /// A gauge of a process, by partition.
+    pub async fn by_partition(&self, process: &str, name: &str) -> Result<BTreeMap<i64, i64>> {
+        let text = self.metrics(process).await?;
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name)?.strip_prefix("{partition=\"")?;
+            let (partition, value) = rest.split_once("\"} ")?;
+            Some((partition.parse().ok()?, value.parse().ok()?))
+        };
+        Ok(text.lines().filter_map(value).collect())
     }
 
     /// A counter over all processes of a role that run.

@@ -1,65 +1,129 @@
 //! F02 and F14: partitions change hands, and an owner wakes up after it was given up.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tests::harness::world::World;
 use tokio::time::sleep;
 
 /// Rounds of freezing after which an ignored batch must have been seen; the first usually does.
 const ROUNDS_MAX: u64 = 10;
-/// Longer than a member may be silent.
-const PAUSE: Duration = Duration::from_secs(5);
+/// How long who was thawed is given to write what it held.
+const AWAKE: Duration = Duration::from_secs(2);
 /// How long a member that has come or gone is left alone.
 const STAY: Duration = Duration::from_secs(4);
 
-/// Rated batches that did not count, as the ledger-writers saw them.
-async fn ignored(world: &World) -> Result<i64> {
-    let look =
-        async |world: &World| Ok(world.statement().await?["total"]["ignored_batches"].as_i64());
+/// A number of each partition, as the conservation statement says it.
+async fn of_partitions(world: &World, name: &str) -> Result<BTreeMap<i64, i64>> {
+    let look = async |world: &World| {
+        let statement = world.statement().await?;
+        let partitions = statement["partitions"].as_array().context("no partitions")?;
+        let number = |one: &Value| Some((one["partition"].as_i64()?, one[name].as_i64()?));
+        Ok(partitions.iter().map(number).collect())
+    };
     world.until("a statement", look).await
+}
+
+/// The process of a role that has each partition: the one whose position moves.
+async fn owners(world: &World, role: &str, gauge: &str) -> Result<BTreeMap<i64, String>> {
+    let positions = async |world: &World| {
+        let mut positions = BTreeMap::new();
+        for process in world.of_role(role) {
+            for (partition, position) in world.by_partition(&process, gauge).await? {
+                positions.insert((partition, process.clone()), position);
+            }
+        }
+        Ok::<_, Error>(positions)
+    };
+    let (count, before) =
+        (of_partitions(world, "posted_position").await?.len(), positions(world).await?);
+    let moved = async |world: &World| {
+        let now = positions(world).await?.into_iter();
+        let moved = now.filter(|(of, position)| before.get(of).is_none_or(|then| position > then));
+        let owners: BTreeMap<i64, String> = moved.map(|(of, _)| of).collect();
+        Ok((owners.len() == count).then_some(owners))
+    };
+    world.until(&format!("every partition has a {role}"), moved).await
+}
+
+/// Rated batches of these partitions that did not count, as the ledger-writers saw them.
+async fn ignored(world: &World, partitions: &BTreeSet<i64>) -> Result<i64> {
+    let batches = of_partitions(world, "ignored_batches").await?;
+    Ok(partitions.iter().filter_map(|partition| batches.get(partition)).sum())
 }
 
 /// F02: a rater and a ledger-writer are frozen until others have their partitions, and thawed: for a
 /// moment both believe they own them, and what the zombie still writes is ignored.
 pub async fn are_paused(world: &mut World) -> Result<()> {
-    let before = ignored(world).await?;
-    let mut round = 0;
-    loop {
+    let mut fired = 0;
+    for round in 1.. {
         let frozen = [["rater", "ledger-writer"], ["rater.2", "ledger-writer.2"]];
         let frozen = frozen[(round % 2) as usize];
         world.moment().await?;
-        for name in frozen {
-            world.system.process(name)?.signal(Signal::SIGSTOP)?;
-        }
-        let posted = posted(world).await?;
-        sleep(PAUSE).await;
-        world
-            .until("the others post", async |world| {
-                Ok((self::posted(world).await? > posted).then_some(()))
-            })
-            .await?;
-        for name in frozen {
-            world.system.process(name)?.signal(Signal::SIGCONT)?;
-        }
-        sleep(Duration::from_secs(2)).await;
-        let fired = ignored(world).await? - before;
-        round += 1;
+        fired += is_paused(world, frozen, round).await?;
         world.story.count("F02", frozen.len() as u64);
-        world.story.tell(format!("F02 {round}: {frozen:?} thawed, {fired} batches ignored"));
         if round >= world.tier.zombies && fired > 0 {
-            return Ok(());
+            break;
         }
         ensure!(round < world.tier.zombies.max(ROUNDS_MAX), "no zombie wrote anything");
     }
+    Ok(())
 }
 
-/// The sum of all posted positions.
-async fn posted(world: &World) -> Result<i64> {
-    let statement = world.statement().await?;
-    let partitions = statement["partitions"].as_array().context("no partitions")?;
-    Ok(partitions.iter().filter_map(|one| one["posted_position"].as_i64()).sum())
+/// Answers how many batches were ignored in the partitions that the frozen rater had.
+async fn is_paused(world: &mut World, frozen: [&str; 2], round: u64) -> Result<i64> {
+    let [rater, writer] = frozen;
+    let of = |owners: BTreeMap<i64, String>, name: &str| {
+        let own = owners.into_iter().filter(|(_, owner)| owner == name);
+        own.map(|(partition, _)| partition).collect::<BTreeSet<i64>>()
+    };
+    let raters = owners(world, "rater", "weir_rater_position").await?;
+    let (all, rated) = (raters.keys().copied().collect(), of(raters, rater));
+    let posted = of(owners(world, "ledger-writer", "weir_ledger_writer_position").await?, writer);
+    ensure!(!rated.is_empty() && !posted.is_empty(), "{frozen:?} have no partitions");
+    let (before, before_of_all) = (ignored(world, &rated).await?, ignored(world, &all).await?);
+    let misplaced = misplaced(world, rater).await?;
+    for name in frozen {
+        world.system.process(name)?.signal(Signal::SIGSTOP)?;
+    }
+    let ends = of_partitions(world, "end_position").await?;
+    // What comes at the end that was read now is rated and posted by somebody else.
+    let others = async |world: &World| {
+        let now = of_partitions(world, "posted_position").await?;
+        let beyond = |partition| now.get(partition) >= ends.get(partition);
+        Ok(rated.union(&posted).all(beyond).then_some(()))
+    };
+    world.until("others have the partitions", others).await?;
+    for name in frozen {
+        world.system.process(name)?.signal(Signal::SIGCONT)?;
+    }
+    sleep(AWAKE).await;
+    let held = self::misplaced(world, rater).await? - misplaced;
+    if held > 0 {
+        // It may have been given other partitions meanwhile.
+        let fired =
+            async |world: &World| Ok((ignored(world, &all).await? > before_of_all).then_some(()));
+        world.until("what the zombie wrote is ignored", fired).await?;
+    }
+    let fired = ignored(world, &rated).await? - before;
+    world.story.tell(format!(
+        "F02 {round}: others had {rated:?} and {posted:?} of {frozen:?}, thawed: \
+         {held} times misplaced, {fired} batches ignored there"
+    ));
+    Ok(fired)
+}
+
+/// How often a rater saw that another one had written where it wanted to.
+async fn misplaced(world: &World, rater: &str) -> Result<u64> {
+    let look = async |world: &World| {
+        Ok(Some(world.metric(rater, "weir_rater_discards_total", "not_adjacent").await?))
+    };
+    world.until("its metrics", look).await
 }
 
 /// F14: a third consumer comes, and goes.
