@@ -72,6 +72,7 @@ impl Total {
             commit: commit(),
             faults: self.numbers.clone(),
             events: self.events,
+            rate: 0,
             lost: 0,
             doubled: 0,
             others: 0,

@@ -49,6 +49,8 @@ pub struct Oracle<'a> {
 pub struct Verdict {
     /// Events sent, each with one outcome.
     pub events: u64,
+    /// How many of them were answered a second, over all the time that it took.
+    pub rate: u64,
     /// Acknowledged events without effect (INV-01), and sums of effects that are too small.
     pub lost: u64,
     /// Events with more than one effect, and sums of effects that are too large (INV-02).
@@ -166,7 +168,8 @@ impl Oracle<'_> {
             before.still_there(&mut connection, &mut differences).await?;
         }
         let Differences { lost, doubled, others, told } = differences;
-        Ok(Verdict { events: self.sent.numbers, lost, doubled, others, told })
+        let (events, rate) = (self.sent.numbers, self.sent.rate());
+        Ok(Verdict { events, rate, lost, doubled, others, told })
     }
 
     /// INV-01, the client's side: everything that must be accepted was, and was answered.

@@ -33,6 +33,9 @@ pub struct Line {
     pub faults: BTreeMap<String, u64>,
     /// Events sent, each of which has one outcome.
     pub events: u64,
+    /// How many of them were answered a second; 0 where nobody counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rate: u64,
     /// Acknowledged events without effect.
     pub lost: u64,
     /// Events with more than one effect.
@@ -96,13 +99,15 @@ impl Run {
             Ok(verdict) => Some(verdict),
             Err(error) => error.downcast_ref::<Wrong>().map(|Wrong(verdict)| verdict),
         };
-        let Verdict { events, lost, doubled, others, .. } = verdict.cloned().unwrap_or_default();
+        let verdict = verdict.cloned().unwrap_or_default();
+        let Verdict { events, rate, lost, doubled, others, .. } = verdict;
         Line {
             scenario: self.scenario.clone(),
             seed: self.moments.seed(),
             commit: commit(),
             faults: self.story.counts(),
             events,
+            rate,
             lost,
             doubled,
             others,

@@ -117,12 +117,16 @@ fn faults<'a>(runs: &[&'a Line]) -> BTreeMap<&'a str, u64> {
     faults
 }
 
-/// What was run where.
+/// What was run where, and how fast.
 fn places(runs: &[&Line], walks: &[&Line]) -> String {
+    let rates = || runs.iter().map(|line| line.rate).filter(|rate| *rate > 0);
+    let rates = rates().min().zip(rates().max()).map_or_else(String::new, |(least, most)| {
+        format!(" Clients had answers to {least} to {most} events a second.")
+    });
     let seeds: BTreeSet<u64> = runs.iter().map(|line| line.seed).collect();
     let hours = runs.iter().map(|line| line.seconds).sum::<u64>() as f64 / 3_600.0;
     format!(
-        "{} runs of {} seeds in {hours:.1} h, at {}; the walks at {}.",
+        "{} runs of {} seeds in {hours:.1} h, at {}; the walks at {}.{rates}",
         runs.len(),
         seeds.len(),
         commits(runs),
@@ -175,6 +179,7 @@ mod tests {
             commit: "abc".to_owned(),
             faults: BTreeMap::from([("F01".to_owned(), kills), ("F05s".to_owned(), 10)]),
             events: 1_000,
+            rate: 100 * seed,
             lost: 0,
             doubled: 0,
             others: 0,
@@ -193,7 +198,8 @@ mod tests {
         assert!(text.contains("| events | 2000 | 1.5e-3 |"), "{text}");
         assert!(text.contains("(F35) | 500 | 6.0e-3 |"), "{text}");
         assert!(text.contains("| F05 | all sessions of Postgres ended | 20 |"), "{text}");
-        let places = "2 runs of 2 seeds in 0.0 h, at abc; the walks at 0123456789.";
+        let places = "2 runs of 2 seeds in 0.0 h, at abc; the walks at 0123456789. \
+                      Clients had answers to 100 to 200 events a second.";
         assert!(text.contains(places), "{text}");
         assert!(text.contains("| **failed runs** | **0** |"), "{text}");
         let written: Vec<String> =

@@ -85,6 +85,15 @@ pub struct Sent {
     pub tally: Tally,
 }
 
+impl Sent {
+    /// Events a second, from the first request to the last answer.
+    pub fn rate(&self) -> u64 {
+        let first = self.records.iter().map(|record| record.first_ms).min().unwrap_or_default();
+        let last = self.records.iter().map(|record| record.done_ms).max().unwrap_or_default();
+        self.numbers * 1_000 / last.saturating_sub(first).max(1)
+    }
+}
+
 struct Pace {
     next: u64,
     end: u64,

@@ -18,6 +18,9 @@ use crate::postgres;
 
 /// What an archiver sends with rows.
 const INSERT: &str = "INSERT+INTO+usage_events";
+/// How much later everything arrives when it is slow, and how many pieces must be.
+const SLOW: Duration = Duration::from_millis(200);
+const PIECES: u64 = 50;
 
 /// Positions of a statement, added up.
 async fn places(world: &World, name: &str) -> Result<i64> {
@@ -48,29 +51,40 @@ pub async fn is_away(world: &mut World) -> Result<()> {
     ensure!(world.statement().await?["archive_available"] == false, "the archive was not away");
     let refused = archives(world).map(|proxy| proxy.counts().refused).sum::<u64>() - before;
     ensure!(refused > 0, "nobody looked for the archive");
-    archives(world).for_each(|proxy| proxy.set(Fault::Delay(Duration::from_millis(200))));
-    sleep(Duration::from_secs(3)).await;
-    archives(world).for_each(|proxy| proxy.set(Fault::None));
+    let delayed = is_slow(world).await?;
     world.story.count("F13", 2);
-    world
-        .story
-        .tell(format!("F13: archive away for {:?}, {refused} refused, then slow", began.elapsed()));
-    killed_in_an_insert(world).await
+    world.story.tell(format!(
+        "F13: archive away for {:?}, {refused} refused, then slow, {delayed} delayed",
+        began.elapsed()
+    ));
+    killed_at_an_insert(world, Fault::Before(INSERT)).await?;
+    killed_at_an_insert(world, Fault::After(INSERT)).await
 }
 
-async fn killed_in_an_insert(world: &mut World) -> Result<()> {
+async fn is_slow(world: &World) -> Result<u64> {
+    let delayed = |world: &World| archives(world).map(|proxy| proxy.counts().delayed).sum::<u64>();
+    let before = delayed(world);
+    archives(world).for_each(|proxy| proxy.set(Fault::Delay(SLOW)));
+    let late = async |world: &World| Ok((delayed(world) >= before + PIECES).then_some(()));
+    world.until("much is late", late).await?;
+    archives(world).for_each(|proxy| proxy.set(Fault::None));
+    Ok(delayed(world) - before)
+}
+
+/// Killed when an insert is on its way, or has arrived and is not known to.
+async fn killed_at_an_insert(world: &mut World, fault: Fault) -> Result<()> {
     let engine = world.system.servers()?.engine.process_id();
     let struck = |world: &World| archives(world).map(|proxy| proxy.counts().struck).sum::<u64>();
     let before = struck(world);
     for name in ["archiver", "archiver.2"] {
-        world.links.clickhouse[name].set(Fault::Before(INSERT));
+        world.links.clickhouse[name].set(fault);
     }
     let inserting = async |world: &World| Ok((struck(world) > before).then_some(()));
     world.until("an insert", inserting).await?;
     kill(Pid::from_raw(i32::try_from(engine)?), Signal::SIGKILL)?;
     archives(world).for_each(|proxy| proxy.set(Fault::None));
     world.story.count("F13", 1);
-    world.story.tell("F13: the archive was killed at an insert");
+    world.story.tell(format!("F13: the archive was killed: {fault:?}"));
     archives_again(world).await
 }
 

@@ -11,6 +11,8 @@ use tokio::time::sleep;
 
 /// How long the broker may take over what arrives late.
 const LATE_TIME: Duration = Duration::from_secs(1);
+/// How long all is slow.
+const SLOW_TIME: Duration = Duration::from_secs(2);
 /// Rounds after which a batch must have been ignored; the first usually does it.
 const ROUNDS_MAX: u64 = 10;
 
@@ -95,7 +97,7 @@ fn proxy(world: &World) -> Result<&Proxy> {
 async fn drop_answers(world: &mut World, mute: Duration, away: Duration) -> Result<String> {
     world.rated_again().await?;
     world.moment().await?;
-    let slow = world.moments.between(1, 20);
+    let slow = world.moments.between(100, 500);
     let proxy = proxy(world)?;
     let before = proxy.counts();
     proxy.set(Fault::DropAnswers);
@@ -104,7 +106,7 @@ async fn drop_answers(world: &mut World, mute: Duration, away: Duration) -> Resu
     proxy.cut();
     sleep(away).await;
     proxy.set(Fault::Delay(slow));
-    sleep(Duration::from_millis(500)).await;
+    sleep(SLOW_TIME).await;
     proxy.set(Fault::None);
     let did = proxy.counts().since(before);
     ensure!(did.dropped_bytes > 0 && did.unanswered_bytes > 0, "no answer was dropped: {did:?}");

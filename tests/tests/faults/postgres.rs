@@ -66,6 +66,8 @@ pub async fn posts_again(world: &World) -> Result<()> {
 
 /// F05: it is restarted, and all its sessions are ended; the api says 503 meanwhile, never 500.
 pub async fn is_restarted(world: &mut World) -> Result<()> {
+    let unavailable = |world: &World| world.prober.seen().statuses.get(&503).copied();
+    let before = unavailable(world);
     for time in 0..world.tier.postgres_restarts {
         world.moment().await?;
         let immediate = time % 2 == 1;
@@ -84,9 +86,7 @@ pub async fn is_restarted(world: &mut World) -> Result<()> {
         world.story.count("F05s", 1);
         world.story.tell(format!("F05 {}: {ended} sessions ended", time + 1));
     }
-    let seen = world.prober.seen();
-    let unavailable = seen.statuses.get(&503).copied().unwrap_or_default();
-    ensure!(unavailable > 0, "nobody noticed: {:?}", seen.statuses);
+    ensure!(unavailable(world) > before, "nobody noticed: {:?}", world.prober.seen().statuses);
     posts_again(world).await
 }
 
