@@ -47,6 +47,7 @@ fn processes_on_kafka() -> Result<()> {
         let before = world.snapshot().await?;
         processes::are_told_to_stop(&mut world, &["ingest", "rater", "ledger-writer", "archiver"])
             .await?;
+        world.change_prices().await?;
         postgres::is_killed(&mut world).await?;
         postgres::is_restarted(&mut world).await?;
         clients::hang_up(&mut world).await?;
@@ -63,16 +64,18 @@ fn processes_on_kafka() -> Result<()> {
 #[test]
 fn neighbours_on_kafka() -> Result<()> {
     contained("neighbours_on_kafka", |run| async move {
-        let mut world = World::on_kafka(&run, 8).await?;
+        let mut world = World::on_kafka_late(&run, 8).await?;
         owners::come_and_go(&mut world).await?;
         owners::are_paused(&mut world).await?;
         let before = world.snapshot().await?;
+        world.change_prices().await?;
         clocks::are_wrong(&mut world).await?;
         broker::is_killed(&mut world).await?;
         broker::is_mute_or_late(&mut world).await?;
         archive::is_away(&mut world).await?;
         clients::links_are_cut(&mut world).await?;
         let mut rest = world.rest().await?;
+        rest.had_late_events().await?;
         rest.check(Some(&before)).await
     })
 }
@@ -84,6 +87,7 @@ fn embedded() -> Result<()> {
         processes::are_killed(&mut world, &["up"]).await?;
         let before = world.snapshot().await?;
         processes::are_told_to_stop(&mut world, &["up"]).await?;
+        world.change_prices().await?;
         postgres::is_killed(&mut world).await?;
         postgres::is_restarted(&mut world).await?;
         clients::hang_up(&mut world).await?;

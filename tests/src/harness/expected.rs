@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use benches::{
-    account::{INPUT_METER, MODELS, OUTPUT_METER, Sums, lines},
-    generator::{Fate, team_name},
+    account::{INPUT_METER, MODELS, Model, OUTPUT_METER, Price, Sums, lines},
+    generator::{Call, Fate, team_name},
 };
 
 use super::plan::{LATE_WINDOWS_MAX, Plan};
@@ -16,10 +16,23 @@ pub struct Event {
     pub number: u64,
     /// Its tenant, from 0.
     pub tenant: usize,
-    /// Its team, from 0.
-    pub team: u32,
-    /// Its two lines.
-    pub lines: [Sums; 2],
+    /// Its content.
+    pub call: Call,
+}
+
+impl Event {
+    /// Its two lines, by a version of the prices.
+    pub fn lines(&self, version: u32) -> [Sums; 2] {
+        let model = &MODELS[self.call.model];
+        let model = Model { charge: charges(model, version), ..*model };
+        lines(&model, self.call.input, self.call.output)
+    }
+}
+
+/// What is charged for a model's prompt and generated tokens, in a version from 1 on: each costs more.
+pub fn charges(model: &Model, version: u32) -> [Price; 2] {
+    let more = i128::from(version - 1);
+    model.charge.map(|price| Price { micros: price.micros * (1 + more) + more, ..price })
 }
 
 /// Sums per tenant, team and meter.
@@ -45,8 +58,6 @@ pub struct Expected {
     pub conflicts: BTreeSet<String>,
     /// What clients send, by tenant.
     pub sent: BTreeMap<usize, Sent>,
-    /// Sums.
-    pub books: Books,
 }
 
 impl Expected {
@@ -77,12 +88,20 @@ impl Expected {
     fn rate(&mut self, plan: &Plan, number: u64) {
         let call = plan.generator().call(number);
         let tenant = plan.tenant_of_team(call.team);
-        let lines = lines(&MODELS[call.model], call.input, call.output);
-        for (meter, line) in [INPUT_METER, OUTPUT_METER].into_iter().zip(lines) {
-            let key = (tenant, team_name(call.team), meter.to_owned());
-            add(self.books.entry(key).or_default(), line);
+        self.rated.insert(plan.id(number), Event { number, tenant, call });
+    }
+
+    /// Sums, where each event has the version of the prices that was recorded for it, or else the first.
+    pub fn books(&self, versions: &HashMap<String, u32>) -> Books {
+        let mut books = Books::new();
+        for (id, event) in &self.rated {
+            let lines = event.lines(versions.get(id).copied().unwrap_or(1));
+            for (meter, line) in [INPUT_METER, OUTPUT_METER].into_iter().zip(lines) {
+                let key = (event.tenant, team_name(event.call.team), meter.to_owned());
+                add(books.entry(key).or_default(), line);
+            }
         }
-        self.rated.insert(plan.id(number), Event { number, tenant, team: call.team, lines });
+        books
     }
 }
 
@@ -111,7 +130,22 @@ mod tests {
         assert!((5..50).contains(&expected.rejected.len()), "{}", expected.rejected.len());
         assert!((5..50).contains(&expected.conflicts.len()), "{}", expected.conflicts.len());
         assert!(expected.conflicts.iter().all(|id| expected.rated.contains_key(id)));
-        let events: i64 = expected.books.values().map(|sums| sums.events).sum();
+        let books = expected.books(&HashMap::new());
+        let events: i64 = books.values().map(|sums| sums.events).sum();
         assert_eq!(events as usize, 2 * expected.rated.len());
+    }
+
+    #[test]
+    fn versions_have_prices_of_their_own() {
+        let plan = Plan::new(3, 10, 100, 0);
+        let expected = Expected::of(&plan, 100);
+        let (id, event) = expected.rated.iter().next().unwrap();
+        let [first, second] = [1, 2].map(|version| event.lines(version));
+        assert!(second[0].charge > 2 * first[0].charge && second[0].cost == first[0].cost);
+        let charge = |books: Books| books.values().map(|sums| sums.charge).sum::<i128>();
+        let more = charge(expected.books(&HashMap::from([(id.clone(), 2)])))
+            - charge(expected.books(&HashMap::new()));
+        let lines = |lines: [Sums; 2]| lines[0].charge + lines[1].charge;
+        assert_eq!(more, lines(second) - lines(first));
     }
 }

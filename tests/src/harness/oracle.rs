@@ -38,6 +38,8 @@ pub struct Oracle<'a> {
     pub sent: &'a Sent,
     /// Whose it is.
     pub tenants: &'a [Tenant],
+    /// How many versions of the prices were published.
+    pub prices: u32,
     /// What was done meanwhile.
     pub story: &'a Story,
     /// The key of the audit chain, 64 hexadecimal digits.
@@ -155,15 +157,16 @@ impl Oracle<'_> {
         let expected = Expected::of(self.plan, self.sent.numbers);
         let mut differences = Differences::default();
         self.answers(&expected, &mut differences);
-        self.archived_events(&expected, &mut differences).await?;
+        let versions = self.archived_events(&expected, &mut differences).await?;
+        let books = expected.books(&versions);
         let mut connection = self.system.postgres().await?;
-        self.totals(&expected, &mut connection, &mut differences).await?;
-        self.sides(&expected, &mut connection, &mut differences).await?;
+        self.totals(&books, &mut connection, &mut differences).await?;
+        self.sides(&books, &mut connection, &mut differences).await?;
         self.ledger(&mut connection, &mut differences).await?;
         self.positions(&mut connection, &mut differences).await?;
         self.accepted(&expected, &mut connection, &mut differences).await?;
         self.conservation(&mut connection, &mut differences).await?;
-        self.answered_usage(&expected, &mut differences).await?;
+        self.answered_usage(&books, &mut differences).await?;
         if let Some(before) = before {
             before.still_there(&mut connection, &mut differences).await?;
         }

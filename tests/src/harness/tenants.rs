@@ -10,6 +10,7 @@ use benches::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::expected::charges;
 use crate::{process::Http, system::System, wait::eventually};
 
 /// Catalogs that are published at once.
@@ -50,18 +51,24 @@ pub async fn make(system: &System, count: usize) -> Result<Vec<Tenant>> {
         .await?;
         tenants.push(tenant);
     }
+    publish_prices(system, &tenants, 1).await?;
+    Ok(tenants)
+}
+
+/// Publishes the catalog of each tenant, with so many versions of its prices.
+pub async fn publish_prices(system: &System, tenants: &[Tenant], versions: u32) -> Result<()> {
     let base = system.api()?.base;
     for some in tenants.chunks(PUBLISH_AT_ONCE) {
         let mut publishing = tokio::task::JoinSet::new();
         for tenant in some {
             let api = Http::new(&base, &tenant.key)?;
-            publishing.spawn(publish(api));
+            publishing.spawn(publish(api, versions));
         }
         while let Some(published) = publishing.join_next().await {
             published??;
         }
     }
-    Ok(tenants)
+    Ok(())
 }
 
 /// Waits until every ingest has loaded the keys, which takes it a second: the last one is there with
@@ -79,10 +86,10 @@ pub async fn are_known(bases: &[String], tenants: &[Tenant]) -> Result<()> {
 }
 
 /// Publishes the catalog, again where its markers were not in the log in time.
-async fn publish(api: Http) -> Result<()> {
+async fn publish(api: Http, versions: u32) -> Result<()> {
     let deadline = Instant::now() + PUBLISH_TIME_MAX;
     loop {
-        match api.send("PUT", "/v1/catalog", &catalog()).await {
+        match api.send("PUT", "/v1/catalog", &catalog(versions)).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -90,27 +97,28 @@ async fn publish(api: Http) -> Result<()> {
     }
 }
 
-/// Two meters, a rate card and a cost card with every model of the load.
-fn catalog() -> Value {
+/// Two meters, a rate card in so many versions and a cost card, with every model of the load.
+fn catalog(versions: u32) -> Value {
     let meter = |key: &str, path: &str| {
         json!({"key": key, "event_types": [EVENT_TYPE], "aggregation": "sum", "value": path, "unit": "token",
             "dimensions": {"provider": "$.provider", "model": "$.model"}})
     };
-    let card = |key: &str, kind: &str, prices: fn(&Model) -> [Price; 2]| {
+    let rates = |prices: &dyn Fn(&Model) -> [Price; 2]| {
         let of_model = |model: &Model| {
             [INPUT_METER, OUTPUT_METER].into_iter().zip(prices(model)).map(|(meter, price)| {
                 json!({"meter": meter, "dimensions": {"provider": model.provider, "model": model.name},
                     "price": price.amount(), "per": price.per as u64})
             }).collect::<Vec<Value>>()
         };
-        let rates: Vec<Value> = MODELS.iter().flat_map(of_model).collect();
-        json!({"key": key, "kind": kind, "currency": CURRENCY, "versions": [{"rates": rates}]})
+        json!({"rates": MODELS.iter().flat_map(of_model).collect::<Vec<Value>>()})
     };
+    let card = |key: &str, kind: &str, versions: Vec<Value>| json!({"key": key, "kind": kind, "currency": CURRENCY, "versions": versions});
+    let charges = (1..=versions).map(|version| rates(&|model| charges(model, version)));
     json!({
         "meters": [meter(INPUT_METER, "$.inputTokens"), meter(OUTPUT_METER, "$.outputTokens")],
         "cards": [
-            card("standard", "rate", |model| model.charge),
-            card("providers", "cost", |model| model.cost),
+            card("standard", "rate", charges.collect()),
+            card("providers", "cost", vec![rates(&|model| model.cost)]),
         ],
         "default_rate_card": "standard",
         "default_cost_card": "providers",

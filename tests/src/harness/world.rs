@@ -36,6 +36,9 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(300);
 const PROPERTIES: &str = r#"{"session.timeout.ms" = "6000", "message.timeout.ms" = "2500"}"#;
 /// Stored events that `weir verify` rates again.
 const VERIFIED: &str = "20000";
+/// Tables that a partition's events leave after some seconds.
+const SMALL_TABLES: [(&str, &str); 2] =
+    [("WEIR_RATER__TABLE_IDENTITIES_MAX", "4000"), ("WEIR_RATER__RANGE_IDENTITIES", "1000")];
 /// Two of each but the api.
 const ON_KAFKA: [&str; 9] = [
     "ingest",
@@ -75,6 +78,8 @@ pub struct World {
     pub story: Story,
     /// How often it is done.
     pub tier: Tier,
+    /// Versions of the prices that were published.
+    prices: u32,
     /// Servers that are run for the system.
     kept: Vec<Server>,
 }
@@ -108,15 +113,25 @@ pub struct Rest {
 impl World {
     /// A process per role, two of most, on Kafka, with a proxy on every link.
     pub async fn on_kafka(run: &Run, partitions: u32) -> Result<World> {
-        Self::on_kafka_with(run, partitions, &[]).await
+        Self::on_kafka_with(run, partitions, &[], &[]).await
+    }
+
+    /// [`World::on_kafka`], with tables of duplicates for so few events that many come late.
+    pub async fn on_kafka_late(run: &Run, partitions: u32) -> Result<World> {
+        Self::on_kafka_with(run, partitions, &[], &SMALL_TABLES).await
     }
 
     /// [`World::on_kafka`], where each process has a way to Kafka of its own.
     pub async fn on_kafka_apart(run: &Run, partitions: u32) -> Result<World> {
-        Self::on_kafka_with(run, partitions, &ON_KAFKA).await
+        Self::on_kafka_with(run, partitions, &ON_KAFKA, &[]).await
     }
 
-    async fn on_kafka_with(run: &Run, partitions: u32, apart: &[&str]) -> Result<World> {
+    async fn on_kafka_with(
+        run: &Run,
+        partitions: u32,
+        apart: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Result<World> {
         let mut links = Links::default();
         for name in apart {
             links.kafka_apart.insert((*name).to_owned(), Proxy::listen()?);
@@ -125,7 +140,7 @@ impl World {
         let ways: Vec<&Proxy> = links.kafka_apart.values().collect();
         let broker = Broker::start_behind_each(&proxy, &ways)?;
         links.kafka = Some(proxy);
-        let further = [("WEIR_LOG__KAFKA__PROPERTIES", PROPERTIES)];
+        let further = [&[("WEIR_LOG__KAFKA__PROPERTIES", PROPERTIES)], settings].concat();
         let mut system = System::kafka_without_roles(&broker, partitions, &further).await?;
         links.place(&mut system, &ON_KAFKA)?;
         for (name, proxy) in &links.kafka_apart {
@@ -191,6 +206,7 @@ impl World {
             moments,
             story,
             tier,
+            prices: 1,
             kept: Vec::new(),
         })
     }
@@ -210,6 +226,15 @@ impl World {
         self.traffic.flow(self.plan.window).await?;
         self.moments.pause(1, 500).await;
         Ok(())
+    }
+
+    /// Publishes another price of everything: what comes from then on is charged by it (INV-18).
+    pub async fn change_prices(&mut self) -> Result<()> {
+        self.traffic.flow(self.plan.window).await?;
+        self.prices += 1;
+        tenants::publish_prices(&self.system, &self.tenants, self.prices).await?;
+        self.story.tell(format!("version {} of all prices", self.prices));
+        self.traffic.flow(self.plan.window).await
     }
 
     /// Waits until the raters go on, so that a fault meets batches on their way.
@@ -388,6 +413,15 @@ impl Rest {
         Ok(())
     }
 
+    /// Fails unless events have left the tables of duplicates and met repeats of theirs.
+    pub async fn had_late_events(&self) -> Result<()> {
+        let statement = self.world.statement().await?;
+        let forwarded = statement["total"]["counts"]["forwarded"].as_i64().unwrap_or_default();
+        self.world.story.tell(format!("{forwarded} events came late"));
+        ensure!(forwarded > 0, "no event came late");
+        Ok(())
+    }
+
     /// What compares everything with the seed.
     pub fn oracle(&self) -> Result<Oracle<'_>> {
         let world = &self.world;
@@ -396,6 +430,7 @@ impl Rest {
             plan: &world.plan,
             sent: &self.sent,
             tenants: &world.tenants,
+            prices: world.prices,
             story: &world.story,
             audit_key: world.system.audit_key()?,
         })

@@ -18,11 +18,11 @@ use tests::{
 use crate::clients::IDLE;
 
 /// A few tenants, and enough events that each outcome is among them.
-const SHAPE: Shape = Shape {
-    tenants: 3,
-    window: 250,
-    sending: Sending { rate: 5_000, end: Some(20), split: false },
-};
+const SHAPE: Shape =
+    Shape { tenants: 3, window: 250, sending: Sending { rate: 1_000, end: None, split: false } };
+
+/// So many at least.
+const EVENTS: u64 = 2_000;
 
 /// The invariant, the table, and the statement; `{row}` is a condition on one row of the table.
 type Case = (&'static str, &'static str, &'static str);
@@ -87,6 +87,16 @@ const IN_THE_ARCHIVE: &[Case] = &[
         "rejected_events",
         "ALTER TABLE rejected_events DELETE WHERE {row}",
     ),
+    (
+        "INV-18",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.card_version` = arrayMap(x -> toUInt32(2), lines.card_version) WHERE {row}",
+    ),
+    (
+        "INV-18",
+        "usage_events",
+        "ALTER TABLE usage_events UPDATE `lines.card_version` = arrayMap(x -> toUInt32(3), lines.card_version) WHERE {row}",
+    ),
     ("INV-13", "archived", "ALTER TABLE archived DELETE WHERE {row}"),
     (
         "INV-15",
@@ -99,8 +109,10 @@ const IN_THE_ARCHIVE: &[Case] = &[
 #[test]
 fn names_what_is_broken() -> Result<()> {
     contained("oracle::names_what_is_broken", |run| async move {
-        let world = World::embedded_with(&run, 2, SHAPE).await?;
-        let mut rest = world.sent().await?;
+        let mut world = World::embedded_with(&run, 2, SHAPE).await?;
+        world.traffic.flow(EVENTS).await?;
+        world.change_prices().await?;
+        let mut rest = world.rest().await?;
         rest.check(None).await?;
         books_are_changed(&rest).await?;
         the_archive_is_changed(&rest).await?;

@@ -72,7 +72,7 @@ impl Oracle<'_> {
     /// INV-02 and INV-12: running totals, transfers and balances are the sums of the seed.
     pub(super) async fn totals(
         &self,
-        expected: &Expected,
+        expected: &Books,
         connection: &mut PgConnection,
         differences: &mut Differences,
     ) -> Result<()> {
@@ -94,9 +94,9 @@ impl Oracle<'_> {
             };
             found.insert((tenant, text(1), text(2)), sums);
         }
-        differences.compare_effects("usage_totals", &found, &expected.books, size);
+        differences.compare_effects("usage_totals", &found, expected, size);
         let (mut charges, mut costs) = (BTreeMap::new(), BTreeMap::new());
-        for ((tenant, team, _), sums) in &expected.books {
+        for ((tenant, team, _), sums) in expected {
             *charges.entry((*tenant, team.clone())).or_insert(0) += sums.charge;
             *costs.entry((*tenant, String::new())).or_insert(0) += sums.cost;
         }
@@ -122,7 +122,7 @@ impl Oracle<'_> {
     /// seed says.
     pub(super) async fn sides(
         &self,
-        expected: &Expected,
+        expected: &Books,
         connection: &mut PgConnection,
         differences: &mut Differences,
     ) -> Result<()> {
@@ -131,7 +131,7 @@ impl Oracle<'_> {
             ("credit_account", "revenue", "provider_payable"),
         ] {
             let mut sums = BTreeMap::new();
-            for ((tenant, ..), of) in &expected.books {
+            for ((tenant, ..), of) in expected {
                 *sums.entry((*tenant, of_charges.to_owned())).or_insert(0) += of.charge;
                 *sums.entry((*tenant, of_costs.to_owned())).or_insert(0) += of.cost;
             }
@@ -296,7 +296,7 @@ impl Oracle<'_> {
     /// The api answers the same sums.
     pub(super) async fn answered_usage(
         &self,
-        expected: &Expected,
+        expected: &Books,
         differences: &mut Differences,
     ) -> Result<()> {
         let base = self.system.api()?.base;
@@ -322,7 +322,7 @@ impl Oracle<'_> {
                 let cursor = page["next_cursor"].as_str();
                 path = cursor.map(|cursor| format!("{question}&cursor={cursor}"));
             }
-            let own = expected.books.iter().filter(|((of, ..), _)| *of == number);
+            let own = expected.iter().filter(|((of, ..), _)| *of == number);
             let own = own.map(|(key, sums)| (key.clone(), *sums)).collect();
             differences.compare_effects("GET /v1/usage", &found, &own, size);
         }
