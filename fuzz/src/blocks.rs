@@ -1,7 +1,7 @@
 //! Messages of `[usage]`: blocks, their bodies, single records.
 
 use domain::wire::{
-    block::{Block, BlockHeader, BlockWriter, marked_versions},
+    block::{Block, BlockHeader, BlockWriter, MAGIC, marked_versions},
     carry::carry,
     codec::{Dictionary, DictionaryWriter, Input, Output as _},
     record::{Command, Entry, EventRecord, Refused},
@@ -11,16 +11,26 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::world::rate_block;
 
-/// A block as it is, and with a checksum that fits.
+/// A block as it is, and with a version and a checksum that fit.
 pub fn message(input: &[u8]) {
     read(input);
-    let mut sealed = input.to_vec();
-    if sealed.len() >= 16 {
-        sealed[..8].copy_from_slice(b"WRUB\x01\0\0\0");
-        let checksum = xxh3_64(&sealed[16..]);
-        sealed[8..16].copy_from_slice(&checksum.to_le_bytes());
+    if let Some(sealed) = sealed(input) {
         read(&sealed);
     }
+}
+
+/// A block with a version and a checksum that fit.
+pub fn sealed(input: &[u8]) -> Option<Vec<u8>> {
+    let rest = input.get(16..)?;
+    let opening = opening(MAGIC, input[4]);
+    Some([&opening, xxh3_64(rest).to_le_bytes().as_slice(), rest].concat())
+}
+
+/// What a message begins with: its magic, the version with traces or the one without, as a bit of
+/// what stands in its place says, and nothing reserved.
+pub fn opening(magic: [u8; 4], version: u8) -> [u8; 8] {
+    let [first, second, third, fourth] = magic;
+    [first, second, third, fourth, if version & 2 == 0 { 1 } else { 2 }, 0, 0, 0]
 }
 
 /// Reads a block; what can be read is written and read back.
@@ -42,19 +52,28 @@ fn check(header: &BlockHeader, body: &[u8], block: &Block<'_>) {
     });
     let markers: Vec<u64> = markers.collect();
     assert_eq!(marked_versions(header, body).ok(), Some(markers), "markers without the rest");
+    let message = rewritten(header, block);
+    let again = BlockHeader::decode(&message).expect("our block is read");
+    let body = again.body(&message).expect("our block is read");
+    let copy = Block::decode(&again, &body).expect("our block is read");
+    assert_eq!(again.traces, header.traces);
+    assert_eq!(copy.entries.len(), block.entries.len());
+    for (before, after) in block.entries.iter().zip(&copy.entries) {
+        assert_eq!(told(header, block, before), told(&again, &copy, after));
+    }
+}
+
+/// The message that we would write of what a block says.
+pub fn rewritten(header: &BlockHeader, block: &Block<'_>) -> Vec<u8> {
     let mut writer = BlockWriter::default();
     for entry in &block.entries {
         let entry = carried(header, block, entry, &mut writer);
         writer.push(&entry);
     }
-    let message = writer.finish();
-    let again = BlockHeader::decode(&message).expect("our block is read");
-    let body = again.body(&message).expect("our block is read");
-    let copy = Block::decode(&again, &body).expect("our block is read");
-    assert_eq!(copy.entries.len(), block.entries.len());
-    for (before, after) in block.entries.iter().zip(&copy.entries) {
-        assert_eq!(told(header, block, before), told(&again, &copy, after));
+    for context in &header.traces {
+        writer.trace(*context);
     }
+    writer.finish()
 }
 
 /// The entry with the numbers of another block.

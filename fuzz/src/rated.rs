@@ -4,21 +4,21 @@ use domain::{
     chain::{GENESIS, Offer, Place},
     wire::{
         codec::{DictionaryWriter, Input},
-        rated::{OUTER_LENGTH, Outer, Parts, Rows, RowsWriter, Sections, encode},
+        rated::{MAGIC, OUTER_LENGTH, Outer, Parts, Rows, RowsWriter, Sections, encode},
         row::RowHead,
         sums::{self, Sums},
     },
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::blocks;
+use crate::blocks::{self, opening};
 
-/// A rated batch as it is, and with a hash and a checksum that fit.
+/// A rated batch as it is, and with a version, a hash and a checksum that fit.
 pub fn message(input: &[u8]) {
     read(input);
     if input.len() > OUTER_LENGTH {
         let mut sealed = input.to_vec();
-        sealed[..8].copy_from_slice(b"WRRB\x01\0\0\0");
+        sealed[..8].copy_from_slice(&opening(MAGIC, input[4]));
         seal(&mut sealed);
         read(&sealed);
     }
@@ -33,19 +33,31 @@ fn seal(message: &mut [u8]) {
     message[92..100].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Five sections, each behind its length in two bytes, in a message whose lengths, hash and
-/// checksum fit.
+/// Five sections in a message that is accepted.
 pub fn sections(input: &[u8]) {
+    if let Some(message) = accepted(input) {
+        read(&message);
+    }
+}
+
+/// The partition of accepted messages.
+pub const PARTITION: u32 = 3;
+
+/// Five sections, each behind its length in two bytes, in a message of [`PARTITION`] whose lengths,
+/// hash and checksum fit, and which continues an empty place. The first bit says whether it has
+/// traces; no length needs it.
+pub fn accepted(input: &[u8]) -> Option<Vec<u8>> {
+    let version = 1 + input.first().map_or(0, |byte| byte >> 7);
     let (mut rest, mut lengths, mut bytes) = (input, Vec::new(), Vec::new());
     for _ in 0..5 {
-        let [high, low, behind @ ..] = rest else { return };
-        let length = usize::from(u16::from_be_bytes([*high, *low])).min(behind.len());
+        let [high, low, behind @ ..] = rest else { return None };
+        let length = usize::from(u16::from_be_bytes([*high & 0x7f, *low])).min(behind.len());
         lengths.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_le_bytes());
         bytes.extend_from_slice(&behind[..length]);
         rest = &behind[length..];
     }
-    let mut message = b"WRRB\x01\0\0\0".to_vec();
-    message.extend_from_slice(&3_u32.to_le_bytes());
+    let mut message = opening(MAGIC, version).to_vec();
+    message.extend_from_slice(&PARTITION.to_le_bytes());
     message.extend_from_slice(&0_i64.to_le_bytes());
     message.extend_from_slice(&9_i64.to_le_bytes());
     message.extend_from_slice(&GENESIS);
@@ -53,9 +65,9 @@ pub fn sections(input: &[u8]) {
     message.extend_from_slice(&lengths);
     message.extend_from_slice(&bytes);
     seal(&mut message);
-    let accepted = Place::EMPTY.offer(3, 0, &message);
+    let accepted = Place::EMPTY.offer(PARTITION, 0, &message);
     assert!(matches!(accepted, Ok(Offer::Accepted(..))), "{accepted:?}");
-    read(&message);
+    Some(message)
 }
 
 fn read(message: &[u8]) {
