@@ -6,6 +6,8 @@ use axum::http::{HeaderMap, Method, header};
 use bytes::Bytes;
 
 use super::{
+    blocks::decompress,
+    engine::BODY_BYTES_MAX,
     pool::{Work, check_setting},
     statement::{Parameters, Refusal, Statement, only_reads, prepare},
 };
@@ -59,7 +61,7 @@ pub(super) fn read(
             Bytes::new()
         }
         None if fields.decompress => {
-            super::blocks::decompress(&body).map_err(|fault| Refusal::new(BAD_ARGUMENTS, fault))?
+            decompress(&body, BODY_BYTES_MAX).map_err(|fault| Refusal::new(BAD_ARGUMENTS, fault))?
         }
         None => body,
     };
@@ -232,6 +234,10 @@ mod tests {
             post("", &[("content-encoding", "gzip")], "SELECT 1").err(),
             Some(SUPPORT_IS_DISABLED)
         );
+        // A compressed block that claims half a gigabyte for its only byte.
+        let claims = "0123456789abcdef\x02\x0a\0\0\0\0\0\0\x20x";
+        let decompressed = post("decompress=1&query=INSERT+INTO+t+FORMAT+CSV", &[], claims);
+        assert_eq!(decompressed.err(), Some(BAD_ARGUMENTS));
         assert_eq!(post("a%3D1%3Bb=1", &[], "SELECT 1").err(), Some(115));
         let get = |sql: &str| {
             read(&Method::GET, &format!("query={sql}"), &HeaderMap::new(), Bytes::new()).err()
