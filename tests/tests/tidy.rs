@@ -7,6 +7,8 @@ use std::{
     process::Command,
 };
 
+#[path = "tidy/changes.rs"]
+mod changes;
 #[path = "tidy/codes.rs"]
 mod codes;
 #[path = "tidy/invariants.rs"]
