@@ -5,6 +5,9 @@
 //! [`refresh`] moves the posted place on to a batch of the list, in one snapshot with the
 //! receivables that the batches up to it touched, and drops those batches. So each batch is
 //! counted once, in the posted part or in the list, never in both and never in neither.
+//!
+//! Sums that do not fit 128 bits are cut off there: such a batch stops at the ledger-writer, and
+//! answers go on until somebody has looked.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -119,6 +122,23 @@ impl Live {
         Self { partitions, entries_max }
     }
 
+    /// One partition that has followed a batch so many times: fuzz targets begin here.
+    pub fn after(place: Place, header: &Header, sums: &Sums<'_>, times: usize) -> Self {
+        let mut partition = Partition::default();
+        partition.load(Place::EMPTY, &[]);
+        for _ in 0..times {
+            partition.accept(partition.generation, place, header, sums);
+        }
+        Self { partitions: vec![Mutex::new(partition)], entries_max: usize::MAX }
+    }
+
+    /// Posts all that [`Live::after`] has followed.
+    pub fn post(&self, place: Place) {
+        for (_, mut partition) in self.all() {
+            partition.advance(place, &[]);
+        }
+    }
+
     fn lock(&self, partition: u32) -> Option<MutexGuard<'_, Partition>> {
         let place = usize::try_from(partition).ok()?;
         Some(self.partitions.get(place)?.lock().unwrap_or_else(PoisonError::into_inner))
@@ -147,7 +167,7 @@ impl Live {
             let owed = accounts.map(|account| Owed {
                 currency: Arc::clone(&account.currency),
                 posted: account.receivable,
-                live: account.receivable + account.pending,
+                live: account.receivable.saturating_add(account.pending),
             });
             Some((partition.reach(number)?, owed.collect()))
         })
@@ -232,7 +252,8 @@ impl Partition {
             };
             match key.currency.and_then(|currency| sums.dictionary.get(currency).ok()) {
                 Some(currency) => {
-                    *charges.entry(self.open(*tenant, team, currency)).or_default() += sum.charge
+                    let charge = charges.entry(self.open(*tenant, team, currency)).or_default();
+                    *charge = charge.saturating_add(sum.charge);
                 }
                 None => drop(self.teams.entry((*tenant, Arc::from(team))).or_default()),
             }
@@ -240,7 +261,7 @@ impl Partition {
         self.money.moves_on(place.x - places.live.x);
         for (number, charge) in &charges {
             if let Some(account) = self.account_mut(*number) {
-                account.pending += charge;
+                account.pending = account.pending.saturating_add(*charge);
                 let key = (account.tenant, Arc::clone(&account.currency));
                 self.money.rated(key, *charge);
             }
@@ -280,7 +301,7 @@ impl Partition {
             self.entries -= batch.sums.len();
             for (number, charge) in &batch.sums {
                 if let Some(account) = self.account_mut(*number) {
-                    account.pending -= charge;
+                    account.pending = account.pending.saturating_sub(*charge);
                     let key = (account.tenant, Arc::clone(&account.currency));
                     self.money.posted(&key, *charge);
                 }

@@ -44,14 +44,15 @@ impl Place {
     /// The place of a partition without any batch.
     pub const EMPTY: Place = Place { x: -1, r: -1, c: GENESIS };
 
-    /// Whether a batch continues this place: `from == X + 1` and `prev == C` (INV-14).
+    /// Whether a batch continues this place: `from == X + 1` and `prev == C` (INV-14). A position
+    /// follows its last one.
     #[must_use]
     pub fn continues(&self, outer: &Outer) -> bool {
         let adjacent = self.x.checked_add(1) == Some(outer.from)
             || planted::is(Bug::EarlierFrom) && outer.from <= self.x && outer.to > self.x;
         let linked =
             outer.prev == self.c || planted::is(Bug::PrevIgnored) || planted::is(Bug::EarlierFrom);
-        adjacent && linked && outer.to >= outer.from
+        adjacent && linked && (outer.from..i64::MAX).contains(&outer.to)
     }
 
     /// The place after an accepted batch that stands at `position` of `[rated]`.

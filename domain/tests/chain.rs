@@ -188,3 +188,11 @@ fn a_hash_is_read_from_its_digits_alone() {
         assert_eq!(hash_of_hex(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn a_batch_ends_where_a_position_follows() {
+    for (to, continues) in [(i64::MAX - 1, true), (i64::MAX, false)] {
+        let (outer, _) = batch(PARTITION, 0, to, Place::EMPTY.c, 0);
+        assert_eq!(Place::EMPTY.continues(&outer), continues, "{to}");
+    }
+}

@@ -14,6 +14,7 @@ use domain::{
     chain::{GENESIS, Place},
     wire::{
         block::{BODY_BYTES_MAX, Block, BlockHeader},
+        codec::DecodeError,
         rated::{Counts, OUTER_LENGTH, Outer, Sections, encode},
         row::RowHead,
         sums::Sums,
@@ -288,4 +289,24 @@ fn counts_that_do_not_fit_together_are_not_balanced_and_end_nothing() {
     let most = u64::MAX;
     let fields = [most, most, most, most, 0, 0, 0, 0, 0, most];
     assert!(Counts::from_fields(fields).balanced(), "both sides are twice the most");
+}
+
+#[test]
+fn a_block_that_counts_other_entries_than_it_has_is_noticed() {
+    let message = include_bytes!("golden/block_v1.bin");
+    let header = BlockHeader::decode(message).unwrap();
+    let body = header.body(message).unwrap();
+    let block = Block::decode(&header, &body).unwrap();
+    assert_eq!(block.check_counts(&header), Ok(()));
+    for place in 0..header.tenants.len() {
+        let mut other = header.clone();
+        other.tenants[place].events += 1;
+        assert_eq!(block.check_counts(&other), Err(DecodeError::Field("counts")));
+        let mut other = header.clone();
+        other.tenants[place].copies = u64::MAX;
+        assert_eq!(block.check_counts(&other), Err(DecodeError::Field("counts")));
+    }
+    let mut fewer = header;
+    fewer.tenants.clear();
+    assert!(block.check_counts(&fewer).is_err());
 }

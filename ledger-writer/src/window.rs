@@ -42,6 +42,12 @@ pub enum WindowError {
         /// The tenant.
         tenant: Uuid,
     },
+    /// Sums that no money or usage has.
+    #[error("the sums of the rated batch from {from} do not fit 128 bits with those before it")]
+    TooLarge {
+        /// First position of the batch.
+        from: i64,
+    },
 }
 
 /// Number of a string of the window; 0 is the empty string.
@@ -125,6 +131,25 @@ pub struct Window {
     usage: HashMap<UsageKey, Sum>,
     charges: HashMap<ChargeKey, Figures>,
     costs: HashMap<CostKey, Figures>,
+    size: Size,
+}
+
+/// Quantities, charges and costs of all sums together, each without its sign: as long as these fit
+/// 128 bits, so does whatever is added up of them.
+#[derive(Clone, Copy, Default)]
+struct Size([u128; 3]);
+
+impl Size {
+    /// With more sums; none where it would not fit.
+    fn with(self, sums: &Sums<'_>) -> Option<Size> {
+        let all = |sum: &Sum| [sum.quantity, sum.charge, sum.cost].map(i128::unsigned_abs);
+        let Size(mut sizes) = self;
+        for (size, more) in sums.entries.iter().flat_map(|(_, sum)| (0..3).zip(all(sum))) {
+            let size = sizes.get_mut(size)?;
+            *size = size.checked_add(more).filter(|size| *size <= i128::MAX.unsigned_abs())?;
+        }
+        Some(Size(sizes))
+    }
 }
 
 impl Window {
@@ -150,6 +175,7 @@ impl Window {
             usage: HashMap::new(),
             charges: HashMap::new(),
             costs: HashMap::new(),
+            size: Size::default(),
         }
     }
 
@@ -243,10 +269,12 @@ impl Window {
         if let Some((tenant, _)) = header.counts.iter().find(|(_, counts)| !counts.balanced()) {
             return Err(WindowError::Unbalanced { from, tenant: *tenant });
         }
+        let size = self.size.with(&sums).ok_or(WindowError::TooLarge { from })?;
         let tenants = self.number_tenants(&header);
         let names: Vec<Name> =
             sums.dictionary.texts().iter().map(|text| self.names.number(*text)).collect();
         self.add_sums(&sums, &tenants, &names).map_err(section)?;
+        self.size = size;
         for (tenant, counts) in &header.counts {
             self.counts.entry(*tenant).or_default().add(counts);
         }

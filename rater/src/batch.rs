@@ -279,7 +279,8 @@ impl Batch {
             }
             // What lies after the archive's `A` and has left the table was seen by nobody.
             Some(Verdict::New { checked_to }) => {
-                known.coverage.table_from > checked_to + 1 && !planted::is(Bug::CheckedToIgnored)
+                known.coverage.table_from > checked_to.saturating_add(1)
+                    && !planted::is(Bug::CheckedToIgnored)
             }
             None => false,
         };
@@ -350,7 +351,8 @@ impl Batch {
                     index: case.index,
                     content: case.event.content,
                 };
-                seen.take(case.event.identity, taken);
+                let new = seen.take(case.event.identity, taken);
+                assert!(new, "an identity takes effect once: {taken:?}");
                 self.added.push(case.event.identity);
                 match outcome {
                     Outcome::Rated => {}

@@ -95,7 +95,7 @@ pub fn linked<T>(
     let (mut next, mut wanted) = (table_from, c);
     let (mut ranges, mut useless) = (Vec::new(), Vec::new());
     while let Some((kept, name, filter)) = found.pop() {
-        if name.to + 1 == next && name.c == wanted && name.from < next {
+        if name.to.checked_add(1) == Some(next) && name.c == wanted && name.from < next {
             (next, wanted) = (name.from, name.prev);
             ranges.push(Range { name, filter: Some(filter) });
         } else {

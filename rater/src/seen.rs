@@ -67,20 +67,16 @@ impl Seen {
         self.taken.get(&Key::from(identity)).copied()
     }
 
-    /// Records an effect. A second effect of one identity would be a double charge: it ends the
-    /// process before anything is written.
-    pub fn take(&mut self, identity: u128, taken: Taken) {
+    /// Records an effect; false, and nothing changes, where the identity has taken effect before. A
+    /// second effect would be a double charge: the caller must not go on with it.
+    #[must_use]
+    pub fn take(&mut self, identity: u128, taken: Taken) -> bool {
         match self.taken.entry(Key::from(identity)) {
             Entry::Vacant(place) => {
                 place.insert(taken);
+                true
             }
-            Entry::Occupied(first) => {
-                assert!(
-                    *first.get() == taken,
-                    "an identity takes effect once: {:?} and {taken:?}",
-                    first.get()
-                );
-            }
+            Entry::Occupied(_) => false,
         }
     }
 

@@ -235,10 +235,13 @@ impl State {
             let mut added = Vec::new();
             for row in sections.rows().map_err(damaged)?.iter() {
                 let head = RowHead::decode(row).map_err(damaged)?;
-                self.table.seen.take(
-                    head.identity,
-                    Taken { position: head.position, index: head.index, content: head.content },
-                );
+                let RowHead { position, index, content, .. } = head;
+                // INV-02: an identity takes effect once, where a batch has its positions.
+                let new = (outer.from..=outer.to).contains(&position)
+                    && self.table.seen.take(head.identity, Taken { position, index, content });
+                if !new {
+                    return Err(damaged(DecodeError::Field("identity")));
+                }
                 added.push(head.identity);
             }
             if planted::is(Bug::OthersTakeIds) {
@@ -246,8 +249,9 @@ impl State {
                     let head = RowHead::decode(row).map_err(damaged)?;
                     if head.identity != 0 && self.table.seen.find(head.identity).is_none() {
                         let RowHead { position, index, content, .. } = head;
-                        self.table.seen.take(head.identity, Taken { position, index, content });
-                        added.push(head.identity);
+                        if self.table.seen.take(head.identity, Taken { position, index, content }) {
+                            added.push(head.identity);
+                        }
                     }
                 }
             }
@@ -300,6 +304,7 @@ impl State {
             return Err(StateError::CatalogMissing(accepted));
         }
         let block = Block::decode(&opened.header, &opened.body)
+            .and_then(|block| block.check_counts(&opened.header).map(|()| block))
             .map_err(|source| StateError::Block { position, source })?;
         let catalogs = &mut self.catalogs;
         let (batch, _) = self

@@ -250,7 +250,7 @@ mod tests {
             .map(|n| u128::from(position.unsigned_abs()) * 100 + u128::from(n))
             .collect();
         for (index, identity) in (0u32..).zip(&added) {
-            table.seen.take(*identity, Taken { position, index, content: 0 });
+            assert!(table.seen.take(*identity, Taken { position, index, content: 0 }));
         }
         let hash = |position: i64| [u8::try_from(position + 1).unwrap(); 32];
         let outer = Outer {

@@ -45,8 +45,10 @@ impl Money {
 
     /// A charge of that batch.
     pub fn rated(&mut self, key: Key, charge: i128) {
-        *self.pending.entry(key.clone()).or_default() += charge;
-        *self.recent.entry(key).or_default() += charge;
+        for charges in [&mut self.pending, &mut self.recent] {
+            let sum = charges.entry(key.clone()).or_default();
+            *sum = sum.saturating_add(charge);
+        }
     }
 
     /// A charge of a batch that is posted already.
@@ -58,7 +60,7 @@ impl Money {
     /// A charge that was posted.
     pub fn posted(&mut self, key: &Key, charge: i128) {
         if let Some(pending) = self.pending.get_mut(key) {
-            *pending -= charge;
+            *pending = pending.saturating_sub(charge);
         }
     }
 
@@ -120,7 +122,8 @@ impl Live {
                 if tenant.is_some_and(|tenant| tenant != key.0) {
                     continue;
                 }
-                let pending = *pending - since.get(key).copied().unwrap_or_default();
+                let posted = since.get(key).copied().unwrap_or_default();
+                let pending = pending.saturating_sub(posted);
                 let sum = all.entry(Arc::clone(&key.1)).or_default();
                 sum.rated = sum.rated.saturating_add(pending);
                 sum.unrated = sum.unrated.saturating_add(partition.money.estimate(key, blocks));
@@ -138,7 +141,8 @@ impl Partition {
         for (number, charge) in batches.flat_map(|batch| &batch.sums) {
             if let Some(account) = self.account(*number) {
                 let key = (account.tenant, Arc::clone(&account.currency));
-                *charges.entry(key).or_default() += charge;
+                let sum = charges.entry(key).or_default();
+                *sum = sum.saturating_add(*charge);
             }
         }
         charges

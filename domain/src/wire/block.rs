@@ -8,7 +8,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{DecodeError, Dictionary, DictionaryWriter, Input, Output};
-use super::record::{self, Entry};
+use super::record::{self, Entry, EventRecord, Refused};
 use super::trace::{self, TraceContext};
 
 /// First bytes of every block.
@@ -263,6 +263,25 @@ impl<'a> Block<'a> {
         } else {
             Err(DecodeError::Field("body"))
         }
+    }
+
+    /// Fails unless the header counts the entries that there are: who rates them owes each of those
+    /// an outcome.
+    pub fn check_counts(&self, header: &BlockHeader) -> Result<(), DecodeError> {
+        let mut counted = vec![(0_u64, 0_u64); header.tenants.len()];
+        for entry in &self.entries {
+            let (tenant, event, copy) = match entry {
+                Entry::Event(EventRecord { tenant, .. })
+                | Entry::Refused(Refused { tenant, .. }) => (*tenant, 1, 0),
+                Entry::Copy(_, _, event) => (event.tenant, 0, 1),
+                Entry::Marker { .. } | Entry::Command(_) => continue,
+            };
+            let place = usize::try_from(tenant).ok().and_then(|tenant| counted.get_mut(tenant));
+            let (events, copies) = place.ok_or(DecodeError::Field("tenant"))?;
+            (*events, *copies) = (events.saturating_add(event), copies.saturating_add(copy));
+        }
+        let said = header.tenants.iter().map(|count| (count.events, count.copies));
+        if said.eq(counted) { Ok(()) } else { Err(DecodeError::Field("counts")) }
     }
 }
 

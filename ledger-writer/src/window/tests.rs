@@ -190,3 +190,19 @@ fn what_cannot_be_read_or_does_not_balance_stops_the_partition() {
     assert!(matches!(window.offer(0, &message), Err(WindowError::Section { from: 0, .. })));
     assert!(window.is_empty() && window.place() == Place::EMPTY && window.from().c == GENESIS);
 }
+
+#[test]
+fn sums_that_do_not_fit_128_bits_stop_the_partition_before_any_is_added() {
+    let half = i128::MAX / 2;
+    let entry = |charge| (TENANT, "a", "tokens", Some("EUR"), None, 5, charge, 0);
+    let mut window = Window::new(3, Place::EMPTY, 0);
+    let (_, message) = batch(&Place::EMPTY, 1, 1, &[entry(half), entry(half), entry(2)]);
+    assert_eq!(window.offer(0, &message), Err(WindowError::TooLarge { from: 0 }));
+    assert!(window.is_empty() && window.posting().usage.is_empty());
+    let (_, message) = batch(&Place::EMPTY, 1, 1, &[entry(half), entry(half + 1)]);
+    assert_eq!(window.offer(0, &message), Ok(true));
+    // A sum that would fit by its sign is not told apart: no money is near.
+    let (_, message) = batch(&window.place(), 1, 1, &[entry(-1)]);
+    assert_eq!(window.offer(1, &message), Err(WindowError::TooLarge { from: 1 }));
+    assert_eq!(window.posting().charges[0].figures.amount, i128::MAX);
+}
