@@ -61,10 +61,15 @@ fn first(rest: &[u8]) -> Option<(Kind, usize)> {
             Some(length) => (Kind::Quoted, length),
             None => (Kind::Sign(byte), 1),
         },
-        _ if byte.is_ascii_whitespace() => (Kind::Blank, run(rest, |b| b.is_ascii_whitespace())),
+        _ if is_blank(byte) => (Kind::Blank, run(rest, is_blank)),
         _ if is_word(byte) => (Kind::Word, run(rest, is_word)),
         _ => (Kind::Sign(byte), 1),
     })
+}
+
+/// The engine takes a vertical tab as a blank, too.
+pub(super) fn is_blank(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == b'\x0b'
 }
 
 fn is_word(byte: u8) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::lexer::{Kind, Token, tokens};
+use super::lexer::{Kind, Token, is_blank, tokens};
 
 /// Why a request is answered without asking the engine; the code is ClickHouse's for that fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,8 @@ pub(super) fn split(script: &str) -> Vec<&str> {
     if said_something {
         statements.extend(script.get(start..));
     }
-    statements.into_iter().map(str::trim).collect()
+    let blank = |character: char| u8::try_from(character).is_ok_and(is_blank);
+    statements.into_iter().map(|statement: &str| statement.trim_matches(blank)).collect()
 }
 
 /// A string literal.

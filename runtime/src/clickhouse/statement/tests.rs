@@ -89,6 +89,7 @@ fn one_statement_per_request() {
 fn scripts_are_split_at_semicolons() {
     assert_eq!(split("a;\n-- c; d\n b ';' ;; /* x */ ;"), ["a", "-- c; d\n b ';'"]);
     assert_eq!(split("-- nothing\n"), Vec::<&str>::new());
+    assert_eq!(split("a;\x0b; b\x0b"), ["a", "b"]);
 }
 
 #[test]
