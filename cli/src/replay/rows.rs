@@ -2,11 +2,12 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Read},
+    io::{self, BufReader, Read},
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
+use domain::event::BODY_BYTES_MAX;
 
 /// A file opened for reading: its columns and its rows.
 pub struct Rows {
@@ -15,7 +16,26 @@ pub struct Rows {
     pub name: String,
     /// The names of the columns.
     pub columns: Vec<String>,
-    reader: csv::Reader<Box<dyn Read>>,
+    reader: csv::Reader<Bounded>,
+}
+
+/// Ends a row that is longer than any event could be: some bytes of a compressed file may stand for
+/// gigabytes without a line end.
+struct Bounded {
+    input: Box<dyn Read>,
+    /// Of the row that is read.
+    left: usize,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        let left = self.left.checked_sub(read);
+        self.left = left.ok_or_else(|| {
+            io::Error::other(format!("a row is longer than {BODY_BYTES_MAX} bytes"))
+        })?;
+        Ok(read)
+    }
 }
 
 impl Rows {
@@ -33,6 +53,7 @@ impl Rows {
             }
             _ => (name, Box::new(file)),
         };
+        let input = Bounded { input, left: BODY_BYTES_MAX };
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(input);
         let headers = reader.headers().with_context(context)?;
         let columns = headers
@@ -44,6 +65,7 @@ impl Rows {
 
     /// Reads the next row into `row`; false at the end.
     pub fn read(&mut self, row: &mut csv::StringRecord) -> Result<bool> {
+        self.reader.get_mut().left = BODY_BYTES_MAX;
         self.reader.read_record(row).with_context(|| format!("{} is damaged", self.name))
     }
 
