@@ -36,6 +36,7 @@ mod client;
 pub mod engine;
 mod lexer;
 mod migrate;
+pub mod outside;
 mod pool;
 mod request;
 mod statement;

@@ -227,9 +227,10 @@ fn random_u64() -> Option<u64> {
     getrandom::u64().ok().map(|number| number.max(1))
 }
 
-/// `version-trace-span-flags`, W3C Trace Context: the span, and whether it is sampled. Later
-/// versions may have more behind it.
-fn parse(text: &[u8]) -> Option<(Place, bool)> {
+/// Reads a [`TRACEPARENT`], `version-trace-span-flags`: the caller's span, and whether it is sampled.
+/// Later versions may have more behind it.
+#[must_use]
+pub fn parse(text: &[u8]) -> Option<(Place, bool)> {
     let text = std::str::from_utf8(text).ok()?;
     let mut parts = text.split('-');
     let version = hexadecimal(parts.next()?, 2)?;

@@ -52,13 +52,14 @@ pub(crate) struct NewCardVersion {
 }
 
 /// A version with the card that it is for.
-struct ForCard {
-    kind: CardKind,
-    key: String,
-    version: NewCardVersion,
+pub(crate) struct ForCard {
+    pub kind: CardKind,
+    pub key: String,
+    pub version: NewCardVersion,
 }
 
-fn add_card(
+/// Adds a card to a document.
+pub(crate) fn add_card(
     document: &mut CatalogDocument,
     kind: CardKind,
     new: &NewCard,
@@ -88,7 +89,11 @@ fn add_card(
     Ok(json!({ "card": new.key, "version": 1 }))
 }
 
-fn add_version(document: &mut CatalogDocument, new: &ForCard) -> Result<Value, ApiError> {
+/// Adds a version of one of its cards to a document.
+pub(crate) fn add_version(
+    document: &mut CatalogDocument,
+    new: &ForCard,
+) -> Result<Value, ApiError> {
     let card = document.cards.iter_mut().find(|card| card.key == new.key && card.kind == new.kind);
     let card = card.ok_or_else(|| no_card(&new.key))?;
     let number = card.versions.last().map_or(0, |last| last.version).saturating_add(1);

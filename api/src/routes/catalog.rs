@@ -204,10 +204,15 @@ pub(crate) async fn set_defaults(
     call: Call<Defaults>,
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CatalogWrite)?;
-    publish(&api, tenant, call, StatusCode::OK, |document, defaults: &Defaults| {
-        document.default_rate_card = defaults.default_rate_card.clone();
-        document.default_cost_card = defaults.default_cost_card.clone();
-        Ok(json!({}))
-    })
-    .await
+    publish(&api, tenant, call, StatusCode::OK, choose).await
+}
+
+/// Sets the default cards of a document.
+pub(crate) fn choose(
+    document: &mut CatalogDocument,
+    defaults: &Defaults,
+) -> Result<Value, ApiError> {
+    document.default_rate_card = defaults.default_rate_card.clone();
+    document.default_cost_card = defaults.default_cost_card.clone();
+    Ok(json!({}))
 }

@@ -190,7 +190,7 @@ impl From<LineRow> for Line {
     }
 }
 
-pub(super) fn receipt(place: EventPlace) -> String {
+pub(crate) fn receipt(place: EventPlace) -> String {
     format!("{}:{}:{}", place.partition, place.position, place.index)
 }
 
@@ -427,7 +427,7 @@ pub(super) fn unknown() -> Problem {
     )
 }
 
-pub(super) fn read_receipt(text: &str) -> Option<EventPlace> {
+pub(crate) fn read_receipt(text: &str) -> Option<EventPlace> {
     let mut parts = text.split(':');
     let place = EventPlace {
         partition: parts.next()?.parse().ok()?,

@@ -1,9 +1,9 @@
 //! Meters.
 
 use axum::{Json, extract::State, http::StatusCode};
-use domain::meter::MeterDefinition;
+use domain::{catalog::CatalogDocument, meter::MeterDefinition};
 use runtime::http::{Path, Problem};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::catalog::{Published, load, publish};
 use crate::{
@@ -28,20 +28,25 @@ pub(crate) async fn create(
     call: Call<MeterDefinition>,
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CatalogWrite)?;
-    publish(&api, tenant, call, StatusCode::CREATED, |document, meter: &MeterDefinition| {
-        if document.meters.iter().any(|other| other.key == meter.key) {
-            let detail = format!("there is a meter `{}`", meter.key);
-            return Err(Problem::conflict(
-                "meter_exists",
-                detail,
-                "choose another key, or publish the whole catalog to change it",
-            )
-            .into());
-        }
-        document.meters.push(meter.clone());
-        Ok(json!({ "meter": meter.key }))
-    })
-    .await
+    publish(&api, tenant, call, StatusCode::CREATED, add).await
+}
+
+/// Adds a meter to a document.
+pub(crate) fn add(
+    document: &mut CatalogDocument,
+    meter: &MeterDefinition,
+) -> Result<Value, ApiError> {
+    if document.meters.iter().any(|other| other.key == meter.key) {
+        let detail = format!("there is a meter `{}`", meter.key);
+        return Err(Problem::conflict(
+            "meter_exists",
+            detail,
+            "choose another key, or publish the whole catalog to change it",
+        )
+        .into());
+    }
+    document.meters.push(meter.clone());
+    Ok(json!({ "meter": meter.key }))
 }
 
 /// List meters

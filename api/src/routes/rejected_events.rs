@@ -38,7 +38,7 @@ use crate::{
 
 mod compose;
 
-use compose::compose;
+pub(crate) use compose::compose;
 
 /// Events that one call sends again unless asked otherwise.
 const LIMIT_DEFAULT: u32 = 100;

@@ -13,7 +13,7 @@ use crate::{
     error::ApiError,
     extract::{Query, time_us},
     openapi::Refusals,
-    page::{Page, asked, cursor_invalid, page},
+    page::{Asked, Page, asked, cursor_invalid, page},
     state::Api,
     store::usage::{self, Group, PLACE_PARTS, UsageQuestion, UsageRow, Window},
 };
@@ -119,15 +119,7 @@ pub(super) async fn rows(
     tenant: TenantScope,
     question: Question,
 ) -> Result<Page<Usage>, ApiError> {
-    let parts = PLACE_PARTS + question.usage.groups.len();
-    let asked = asked(question.limit, question.cursor.as_deref(), parts)?;
-    // Seconds, which the archive would refuse to read otherwise.
-    let window = asked.after_number(0)?;
-    if window.is_some_and(|window_s| u32::try_from(window_s).is_err()) {
-        return Err(cursor_invalid().into());
-    }
-    let names = question.group_names.clone();
-    let zone = question.zone.clone();
+    let (asked, names, zone) = (question.asked()?, question.group_names, question.zone);
     let after = asked.after.clone();
     let question = UsageQuestion { limit: asked.rows(), after, ..question.usage };
     let rows = usage::read(&api.clickhouse, tenant, &question).await?;
@@ -137,7 +129,7 @@ pub(super) async fn rows(
 }
 
 /// A question as it was read.
-pub(super) struct Question {
+pub(crate) struct Question {
     pub usage: UsageQuestion,
     pub group_names: Vec<String>,
     pub zone: TimeZone,
@@ -176,6 +168,18 @@ impl Question {
             question.take(&name, value)?;
         }
         Ok(question)
+    }
+
+    /// The page that it asks for.
+    pub fn asked(&self) -> Result<Asked, Problem> {
+        let parts = PLACE_PARTS + self.usage.groups.len();
+        let asked = asked(self.limit, self.cursor.as_deref(), parts)?;
+        // Seconds, which the archive would refuse to read otherwise.
+        let window = asked.after_number(0)?;
+        if window.is_some_and(|window_s| u32::try_from(window_s).is_err()) {
+            return Err(cursor_invalid());
+        }
+        Ok(asked)
     }
 
     fn take(&mut self, name: &str, value: String) -> Result<(), Problem> {

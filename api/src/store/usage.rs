@@ -212,7 +212,8 @@ fn lines(statement: &mut Statement, tenant: TenantScope, question: &UsageQuestio
     )
 }
 
-fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
+/// The statement that [`read`] runs.
+pub(crate) fn statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
     let mut statement = Statement::default();
     let lines = lines(&mut statement, tenant, question);
     let window = match window_start(&mut statement, question) {

@@ -14,7 +14,7 @@ const TIMES: [&str; 2] = ["time", "timestamp"];
 /// The text of the event, with what it leaves out: its id and source, which stay, and its time,
 /// which would otherwise be that of the second acceptance. An event that is sent unchanged gets its
 /// type and subject as well, by their own names.
-pub(super) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String, Problem> {
+pub(crate) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String, Problem> {
     let text = corrected.unwrap_or(&row.raw).trim();
     if text.is_empty() {
         return Err(Problem::unprocessable(
