@@ -3,11 +3,14 @@
 use archiver::native;
 use bytes::Bytes;
 use domain::wire::{
-    columns::{ARCHIVED, REJECTED_EVENTS, USAGE_EVENTS},
+    codec::{DecodeError, Input},
+    columns::{ARCHIVED, Kind, REJECTED_EVENTS, USAGE_EVENTS, Value},
     row::RowHead,
 };
-use rater::filter::Filter;
+use rater::{filter::Filter, ranges::linked};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::verify_row::Row;
 
 /// Rows of one of the tables, which the first byte chooses. What is read once is read twice.
 pub fn block(input: &[u8]) {
@@ -22,6 +25,44 @@ pub fn block(input: &[u8]) {
 pub fn row(input: &[u8]) {
     if let Ok(head) = RowHead::decode(input) {
         assert!(input.starts_with(&head.position.to_le_bytes()));
+    }
+}
+
+/// Rows as `weir verify` takes them apart: the same rows as the archiver takes, and each column that
+/// has one value can be read.
+pub fn verified_row(input: &[u8]) {
+    let (mut rest, mut rows) = (Input::new(input), Vec::new());
+    let taken = loop {
+        if rest.is_empty() {
+            break true;
+        }
+        let Ok(row) = Row::take(&mut rest) else { break false };
+        rows.push(row);
+    };
+    let columns = native::block(&USAGE_EVENTS, &[Bytes::copy_from_slice(input)]);
+    assert_eq!(columns.is_ok(), taken, "two readers of one format");
+    for row in &rows {
+        assert_eq!(row.difference(row), None);
+        for column in USAGE_EVENTS.columns {
+            let read = match column.kind {
+                Kind::One(Value::Fixed(1)) => row.u8(column.name).map(drop),
+                Kind::One(Value::Fixed(4)) => row.u32(column.name).map(drop),
+                Kind::One(Value::Fixed(8)) => {
+                    row.u64(column.name).and_then(|_| row.i64(column.name)).map(drop)
+                }
+                Kind::One(Value::Fixed(16)) => row.uuid(column.name).map(drop),
+                Kind::One(Value::Text | Value::Word) => {
+                    // Raw bytes may be no text.
+                    let _ = row.text(column.name);
+                    row.bytes(column.name).map(drop)
+                }
+                _ => Ok::<(), DecodeError>(()),
+            };
+            assert_eq!(read, Ok(()), "{}", column.name);
+        }
+    }
+    if let [first, .., last] = rows.as_slice() {
+        assert_eq!(first.difference(last), last.difference(first));
     }
 }
 
@@ -44,6 +85,9 @@ fn read(file: &[u8]) {
         let identity = number.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         let _ = (filter.reports(identity), filter.reports(!identity));
     }
-    let (again, _) = Filter::decode(&filter.encode(&name)).expect("our file is read");
+    let (again, copy) = Filter::decode(&filter.encode(&name)).expect("our file is read");
     assert_eq!(again, name);
+    let files = vec![(0, name, filter), (1, name, copy)];
+    let (ranges, useless) = linked(name.partition, files, name.to.saturating_add(1), name.c);
+    assert!(!useless.is_empty(), "two files of one range are one too many: {ranges:?}");
 }

@@ -9,7 +9,7 @@ use domain::wire::{
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::world::rate_block;
+use crate::{memory, world::rate_block};
 
 /// A block as it is, and with a version and a checksum that fit.
 pub fn message(input: &[u8]) {
@@ -37,6 +37,7 @@ pub fn opening(magic: [u8; 4], version: u8) -> [u8; 8] {
 pub fn read(message: &[u8]) {
     let Ok(header) = BlockHeader::decode(message) else { return };
     let Ok(body) = header.body(message) else { return };
+    memory::plain(body.len());
     if let Ok(block) = Block::decode(&header, &body) {
         check(&header, &body, &block);
         rate_block(message);

@@ -11,7 +11,7 @@ use domain::event::BODY_BYTES_MAX;
 use flate2::{Compression, write::GzEncoder};
 use tokio_util::io::ReaderStream;
 
-use crate::world::WORLD;
+use crate::{memory, world::WORLD};
 
 /// The first byte says how the rest is compressed and in which pieces it comes.
 pub fn compressed(input: &[u8]) {
@@ -19,6 +19,7 @@ pub fn compressed(input: &[u8]) {
     let encoding = ["identity", "gzip", "zstd", "br"][usize::from(choice & 3)];
     let piece = 1 + usize::from(choice >> 3) * 40;
     let read = read(encoding, rest, piece);
+    memory::plain(read.as_ref().map_or(0, Bytes::len));
     assert!(read.as_ref().is_none_or(|body| body.len() <= BODY_BYTES_MAX));
     if encoding == "identity" {
         assert_eq!(read.as_deref(), Some(rest));

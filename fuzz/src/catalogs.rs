@@ -1,5 +1,6 @@
 //! Documents that people publish: catalogs, price lists, paths of meters; and usage of providers.
 
+use api::outside::{self, Change};
 use domain::{
     catalog::CatalogDocument,
     llm_usage::{LlmUsage, Member, UsageClass, UsageField, derive},
@@ -8,9 +9,11 @@ use domain::{
 };
 use serde_json::Value;
 
+use crate::world::DOCUMENT;
+
 /// A catalog from outside and as it is stored: it compiles or has faults, and comes back the same.
 pub fn catalog(input: &[u8]) {
-    if let Some((document, again)) = api::outside::catalog(input) {
+    if let Some((document, again)) = outside::catalog(input) {
         assert_eq!(document, again, "what goes out comes in again");
         check(&document);
     }
@@ -34,9 +37,24 @@ fn check(document: &CatalogDocument) {
     }
 }
 
+/// A body that changes a catalog, after a byte that says how: what was published stays as it was.
+pub fn change(input: &[u8]) {
+    let Some((choice, json)) = input.split_first() else { return };
+    let change =
+        [Change::Meter, Change::Card, Change::Version, Change::Defaults][usize::from(choice & 3)];
+    let Some((document, faults)) = outside::changed(&DOCUMENT, change, json) else { return };
+    check(&document);
+    let promised = DOCUMENT.meters.iter().all(|meter| document.meters.contains(meter));
+    assert!(promised, "meters are as they were");
+    for (before, after) in DOCUMENT.cards.iter().zip(&document.cards) {
+        assert!(after.versions.starts_with(&before.versions), "versions are as they were");
+    }
+    assert_eq!(document.compile().is_ok(), faults.is_empty(), "{faults:?}");
+}
+
 /// A price list: checked, or with faults that are named.
 pub fn price_list(input: &[u8]) {
-    if let Some(Err(faults)) = api::outside::price_list(input) {
+    if let Some(Err(faults)) = outside::price_list(input) {
         assert!(!faults.is_empty());
     }
 }

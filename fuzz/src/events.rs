@@ -26,7 +26,8 @@ pub fn body(input: &[u8]) {
     }
 }
 
-fn parse(form: Form, body: Bytes) -> Option<Parsed> {
+/// Events as ingest reads them.
+pub fn parse(form: Form, body: Bytes) -> Option<Parsed> {
     let held = WORLD.budget.hold();
     forms::parse(form, body, WORLD.caller.clone(), held, NOW_US).ok()
 }
@@ -59,7 +60,8 @@ fn check(parsed: &Parsed) {
     rate_block(&message);
 }
 
-fn encoded(batch: &Batch, numbers: &[u32]) -> Bytes {
+/// The block of some events of a batch.
+pub fn encoded(batch: &Batch, numbers: &[u32]) -> Bytes {
     let mut encoder = Encoder::default();
     assert_eq!(encoder.push(batch, numbers), 0);
     encoder.finish()
@@ -79,7 +81,8 @@ pub fn lago(input: &[u8]) {
     }
 }
 
-fn check_json(bytes: &[u8]) {
+/// Bytes are one JSON value.
+pub fn check_json(bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     let mut scanner = Scanner::new(text, 0);
     scanner.value(|_| {}).expect("JSON");
@@ -87,7 +90,7 @@ fn check_json(bytes: &[u8]) {
 }
 
 /// Lines `name: value`, an empty line, and the data.
-fn message_parts(input: &[u8]) -> (Vec<(&str, &[u8])>, &[u8]) {
+pub fn message_parts(input: &[u8]) -> (Vec<(&str, &[u8])>, &[u8]) {
     let (mut headers, mut rest) = (Vec::new(), input);
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
         let (line, behind) = (&rest[..end], &rest[end + 1..]);

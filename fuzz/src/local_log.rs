@@ -22,14 +22,16 @@ const SEED: u64 = 42;
 const OPENING_BYTES: usize = 8 + 8 + 8 + 8 * TRACKS + 8;
 const HEADER_BYTES: usize = 48;
 
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| memory_folder("log"));
+
 /// A folder of this process, in memory where the system has such.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+pub fn memory_folder(name: &str) -> PathBuf {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    let folder = base.join(format!("weir-fuzz-{}", std::process::id()));
+    let folder = base.join(format!("weir-fuzz-{name}-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder can be made");
     folder
-});
+}
 
 /// The first byte says what is sealed; then the first segment, its index and the second one, the
 /// first two behind their lengths in two bytes.

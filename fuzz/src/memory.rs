@@ -11,6 +11,7 @@ pub struct Counting;
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
     static PEAK: Cell<usize> = const { Cell::new(0) };
+    static PLAIN: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: everything is passed on to the system's allocator as it is.
@@ -29,10 +30,18 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// The most that `work` had allocated at once, on this thread.
-pub fn peak(work: impl FnOnce()) -> usize {
+/// The most that `work` had allocated at once, on this thread, and the bytes that it said are
+/// [`plain`].
+pub fn peak(work: impl FnOnce()) -> (usize, usize) {
     NOW.set(0);
     PEAK.set(0);
+    PLAIN.set(0);
     work();
-    PEAK.get()
+    (PEAK.get(), PLAIN.get())
+}
+
+/// So many bytes were decompressed: they warrant memory as those of the input do. What only claims to
+/// have so many is not counted.
+pub fn plain(bytes: usize) {
+    PLAIN.set(PLAIN.get().saturating_add(bytes));
 }

@@ -1,4 +1,4 @@
-//! Numbers and times from their text.
+//! Numbers, times and places in traces from their text.
 
 use domain::{
     llm_usage::count,
@@ -6,6 +6,7 @@ use domain::{
     quantity::Quantity,
     time,
 };
+use runtime::traces;
 
 /// Amounts and quantities: what is read is written and read back, and a price of one is itself.
 pub fn number(input: &[u8]) {
@@ -39,4 +40,14 @@ pub fn time(input: &[u8]) {
         let bucket = time::bucket_of(time_us) * time::BUCKET_US;
         assert!((bucket..bucket + time::BUCKET_US).contains(&time_us));
     }
+}
+
+/// The header of a trace: what is read of it stands in it.
+pub fn traceparent(input: &[u8]) {
+    let Some((place, sampled)) = traces::parse(input) else { return };
+    assert!(place.trace != 0 && place.span != 0, "{place:?}");
+    let said = format!("-{:032x}-{:016x}-", place.trace, place.span);
+    assert_eq!(&input[2..2 + said.len()], said.as_bytes());
+    let flags = format!("00{said}{:02x}", u8::from(sampled));
+    assert_eq!(traces::parse(flags.as_bytes()), Some((place, sampled)));
 }

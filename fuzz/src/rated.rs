@@ -11,7 +11,10 @@ use domain::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::blocks::{self, opening};
+use crate::{
+    blocks::{self, opening},
+    memory,
+};
 
 /// A rated batch as it is, and with a version, a hash and a checksum that fit.
 pub fn message(input: &[u8]) {
@@ -79,6 +82,9 @@ fn read(message: &[u8]) {
     let (rows, others) = (sections.rows().ok(), sections.others().ok());
     for row in [&rows, &others].into_iter().flatten().flat_map(Rows::iter) {
         let _ = RowHead::decode(row);
+    }
+    for rows in [&rows, &others].into_iter().flatten() {
+        memory::plain(rows.bytes.len());
     }
     let forwards = sections.forwards().unwrap_or_default();
     for forward in &forwards {

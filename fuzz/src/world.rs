@@ -64,11 +64,12 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
 });
 
 /// A catalog whose meters look at everything that an event has.
-static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
-    let document = include_str!("../catalog.json");
-    let document: CatalogDocument = serde_json::from_str(document).expect("a document");
-    document.compile().expect("a catalog without faults")
-});
+pub static DOCUMENT: LazyLock<CatalogDocument> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../catalog.json")).expect("a document"));
+
+/// The same as it is used.
+pub static CATALOG: LazyLock<Arc<Catalog>> =
+    LazyLock::new(|| Arc::new(DOCUMENT.compile().expect("a catalog without faults")));
 
 /// Reads a block and rates what is in it.
 pub fn rate_block(message: &[u8]) {
