@@ -1,6 +1,6 @@
 //! Secrets must be nowhere but where they belong: not in logs, metrics, answers, output, command
-//! lines, or at rest (INV-23). A run plants its own, or takes those of its system, and looks at all
-//! that it left behind.
+//! lines, core dumps, or at rest (INV-23). A run plants its own, or takes those of its system, and
+//! looks at all that it left behind.
 
 use std::{
     fs,
@@ -19,9 +19,11 @@ use crate::{
 
 /// Shorter texts are no secrets: they would be found anywhere.
 const SECRET_LENGTH_MIN: usize = 16;
-/// Where secrets belong in the folder of a run: those that `weir up` makes, its addresses with the
-/// admin's key, and what shows that key for people.
-const KEPT: [&str; 4] = ["data/keys", "data/endpoints.json", "up.out", "keys.out"];
+/// The name of the key of a system.
+const ADMIN: &str = "the admin's key";
+/// Files in the folder of a run to which that key belongs, and no other secret: the addresses of
+/// `weir up`, and what shows the key for people. In `data/keys` each file has its own.
+const KEPT: [&str; 3] = ["data/endpoints.json", "up.out", "keys.out"];
 /// Pages of a process that anybody may ask for.
 const PAGES: [&str; 6] = ["/metrics", "/health", "/ready", "/", "/openapi.json", "/nothing"];
 
@@ -39,7 +41,7 @@ impl Canaries {
     /// passwords, and what stands in its folder's `keys`.
     pub fn of(system: &System) -> Result<Self> {
         let mut canaries = Self::default();
-        canaries.key("the admin's key", system.api()?.key())?;
+        canaries.key(ADMIN, system.api()?.key())?;
         for (name, value) in system.settings() {
             if ["KEY", "PASSWORD"].iter().any(|word| name.ends_with(word)) {
                 canaries.plant(name, value)?;
@@ -107,13 +109,17 @@ impl Canaries {
             let started = Process::start(name, &system.folder(), &arguments, system.settings());
             started?.ended(std::time::Duration::from_secs(120)).await?;
         }
-        for (name, text) in command_lines()? {
-            self.hear(&name, text);
+        for id in processes()? {
+            // It may have ended meanwhile.
+            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            self.hear(&format!("/proc/{id}/cmdline"), String::from_utf8_lossy(&line));
         }
+        let undumped = processes()?.into_iter().map(leaves_no_dump).collect::<Result<Vec<_>>>()?;
+        ensure!(undumped.contains(&true), "no process of weir is seen in /proc");
         self.look(&system.folder())
     }
 
-    /// Looks at what was heard and at all files below `folder` but those where secrets belong; first
+    /// Looks at what was heard and at all files below `folder`, but for secrets where they belong; first
     /// shows that it would find one.
     pub fn look(&self, folder: &Path) -> Result<()> {
         ensure!(!self.secrets.is_empty(), "there is no secret to look for");
@@ -123,11 +129,13 @@ impl Canaries {
         let found = self.files_with_secrets(folder)?;
         fs::remove_file(&planted)?;
         ensure!(found.contains(&planted), "{name} was planted and not found: {found:?}");
-        let mut hits: Vec<String> = found
-            .iter()
-            .filter(|path| **path != planted)
-            .map(|path| format!("{} holds {:?}", path.display(), self.names_in(&read(path))))
-            .collect();
+        let mut hits = Vec::new();
+        for path in found.iter().filter(|path| **path != planted) {
+            let names = self.out_of_place(folder, path);
+            if !names.is_empty() {
+                hits.push(format!("{} holds {names:?}", path.display()));
+            }
+        }
         ensure!(!self.names_in(&format!("a{secret}b")).is_empty(), "{name} would not be heard");
         for (name, text) in &self.heard {
             let names = self.names_in(text);
@@ -137,6 +145,18 @@ impl Canaries {
         }
         ensure!(hits.is_empty(), "secrets are told:\n{}", hits.join("\n"));
         Ok(())
+    }
+
+    /// Names of the secrets that a file tells and that do not belong there.
+    fn out_of_place(&self, folder: &Path, path: &Path) -> Vec<&str> {
+        let own = path.display().to_string();
+        let own = if KEPT.iter().any(|kept| path == folder.join(kept)) { ADMIN } else { &own };
+        let kept = self.secrets.iter().find(|(name, _)| name == own).map(|(_, secret)| secret);
+        let mut names = self.names_in(&read(path));
+        names.retain(|name| {
+            !self.secrets.iter().any(|(of, secret)| of == name && Some(secret) == kept)
+        });
+        names
     }
 
     /// Names of the secrets that a text tells, as they are or escaped in a URL.
@@ -163,9 +183,7 @@ impl Canaries {
         drop(input);
         let output = grep.wait_with_output()?;
         let text = String::from_utf8(output.stdout)?;
-        let paths = text.lines().map(PathBuf::from);
-        let kept = |path: &PathBuf| KEPT.iter().any(|kept| path.starts_with(folder.join(kept)));
-        Ok(paths.filter(|path| !kept(path)).collect())
+        Ok(text.lines().map(PathBuf::from).collect())
     }
 }
 
@@ -192,8 +210,20 @@ fn escaped(text: &str) -> String {
     })
 }
 
-/// Command lines of all that this process has started, and what that has.
-fn command_lines() -> Result<Vec<(String, String)>> {
+/// Whether a process is one of ours that leaves no dump of its memory; fails if it may leave one.
+fn leaves_no_dump(id: u32) -> Result<bool> {
+    let about = |what: &str| fs::read_to_string(format!("/proc/{id}/{what}")).unwrap_or_default();
+    let (name, limits) = (about("comm"), about("limits"));
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+    // It may have ended meanwhile.
+    let Some(core) = core.filter(|_| name.trim_end() == "weir") else { return Ok(false) };
+    let words: Vec<&str> = core.split_whitespace().collect();
+    ensure!(words == ["0", "0", "bytes"], "{id} may leave a core dump: {core}");
+    Ok(true)
+}
+
+/// All that this process has started, and what that has.
+fn processes() -> Result<Vec<u32>> {
     let mut processes = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let folder = entry?.path();
@@ -203,19 +233,31 @@ fn command_lines() -> Result<Vec<(String, String)>> {
         let Ok(stat) = fs::read_to_string(folder.join("stat")) else { continue };
         let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let parent = behind_name.split(' ').nth(1).and_then(|parent| parent.parse::<u32>().ok());
-        let line = fs::read(folder.join("cmdline")).unwrap_or_default();
-        processes.push((id, parent.unwrap_or(0), String::from_utf8_lossy(&line).into_owned()));
+        processes.push((id, parent.unwrap_or(0)));
     }
     let mut ours = vec![std::process::id()];
     let mut at = 0;
     while let Some(parent) = ours.get(at).copied() {
-        let children = processes.iter().filter(|(_, of, _)| *of == parent).map(|(id, ..)| *id);
+        let children = processes.iter().filter(|(_, of)| *of == parent).map(|(id, _)| *id);
         ours.extend(children.collect::<Vec<_>>());
         at += 1;
     }
     ensure!(ours.len() > 1, "no process of ours is seen in /proc");
-    let lines = processes.into_iter().filter(|(id, ..)| ours.contains(id));
-    Ok(lines.map(|(id, _, line)| (format!("/proc/{id}/cmdline"), line)).collect())
+    Ok(ours)
+}
+
+/// S17: the secrets of a system and further keys, by name, are nowhere in all that it left behind.
+/// Answers how many there are.
+pub async fn secrets_are_nowhere<'a>(
+    system: &System,
+    keys: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<usize> {
+    let mut canaries = Canaries::of(system)?;
+    for (name, key) in keys {
+        canaries.key(name, key)?;
+    }
+    canaries.check(system).await?;
+    Ok(canaries.count())
 }
 
 /// A line of a log as an object; fails unless it is one and holds no control character.
@@ -228,4 +270,40 @@ pub fn log_line(line: &[u8]) -> Result<Value> {
     let object: Value = serde_json::from_str(text).with_context(|| format!("no JSON: {text:?}"))?;
     ensure!(object["level"].is_string() && object["target"].is_string(), "no log line: {text}");
     Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::TestFolder;
+
+    #[test]
+    fn a_secret_belongs_to_its_place_and_no_other() {
+        let folder = TestFolder::new("canaries").unwrap();
+        let keys = folder.path().join("data/keys");
+        fs::create_dir_all(&keys).unwrap();
+        let (master, audit) = (keys.join("master"), keys.join("audit"));
+        let mut canaries = Canaries::default();
+        canaries.plant(ADMIN, "the secret of admins").unwrap();
+        canaries.plant(&master.display().to_string(), "the master's secret").unwrap();
+        canaries.plant("another name of it", "the master's secret").unwrap();
+        canaries.plant(&audit.display().to_string(), "the secret of audits").unwrap();
+        let say = |path: &Path, text: &str| fs::write(path, format!("it is {text}.")).unwrap();
+        say(&master, "the master's secret");
+        say(&audit, "the secret of audits");
+        let output = folder.path().join("up.out");
+        say(&output, "the secret of admins");
+        canaries.look(folder.path()).unwrap();
+        for (path, wrong) in [
+            (&output, "the master's secret"),
+            (&audit, "the master's secret"),
+            (&audit, "the secret of admins"),
+        ] {
+            let right = read(path);
+            say(path, wrong);
+            let told = canaries.look(folder.path()).unwrap_err().to_string();
+            assert!(told.contains(&path.display().to_string()), "{told}");
+            fs::write(path, right).unwrap();
+        }
+    }
 }

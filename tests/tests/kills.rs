@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use benches::spread::Spread;
 use tests::{
     broker::Broker,
+    canaries::secrets_are_nowhere,
     harness::{oracle::Verdict, report::Run},
     oracle::{self, CHARGE},
     process::Process,
@@ -95,7 +96,8 @@ async fn embedded_is_killed(run: &Run) -> Result<Verdict> {
     }
     let repeated = replays.end().await?;
     ensure!(repeated > 0, "no kill interrupted a request");
-    check(&system).await
+    check(&system).await?;
+    secrets_are_nowhere(&system, []).await.map(drop)
 }
 
 #[tokio::test]
@@ -119,5 +121,6 @@ async fn roles_are_killed(run: &Run) -> Result<Verdict> {
         system.start(role).await?;
     }
     replays.end().await?;
-    check(&system).await
+    check(&system).await?;
+    secrets_are_nowhere(&system, []).await.map(drop)
 }

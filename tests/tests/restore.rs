@@ -22,6 +22,7 @@ use runtime::{
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tests::{
+    canaries::secrets_are_nowhere,
     engine::{self, ARCHIVE_MIGRATIONS},
     harness::{oracle::Verdict, report::Run},
     postgres::TestFolder,
@@ -339,6 +340,7 @@ async fn comes_back(way: Way, run: &Run) -> Result<Verdict> {
         "the chain was not continued"
     );
     verify(&system).await?;
+    secrets_are_nowhere(&system, []).await?;
     system.kill("up")?;
     restored.stop().await?;
     run.story.count("F29", 1);
