@@ -41,10 +41,9 @@ impl Endpoints {
 
     /// Whether the process is still there, and no other that got its number.
     pub fn process_runs(&self) -> bool {
-        let program = fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap_or_default();
-        // A program that was built anew meanwhile has ` (deleted)` behind its name.
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        name == "weir" || name == "weir (deleted)"
+        // More of a process that is not dumped, only root may see.
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim_end() == "weir"
     }
 
     /// Writes them, whole or not at all.

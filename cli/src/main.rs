@@ -5,7 +5,12 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use nix::sys::{
+    prctl::set_dumpable,
+    resource::{Resource, setrlimit},
+};
 
 mod bench;
 mod catalog_diff;
@@ -85,6 +90,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = forbid_core_dumps() {
+        output::fault(&error);
+        return ExitCode::FAILURE;
+    }
     // Buffers come and go by the thousand: with huge pages the kernel clears 2 MiB where kilobytes are
     // written, which was a tenth of all processor time. Where it cannot be said, they stay.
     // The engine, which inherits it, is better off with them.
@@ -122,4 +131,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// INV-23: a core dump would hold every secret that is in memory. The limit goes on to whatever is
+/// started from here; a program that takes dumps from the kernel may not keep to it, so the process is
+/// not to be dumped at all.
+fn forbid_core_dumps() -> anyhow::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core dumps")?;
+    set_dumpable(false).context("cannot forbid core dumps")
 }
