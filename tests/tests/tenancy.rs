@@ -20,6 +20,8 @@ use crate::{
 
 #[path = "tenancy/callers.rs"]
 mod callers;
+#[path = "tenancy/members.rs"]
+mod members;
 #[path = "tenancy/objects.rs"]
 mod objects;
 #[path = "tenancy/routes.rs"]
@@ -67,6 +69,8 @@ struct Operation {
     /// Names in its path, in order.
     ids: Vec<String>,
     filters: Vec<String>,
+    /// Members of its bodies that name something.
+    members: BTreeSet<String>,
 }
 
 /// Every operation, `GET /v1/teams` and so on.
@@ -85,6 +89,7 @@ fn operations(document: &Value) -> Result<BTreeMap<String, Operation>> {
                 path: path.clone(),
                 ids: ids.map(str::to_owned).collect(),
                 filters: named("query"),
+                members: members::naming(document, operation),
             };
             found.insert(format!("{} {path}", operation.method), operation);
         }
@@ -363,6 +368,9 @@ async fn nobody_reaches_what_is_not_theirs_by_any_route() -> Result<()> {
             continue;
         };
         ensure!(route.ids.len() == operation.ids.len(), "{}: its path", route.operation);
+        for member in members::uncovered(&operation.members, &route.bodies) {
+            faults.push(format!("{}: no body names a `{member}`", route.operation));
+        }
         let variants = route.ids.iter().map(|kinds| kinds.split('|').count()).max().unwrap_or(1);
         for variant in 0..variants {
             let kinds: Vec<&str> = route

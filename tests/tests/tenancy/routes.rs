@@ -81,9 +81,16 @@ pub fn routes() -> Vec<Route> {
 
     add("GET /v1/catalog", "catalog:read", &[], &[]);
     let catalog = super::objects::catalog("bravo7").to_string();
-    let meter = r#"{"key": "<new_meter>", "event_types": ["t"], "aggregation": "count"}"#;
+    let meter =
+        r#"{"key": "<new_meter>", "event_types": ["<event_type>"], "aggregation": "count"}"#;
     let catalog = catalog.replacen(r#""meters":["#, &format!(r#""meters":[{meter},"#), 1);
-    add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str()]);
+    // It has a fault of its own, whatever it names: a card that is published stays.
+    let faulty = format!(
+        r#"{{"meters": [{meter}], "credit_units": [{{"key": "<new_card>"}}], "cards": [{{"key": "<newer_card>",
+        "kind": "rate", "currency": "none", "versions": [{{"rates": [{{"meter": "<meter>", "price": "1"}}]}}]}}],
+        "default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}}"#
+    );
+    add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str(), faulty.as_str()]);
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
     add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
     add("GET /v1/meters", "catalog:read", &[], &[]);
@@ -110,7 +117,7 @@ pub fn routes() -> Vec<Route> {
     add("GET /v1/cost-cards/{key}", "catalog:read", &["cost_card"], &[]);
     add("POST /v1/cost-cards/{key}/versions", "catalog:write", &["cost_card"], &[version]);
     add("GET /v1/providers/pricing", "catalog:read", &[], &[]);
-    let import = r#"{"list": {"source": "s", "date": "2026-01-01", "currency": "USD", "per": 1,
+    let import = r#"{"list": {"source": "<source>", "date": "2026-01-01", "currency": "USD", "per": 1,
         "models": [{"provider": "<provider>", "model": "<model>", "prices": {"input": "7"}}]}, "partial": true, "dry_run": true}"#;
     add("POST /v1/providers/pricing/imports", "catalog:write", &[], &[import]);
     let made = r#"{"card": "<cost_card>", "dry_run": true, "meters": {"input": "<meter>"}}"#;
@@ -153,8 +160,9 @@ pub fn routes() -> Vec<Route> {
     add("POST /v1/events", "events:write", &[], &[event, bulk.as_str()]);
     add("POST /v1/events/ingest", "events:write", &[], &[event]);
     add("POST /v1/apps/{app}/events", "events:write", &["app"], &[event, bulk.as_str()]);
-    add("POST /api/v1/events", "events:write", &[], &[event]);
-    let lago = r#"{"events": [{"transaction_id": "<event_id>", "external_subscription_id": "<team>", "code": "<event_type>"}]}"#;
-    add("POST /api/v1/events/batch", "events:write", &[], &[lago]);
+    let lago = r#"{"transaction_id": "<event_id>", "external_subscription_id": "<team>", "code": "<event_type>"}"#;
+    let (one, several) = (format!(r#"{{"event": {lago}}}"#), format!(r#"{{"events": [{lago}]}}"#));
+    add("POST /api/v1/events", "events:write", &[], &[event, one.as_str()]);
+    add("POST /api/v1/events/batch", "events:write", &[], &[several.as_str()]);
     all
 }
