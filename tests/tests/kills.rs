@@ -96,8 +96,9 @@ async fn embedded_is_killed(run: &Run) -> Result<Verdict> {
     }
     let repeated = replays.end().await?;
     ensure!(repeated > 0, "no kill interrupted a request");
-    check(&system).await?;
-    secrets_are_nowhere(&system, []).await.map(drop)
+    let verdict = check(&system).await?;
+    secrets_are_nowhere(&system, []).await?;
+    Ok(verdict)
 }
 
 #[tokio::test]
@@ -121,6 +122,7 @@ async fn roles_are_killed(run: &Run) -> Result<Verdict> {
         system.start(role).await?;
     }
     replays.end().await?;
-    check(&system).await?;
-    secrets_are_nowhere(&system, []).await.map(drop)
+    let verdict = check(&system).await?;
+    secrets_are_nowhere(&system, []).await?;
+    Ok(verdict)
 }
