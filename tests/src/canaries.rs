@@ -21,9 +21,14 @@ use crate::{
 const SECRET_LENGTH_MIN: usize = 16;
 /// The name of the key of a system.
 const ADMIN: &str = "the admin's key";
-/// Files in the folder of a run to which that key belongs, and no other secret: the addresses of
-/// `weir up`, and what shows the key for people. In `data/keys` each file has its own.
-const KEPT: [&str; 3] = ["data/endpoints.json", "up.out", "keys.out"];
+/// Files in the folder of a run and the secrets that belong there, by name: in the addresses of
+/// `weir up` its key and the password of Postgres, and the key where people are shown it. In
+/// `data/keys` each file has its own.
+const KEPT: [(&str, &[&str]); 3] = [
+    ("data/endpoints.json", &[ADMIN, "data/keys/postgres", "DATABASE_URL"]),
+    ("up.out", &[ADMIN]),
+    ("keys.out", &[ADMIN]),
+];
 /// Pages of a process that anybody may ask for.
 const PAGES: [&str; 6] = ["/metrics", "/health", "/ready", "/", "/openapi.json", "/nothing"];
 
@@ -149,20 +154,26 @@ impl Canaries {
 
     /// Names of the secrets that a file tells and that do not belong there.
     fn out_of_place(&self, folder: &Path, path: &Path) -> Vec<&str> {
-        let own = path.display().to_string();
-        let own = if KEPT.iter().any(|kept| path == folder.join(kept)) { ADMIN } else { &own };
-        let kept = self.secrets.iter().find(|(name, _)| name == own).map(|(_, secret)| secret);
-        let mut names = self.names_in(&read(path));
-        names.retain(|name| {
-            !self.secrets.iter().any(|(of, secret)| of == name && Some(secret) == kept)
-        });
-        names
+        let named = |name: &str| {
+            let here = KEPT.iter().filter(|(place, _)| path == folder.join(place));
+            let mut names = here.flat_map(|(_, names)| names.iter());
+            path == Path::new(name)
+                || names.any(|kept| name == *kept || folder.join(kept) == Path::new(name))
+        };
+        let kept: Vec<&String> =
+            self.secrets.iter().filter(|(name, _)| named(name)).map(|(_, secret)| secret).collect();
+        // One secret may have several names, and a key has its secret in it.
+        let belongs = |secret: &String| {
+            kept.iter().any(|kept| kept.contains(secret.as_str()) || secret.contains(kept.as_str()))
+        };
+        let text = read(path);
+        let told = self.secrets.iter().filter(|(_, secret)| tells(&text, secret));
+        told.filter(|(_, secret)| !belongs(secret)).map(|(name, _)| name.as_str()).collect()
     }
 
     /// Names of the secrets that a text tells, as they are or escaped in a URL.
     fn names_in(&self, text: &str) -> Vec<&str> {
-        let told = |secret: &str| text.contains(secret) || text.contains(&escaped(secret));
-        let names = self.secrets.iter().filter(|(_, secret)| told(secret));
+        let names = self.secrets.iter().filter(|(_, secret)| tells(text, secret));
         names.map(|(name, _)| name.as_str()).collect()
     }
 
@@ -185,6 +196,10 @@ impl Canaries {
         let text = String::from_utf8(output.stdout)?;
         Ok(text.lines().map(PathBuf::from).collect())
     }
+}
+
+fn tells(text: &str, secret: &str) -> bool {
+    text.contains(secret) || text.contains(&escaped(secret))
 }
 
 fn read(path: &Path) -> String {
@@ -291,10 +306,12 @@ mod tests {
         let say = |path: &Path, text: &str| fs::write(path, format!("it is {text}.")).unwrap();
         say(&master, "the master's secret");
         say(&audit, "the secret of audits");
+        canaries.plant("a password", "the word of databases").unwrap();
         let output = folder.path().join("up.out");
         say(&output, "the secret of admins");
         canaries.look(folder.path()).unwrap();
         for (path, wrong) in [
+            (&output, "the word of databases"),
             (&output, "the master's secret"),
             (&audit, "the master's secret"),
             (&audit, "the secret of admins"),
