@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 /// One usage fact, as a CloudEvents 1.0 envelope.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Event)]
+#[schema(as = UsageEvent)]
 pub struct EventDocument {
     /// Stays the same when the event is sent again. At most 256 bytes. Also `event_id`, `idempotencyKey`.
     pub id: String,
