@@ -53,3 +53,63 @@ fn follow(log: &SharedLog, partition: u32, mut place: Place, to: i64) -> Result<
     }
     Ok(place)
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::wire::rated::{Header, Parts, RowsWriter, encode};
+    use runtime::log::local::{LocalLog, LocalOptions};
+
+    use super::*;
+
+    fn batch(place: Place, to: i64) -> Vec<u8> {
+        let header = Header {
+            catalog_version: 1,
+            rules_version: 1,
+            table_from: 0,
+            horizon_us: i64::MIN,
+            append_time_us: (0, 0),
+            counts: Vec::new(),
+            traces: Vec::new(),
+        };
+        let (rows, others) = (RowsWriter::default(), RowsWriter::default());
+        let parts = Parts { header, sums: Vec::new(), rows, others, forwards: Vec::new() };
+        encode(0, place.x + 1, to, place.c, &parts).1
+    }
+
+    #[tokio::test]
+    async fn a_lane_stands_where_an_accepted_batch_ends() -> Result<()> {
+        let folder = std::env::temp_dir().join(format!("weir-lane-{}", uuid::Uuid::now_v7()));
+        let log: SharedLog = LocalLog::open(&folder, LocalOptions::new(1, &[RATED]))?;
+        let mut places = vec![Place::EMPTY];
+        // The second one comes again: it is ignored.
+        for (before, to) in [(0, 2), (1, 5), (1, 7), (2, 9)] {
+            let message = batch(places[before], to);
+            let appended = log.append(RATED, 0, message.clone().into()).outcome().await?;
+            match places[places.len() - 1].offer(0, appended.position, &message)? {
+                Offer::Accepted(_, place) => places.push(place),
+                Offer::Ignored(outer) => assert_eq!(outer.to, 7),
+            }
+        }
+        let bad = async |place: Place, before: Place| {
+            let mut check = Check::new("lanes");
+            check_place(&mut check, &log, Lane { partition: 0, place, before }).await?;
+            Ok::<_, anyhow::Error>(check.bad)
+        };
+        for (number, place) in places.iter().enumerate().skip(1) {
+            assert_eq!(bad(*place, places[number - 1]).await?, 0);
+            assert_eq!(bad(*place, Place::EMPTY).await?, 0);
+            let elsewhere = [
+                Place { c: [7; 32], ..*place },
+                Place { x: place.x + 1, ..*place },
+                Place { r: place.r + 1, ..*place },
+                Place { r: place.r + 1000, ..*place },
+            ];
+            for elsewhere in elsewhere {
+                assert_eq!(bad(elsewhere, Place::EMPTY).await?, 1, "{elsewhere:?}");
+            }
+        }
+        drop(log);
+        std::fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+}

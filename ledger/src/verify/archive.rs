@@ -207,26 +207,33 @@ pub async fn repeats(clickhouse: &ClickHouse) -> Result<Check, VerifyError> {
 }
 
 /// No event up to `X` was appended after the partition's append time: an owner that believes it would
-/// take the repeats of such events for new ones.
+/// take the repeats of such events for new ones. Nor does it lie in the future, unless the log's own
+/// clock has put an event there; clocks may differ by what events may lie in the future.
 pub async fn append_times(
     connection: &mut PgConnection,
     clickhouse: &ClickHouse,
     posted: &Ends,
 ) -> Result<Check, VerifyError> {
     let mut check = Check::new("append times");
-    let rows: Vec<(i32, i64)> = sqlx::query_as(
-        "SELECT partition, (extract(epoch FROM append_time) * 1000000)::bigint FROM partitions",
+    let rows: Vec<(i32, i64, i64)> = sqlx::query_as(
+        "SELECT partition, (extract(epoch FROM append_time) * 1000000)::bigint, (extract(epoch FROM now()) * 1000000)::bigint
+         FROM partitions ORDER BY partition",
     )
     .fetch_all(connection)
     .await?;
     let newest = newest_rows(clickhouse, posted).await?;
-    for (partition, append_time_us) in rows {
-        let Some(row_us) = newest.get(&read_partition(partition)?) else { continue };
+    for (partition, append_time_us, now_us) in rows {
         check.rows += 1;
-        if append_time_us < *row_us {
-            let (kept, row) = (time::format(append_time_us), time::format(*row_us));
+        let row_us = newest.get(&read_partition(partition)?).copied().unwrap_or(i64::MIN);
+        let kept = time::format(append_time_us);
+        if append_time_us < row_us {
+            let row = time::format(row_us);
             check.blame(|| {
                 format!("partition {partition}: its append time is {kept}, and an event of {row} is posted")
+            });
+        } else if append_time_us > row_us.max(now_us.saturating_add(time::FUTURE_US_MAX)) {
+            check.blame(|| {
+                format!("partition {partition}: its append time {kept} lies in the future")
             });
         }
     }

@@ -73,7 +73,6 @@ const CASES: &[Case] = &[
     ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET r = r - 1 WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET c = sha256(c) WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET catalog_version = catalog_version + 1 WHERE {any} RETURNING 'partition ' || partition"),
-    ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET append_time = append_time + interval '1 hour' WHERE {any} RETURNING 'partition ' || partition"),
     ("insert", "partitions", "INSERT INTO partitions SELECT 99, x, r, c FROM partitions x WHERE {any} RETURNING 'partition 99'"),
     ("swap", "partition_counts WHERE rated > 0", "UPDATE partition_counts x SET rated = rated - 1, duplicates = duplicates + 1 WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "partition_counts", "UPDATE partition_counts x SET accepted = accepted + 1, rated = rated + 1 WHERE {any} RETURNING 'partition ' || partition"),
@@ -117,6 +116,7 @@ const CASES: &[Case] = &[
 
 /// Cases that only the archive shows.
 const CASES_OF_BOTH: &[Case] = &[
+    ("update", "partitions WHERE x >= 0", "UPDATE partitions x SET append_time = append_time + interval '1 hour' WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "partitions WHERE partition IN (SELECT partition FROM journals)", "UPDATE partitions x SET append_time = append_time - interval '1 hour' WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "usage_totals", "UPDATE usage_totals x SET quantity = quantity + 1 WHERE {any} RETURNING team"),
     ("update", "usage_totals", "UPDATE usage_totals x SET events = events + 1 WHERE {any} RETURNING team"),
