@@ -79,7 +79,12 @@ async fn story(system: &mut System, archive: &Proxy, victims: [&[&str]; 2]) -> R
     let mut changed = system.replay("changed", &["--set", "data.note=changed"])?;
     kill_in_mid_lane(system, archive, victims[1]).await?;
     finished(&mut changed).await?;
-    check(system, EVENTS, EVENTS).await
+    check(system, EVENTS, EVENTS).await?;
+    let data = system.data();
+    system
+        .run("verify", &["verify", "--data", data.to_str().context("a path that is text")?])
+        .await?;
+    Ok(())
 }
 
 /// Kills one process after the other, each after the lane was let go on with late events that wait for
