@@ -21,7 +21,8 @@ use super::{
     traffic::{Sending, Sent, Traffic},
 };
 use crate::{
-    broker::Broker, canaries::secrets_are_nowhere, proxy::Proxy, seed::Moments, system::System,
+    broker::Broker, canaries::secrets_are_nowhere, process::Http, proxy::Proxy, seed::Moments,
+    system::System,
 };
 
 /// Events of a window.
@@ -389,10 +390,7 @@ impl Rest {
     pub async fn settle(&self) -> Result<()> {
         let (began, deadline) = (Instant::now(), Instant::now() + SETTLE_TIME_MAX);
         loop {
-            let waits = match self.world.statement().await {
-                Ok(statement) => waits_for(&statement),
-                Err(error) => Some(format!("{error:#}")),
-            };
+            let waits = self.waits().await.unwrap_or_else(|error| Some(format!("{error:#}")));
             let Some(waits) = waits else { break };
             ensure!(
                 Instant::now() < deadline,
@@ -402,6 +400,19 @@ impl Rest {
         }
         self.world.story.tell(format!("settled after {:?}", began.elapsed()));
         Ok(())
+    }
+
+    /// What is still waited for. Late events are told to their tenants alone.
+    async fn waits(&self) -> Result<Option<String>> {
+        let api = self.world.system.api()?;
+        let keys = self.world.tenants.iter().map(|tenant| tenant.key.as_str());
+        for key in keys.chain([api.key()]) {
+            let statement = Http::new(&api.base, key)?.get("/v1/conservation").await?;
+            if let Some(waits) = waits_for(&statement) {
+                return Ok(Some(waits));
+            }
+        }
+        Ok(None)
     }
 
     /// Fails unless events have left the tables of duplicates and met repeats of theirs.
