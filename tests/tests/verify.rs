@@ -18,6 +18,8 @@ use tests::{
 mod archive;
 #[path = "verify/books.rs"]
 mod books;
+#[path = "verify/forgery.rs"]
+mod forgery;
 #[path = "verify/kafka.rs"]
 mod kafka;
 #[path = "verify/tampering.rs"]
