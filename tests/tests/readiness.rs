@@ -56,6 +56,15 @@ async fn send(http: &Http, ids: &str) -> Result<()> {
     Ok(())
 }
 
+/// Puts a message into partition 1 of a topic, past Weir.
+fn append(broker: &Broker, topic: &str, payload: &[u8]) -> Result<()> {
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
+    let record = BaseRecord::<(), [u8]>::to(topic).partition(1).payload(payload);
+    producer.send(record).map_err(|(error, _)| error)?;
+    Ok(producer.flush(Duration::from_secs(30))?)
+}
+
 /// The reasons that `/ready` gives, by check; none if it is ready.
 async fn not_ready(base: &str) -> Result<Vec<(String, String)>> {
     let (status, answer) = Http::new(base, "")?.exchange("GET", "/ready", Vec::new()).await?;
@@ -153,13 +162,7 @@ async fn a_block_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     let http = system.ingest()?;
     send(&http, "before").await?;
     system.settled(Some(40)).await?;
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
-    let topic = format!("{}.usage", system.prefix()?);
-    let record =
-        BaseRecord::<(), [u8]>::to(&topic).partition(1).payload(b"WRUB no block at all".as_slice());
-    producer.send(record).map_err(|(error, _)| error)?;
-    producer.flush(Duration::from_secs(30))?;
+    append(&broker, &format!("{}.usage", system.prefix()?), b"WRUB no block at all")?;
 
     let rater = system.base("rater")?;
     red(&rater, "rater.1", "").await?;
@@ -212,13 +215,7 @@ async fn a_batch_that_nobody_can_read_stops_its_partition_alone() -> Result<()> 
     let http = system.ingest()?;
     send(&http, "before").await?;
     system.settled(Some(40)).await?;
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create()?;
-    let topic = format!("{}.rated", system.prefix()?);
-    let record =
-        BaseRecord::<(), [u8]>::to(&topic).partition(1).payload(b"WRRB no batch at all".as_slice());
-    producer.send(record).map_err(|(error, _)| error)?;
-    producer.flush(Duration::from_secs(30))?;
+    append(&broker, &format!("{}.rated", system.prefix()?), b"WRRB no batch at all")?;
 
     let [ledger, archiver, api] =
         [system.base("ledger-writer")?, system.base("archiver")?, system.base("api")?];

@@ -36,7 +36,7 @@ use tests::{
     engine::{ARCHIVE_MIGRATIONS, Folder, client, start},
     postgres::{TestPostgres, migrate},
     proxy::Proxy,
-    wait::eventually,
+    wait::{eventually, stopped},
 };
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -259,15 +259,7 @@ impl Archiver {
 
     /// Waits until a partition has stopped and gives the reason.
     pub async fn stopped(&self, partition: u32) -> Result<String> {
-        let check = format!("archiver.{partition}");
-        let mut reason = String::new();
-        eventually("the partition has stopped", async || {
-            let mut reasons = self.context.readiness.not_ready();
-            reason = reasons.remove(&check).unwrap_or_default();
-            Ok(!["", "starting"].contains(&reason.as_str()))
-        })
-        .await?;
-        Ok(reason)
+        stopped(&self.context.readiness, &format!("archiver.{partition}")).await
     }
 }
 

@@ -29,7 +29,7 @@ use runtime::{
 use sqlx::{AssertSqlSafe, raw_sql};
 use tests::{
     postgres::{TestFolder, TestPostgres, migrate},
-    wait::eventually,
+    wait::{eventually, stopped},
 };
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -323,15 +323,7 @@ impl Writer {
 
     /// Waits until a partition has stopped and gives the reason.
     pub async fn stopped(&self, partition: u32) -> Result<String> {
-        let check = format!("ledger-writer.{partition}");
-        let mut reason = String::new();
-        eventually("the partition has stopped", async || {
-            let mut reasons = self.context.readiness.not_ready();
-            reason = reasons.remove(&check).unwrap_or_default();
-            Ok(!["", "starting"].contains(&reason.as_str()))
-        })
-        .await?;
-        Ok(reason)
+        stopped(&self.context.readiness, &format!("ledger-writer.{partition}")).await
     }
 
     /// The value of a metric of a partition.
