@@ -221,7 +221,7 @@ impl Folder {
         Ok(ranges)
     }
 
-    /// The partition's files; one that cannot be read is deleted.
+    /// The partition's files; one that cannot be read, or says another place than its name, is deleted.
     fn files(&self, partition: u32) -> io::Result<Vec<(PathBuf, Name, Filter)>> {
         let Some(folder) = &self.0 else { return Ok(Vec::new()) };
         let entries = match fs::read_dir(folder) {
@@ -236,7 +236,7 @@ impl Folder {
                 continue;
             }
             match Filter::decode(&fs::read(&path)?) {
-                Ok((name, filter)) if name.partition == partition => {
+                Ok((name, filter)) if path.ends_with(file_name(&name)) => {
                     files.push((path, name, filter));
                 }
                 _ => {
@@ -291,6 +291,8 @@ mod tests {
         folder.write(&name(20, 29, 2, 5), &filter).unwrap();
         folder.write(&Name { partition: 2, ..files[0] }, &filter).unwrap();
         fs::write(path.join("1-5-6-00.filter"), b"damaged").unwrap();
+        let elsewhere = path.join("1-20-29-00112233445566ff.filter");
+        fs::copy(path.join(file_name(&files[2])), &elsewhere).unwrap();
         let ranges = folder.read(1, 30, [3; 32]).unwrap();
         assert_eq!(places(&ranges), [(0, 9, true), (10, 19, true), (20, 29, true)]);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 4);
