@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{load::Sent, probe::Freshness, watch::Used};
+use super::{instructions::Counts, load::Sent, probe::Freshness, watch::Used};
 
 /// Two percentiles in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -94,8 +94,8 @@ pub struct Report {
     pub accepted_per_s: f64,
     /// Processor seconds per million events, by role.
     pub cpu_s_per_million: BTreeMap<String, f64>,
-    /// Instructions per event: a string that says why there are none.
-    pub instructions_per_event: &'static str,
+    /// Instructions per event, by role, or why none were counted.
+    pub instructions_per_event: Counts,
     /// Most memory, by process.
     pub peak_rss_mb: BTreeMap<String, f64>,
     /// From 2xx to the balance.
@@ -136,7 +136,7 @@ impl Report {
             events_per_s: events / time.as_secs_f64(),
             accepted_per_s: events / sent.time.as_secs_f64(),
             cpu_s_per_million: cpu,
-            instructions_per_event: instructions(),
+            instructions_per_event: per_event(&used.instructions, sent.events),
             peak_rss_mb: used
                 .peak_kib
                 .iter()
@@ -173,7 +173,14 @@ impl Report {
         }
         let total = self.cpu_s_per_million.get("total").copied().unwrap_or_default();
         row("cpu total", format!("{total:.2}"), "s per million events");
-        row("instructions per event", self.instructions_per_event.to_owned(), "");
+        match &self.instructions_per_event {
+            Counts::Not(reason) => row("instructions", reason.clone(), ""),
+            Counts::Counted(by_role) => {
+                for (role, count) in by_role {
+                    row(&format!("instructions {role}"), count.to_string(), "per event");
+                }
+            }
+        }
         for (name, mb) in &self.peak_rss_mb {
             row(&format!("peak memory {name}"), format!("{mb:.0}"), "MiB");
         }
@@ -196,14 +203,10 @@ impl Report {
     }
 }
 
-/// Why instructions are not counted: this machine cannot, or the command does not.
-fn instructions() -> &'static str {
-    let output =
-        Command::new("perf").args(["stat", "-x,", "-e", "instructions:u", "true"]).output();
-    match output {
-        Ok(output) if !output.stderr.starts_with(b"<") && output.status.success() => {
-            "not counted; use perf stat -p"
-        }
-        _ => "not supported",
-    }
+/// Of each role, and their sum.
+fn per_event(counts: &Counts, events: u64) -> Counts {
+    let Counts::Counted(by_role) = counts else { return counts.clone() };
+    let total = ("total".to_owned(), by_role.values().sum::<u64>());
+    let all = by_role.iter().map(|(role, count)| (role.clone(), *count)).chain([total]);
+    Counts::Counted(all.map(|(role, count)| (role, count / events.max(1))).collect())
 }

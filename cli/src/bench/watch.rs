@@ -1,4 +1,4 @@
-//! What the run takes from the machine: processor time by role, memory, idle time.
+//! What the run takes from the machine: processor time and instructions by role, memory, idle time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,10 @@ use benches::measure::{
     MachineTime, Process, Threads, peak_memory_kib, processes, tree, tree_memory_kib, tree_time,
 };
 
-use super::load;
+use super::{
+    instructions::{Counter, Counts, EVENT},
+    load,
+};
 
 /// Threads of Weir's process by the beginning of their names. `weir` is what tokio's workers and
 /// its threads for blocking work are called: they serve HTTP and await SQL for all roles.
@@ -63,6 +66,8 @@ pub struct Watch {
     before: [Duration; 2],
     trees: Vec<Tree>,
     machine: MachineTime,
+    /// Of Weir, then of each tree.
+    instructions: Vec<Counter>,
 }
 
 #[derive(Debug)]
@@ -80,6 +85,8 @@ struct Tree {
 pub struct Used {
     /// Processor time by role.
     pub time: BTreeMap<String, Duration>,
+    /// Instructions by role.
+    pub instructions: Counts,
     /// Most memory by process, in KiB.
     pub peak_kib: BTreeMap<String, u64>,
     /// The part of the machine's time in which it had nothing to do.
@@ -105,6 +112,7 @@ impl Watch {
             before: [time_of(pids.weir), time_of(own)],
             trees: pids.trees.iter().map(tree).collect(),
             machine: MachineTime::read(),
+            instructions: count(pids),
         };
         watch.sample();
         watch.trees.iter_mut().for_each(|tree| tree.before = tree.time);
@@ -127,6 +135,7 @@ impl Watch {
     /// Ends.
     pub fn finish(mut self) -> Used {
         self.sample();
+        let instructions = self.counted();
         let idle_share = MachineTime::read().idle_share_since(self.machine);
         let own_pid = std::process::id();
         let [weir_before, own_before] = self.before;
@@ -151,8 +160,47 @@ impl Watch {
             let exact = peak_memory_kib(tree.root).filter(|_| tree.processes == 1);
             peak_kib.insert(tree.name.to_owned(), exact.unwrap_or(tree.peak_kib));
         }
-        Used { time, peak_kib, idle_share }
+        Used { time, instructions, peak_kib, idle_share }
     }
+
+    fn counted(&mut self) -> Counts {
+        let mut counters = self.instructions.drain(..);
+        let mut by_role = BTreeMap::<String, u64>::new();
+        let of_weir = counters.next().map_or(Ok(Vec::new()), Counter::finish);
+        let trees = self.trees.iter().map(|tree| tree.name).zip(counters);
+        // All are ended before one's reason is told.
+        let trees: Vec<_> = trees.map(|(name, counter)| (name, counter.finish())).collect();
+        let all = std::iter::once((None, of_weir))
+            .chain(trees.into_iter().map(|(name, counted)| (Some(name), counted)));
+        for (tree, counted) in all {
+            match counted {
+                Ok(counts) => {
+                    for (thread, count) in counts {
+                        let role = tree.unwrap_or_else(|| role_of(&thread)).to_owned();
+                        *by_role.entry(role).or_default() += count;
+                    }
+                }
+                Err(reason) => return Counts::Not(reason),
+            }
+        }
+        Counts::Counted(by_role)
+    }
+}
+
+/// One counter for Weir, whose threads are its roles, and one for each tree.
+fn count(pids: &Pids) -> Vec<Counter> {
+    let all = processes();
+    let weir = Counter::start(EVENT, &[pids.weir]);
+    let of_tree = |(_, root): &(&'static str, u32)| {
+        let members: Vec<u32> = tree(*root, &all).iter().map(|process| process.pid).collect();
+        Counter::start(EVENT, &members)
+    };
+    std::iter::once(weir).chain(pids.trees.iter().map(of_tree)).collect()
+}
+
+fn role_of(thread: &str) -> &'static str {
+    let role = ROLES.iter().find(|(beginning, _)| thread.starts_with(beginning));
+    role.map_or("other", |(_, role)| role)
 }
 
 fn time_of(pid: u32) -> Duration {
@@ -164,8 +212,7 @@ fn time_of(pid: u32) -> Duration {
 fn by_role(threads: &Threads, total: Duration) -> BTreeMap<String, Duration> {
     let mut times = BTreeMap::<String, Duration>::new();
     for (name, time) in threads.times() {
-        let role = ROLES.iter().find(|(beginning, _)| name.starts_with(beginning));
-        *times.entry(role.map_or("other", |(_, role)| role).to_owned()).or_default() += time;
+        *times.entry(role_of(name).to_owned()).or_default() += time;
     }
     let seen: Duration = times.values().sum();
     *times.entry("other".to_owned()).or_default() += total.saturating_sub(seen);
