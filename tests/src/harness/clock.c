@@ -1,6 +1,6 @@
 /* A wall clock that can be set wrong for one process, while it runs. Loaded with LD_PRELOAD; the file
-   that CLOCK_OFFSET names holds how many seconds it is ahead, as eight bytes, and then how often it was
-   read while it was wrong.
+   that CLOCK_OFFSET names holds three numbers of eight bytes: how many seconds it is ahead, how often it
+   was read while it was wrong, and, if it runs twice as fast, since which nanosecond of the right clock.
 
    The monotonic clock stays right, as on real machines. Waits until a moment of the wall clock wait as
    long as they meant to: what the caller added the offset to, we take it off from. */
@@ -20,11 +20,24 @@
 /* Moments later than this are of the wall clock: no machine has been up for as long. */
 #define WALL_CLOCK_MIN 1000000000
 
-static int64_t none[2];
+static int64_t none[3];
 static volatile int64_t *shared = none;
 
 static int64_t ahead(void) {
     return __atomic_load_n(&shared[0], __ATOMIC_RELAXED);
+}
+
+static int64_t fast_since(void) {
+    return __atomic_load_n(&shared[2], __ATOMIC_RELAXED);
+}
+
+static int64_t nanoseconds(const struct timespec *moment) {
+    return moment->tv_sec * 1000000000LL + moment->tv_nsec;
+}
+
+static void put(struct timespec *moment, int64_t nanoseconds) {
+    moment->tv_sec = nanoseconds / 1000000000LL;
+    moment->tv_nsec = nanoseconds % 1000000000LL;
 }
 
 static void *find(const char *name, const char *version) {
@@ -45,8 +58,9 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = find("clock_gettime", NULL);
     int failed = real(clock, now);
-    int64_t by = ahead();
-    if (!failed && by && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+    int64_t by = ahead(), since = fast_since();
+    if (!failed && (by || since) && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+        if (since) put(now, 2 * nanoseconds(now) - since);
         now->tv_sec += by;
         __atomic_fetch_add(&shared[1], 1, __ATOMIC_RELAXED);
     }
@@ -76,7 +90,10 @@ time_t time(time_t *into) {
 
 static struct timespec truly(const struct timespec *moment) {
     struct timespec true_moment = *moment;
-    if (true_moment.tv_sec > WALL_CLOCK_MIN) true_moment.tv_sec -= ahead();
+    if (true_moment.tv_sec <= WALL_CLOCK_MIN) return true_moment;
+    true_moment.tv_sec -= ahead();
+    int64_t since = fast_since();
+    if (since) put(&true_moment, since + (nanoseconds(&true_moment) - since) / 2);
     return true_moment;
 }
 

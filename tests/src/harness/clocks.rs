@@ -51,10 +51,17 @@ impl Clocks {
 
     /// Puts a clock so many seconds ahead, or back where it is negative, at once.
     pub fn set(&self, name: &str, seconds: i64) -> Result<()> {
+        self.write(name, [seconds, 0, 0])
+    }
+
+    /// Lets a clock that is right run twice as fast from now on.
+    pub fn set_twice_as_fast(&self, name: &str) -> Result<()> {
+        self.write(name, [0, 0, runtime::task::now_us() * 1_000])
+    }
+
+    fn write(&self, name: &str, numbers: [i64; 3]) -> Result<()> {
         let file = File::options().write(true).open(self.file(name))?;
-        let mut bytes = seconds.to_le_bytes().to_vec();
-        bytes.extend(0_i64.to_le_bytes());
-        Ok(file.write_all_at(&bytes, 0)?)
+        Ok(file.write_all_at(&numbers.map(i64::to_le_bytes).concat(), 0)?)
     }
 
     /// How often it was read since it was set wrong.

@@ -1,5 +1,5 @@
-//! F16: the same events in another order, in requests of one to thousands, on one partition and on
-//! twelve: the same totals (INV-12). A changed count is refused.
+//! F16: the same events in another order, in requests of one to thousands, on one partition, on
+//! four and on twelve: the same totals (INV-12). A changed count is refused.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const SHAPE: Shape = Shape {
 fn other_counts_of_partitions() -> Result<()> {
     contained("partitions::other_counts_of_partitions", |run| async move {
         let mut events = 0;
-        for partitions in [1, 12] {
+        for partitions in [1, 4, 12] {
             let world = World::embedded_with(&run, partitions, SHAPE).await?;
             let mut rest = world.sent().await?;
             rest.world.story.count("F16", 1);
