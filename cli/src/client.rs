@@ -10,6 +10,8 @@ use crate::endpoints::Endpoints;
 
 /// Longer than the server works on any request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(40);
+/// Times that a request is sent while a neighbour of the server is away.
+const ATTEMPTS_MAX: u32 = 20;
 
 /// Which Weir a command talks to.
 #[derive(Clone, Debug, clap::Args)]
@@ -107,6 +109,26 @@ impl Client {
             .with_context(|| format!("the answer of {} was cut off", self.base))?;
         let body = serde_json::from_slice(&text).unwrap_or_default();
         Ok(Answer { status, body, retry_after: seconds.map(Duration::from_secs) })
+    }
+
+    /// Sends a request whose repeat does nothing more, again while the server asks for it: a
+    /// neighbour of it is away, or has just started. Gives the last answer.
+    pub async fn send_patiently(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer> {
+        let json = "application/json";
+        for _ in 1..ATTEMPTS_MAX {
+            let answer = self.send(method.clone(), path, json, body.clone(), headers).await?;
+            match answer.retry_after {
+                Some(wait) if !answer.status.is_success() => tokio::time::sleep(wait).await,
+                _ => return Ok(answer),
+            }
+        }
+        self.send(method, path, json, body, headers).await
     }
 }
 

@@ -33,12 +33,11 @@ pub async fn run(client: &Client, folder: &DataFolder) -> Result<()> {
     if current.get("catalog_version").and_then(Value::as_u64) == Some(0) {
         let body = CATALOG.as_bytes().to_vec();
         let headers = [("Idempotency-Key", "weir-demo")];
-        let answer =
-            client.send(Method::PUT, "/v1/catalog", "application/json", body, &headers).await?;
+        let answer = client.send_patiently(Method::PUT, "/v1/catalog", body, &headers).await?;
         answer.success("publishing the demo's catalog")?;
         let body = br#"{"builtin": true}"#.to_vec();
         let path = "/v1/providers/pricing/imports";
-        let answer = client.send(Method::POST, path, "application/json", body, &headers).await?;
+        let answer = client.send_patiently(Method::POST, path, body, &headers).await?;
         answer.success("importing the providers' prices")?;
     }
     let done = folder.path().join(DONE);

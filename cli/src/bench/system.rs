@@ -130,10 +130,8 @@ impl System {
     pub async fn publish(&self) -> Result<()> {
         let body = catalog().to_string().into_bytes();
         let headers = [("Idempotency-Key", "weir-bench")];
-        let answer = self
-            .client()?
-            .send(Method::PUT, "/v1/catalog", "application/json", body, &headers)
-            .await?;
+        let answer =
+            self.client()?.send_patiently(Method::PUT, "/v1/catalog", body, &headers).await?;
         answer.success("publishing the bench's catalog").map(drop)
     }
 

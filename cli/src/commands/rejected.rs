@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use reqwest::{Method, Url};
@@ -20,8 +20,6 @@ const COLUMNS: [&str; 7] = ["receipt", "time", "team", "type", "id", "reason", "
 const REINJECT: &str = "/v1/rejected-events/reinject";
 /// Events that one request sends again.
 const STEP: u32 = 500;
-/// Times that a request is repeated while a neighbour of the server is away.
-const ATTEMPTS_MAX: u32 = 20;
 
 /// What `weir rejected` is started with.
 #[derive(Debug, clap::Args)]
@@ -161,16 +159,8 @@ async fn reinject(client: &Client, filter: &Filter, dry_run: bool) -> Result<Exi
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Sends the request, again while the server asks for it: what was sent counts once.
+/// What was sent counts once, however often.
 async fn post(client: &Client, body: &Map<String, Value>) -> Result<Value> {
     let body = serde_json::to_vec(body)?;
-    for _ in 0..ATTEMPTS_MAX {
-        let sent = client.send(Method::POST, REINJECT, "application/json", body.clone(), &[]);
-        let answer = sent.await?;
-        match answer.retry_after {
-            Some(wait) if !answer.status.is_success() => tokio::time::sleep(wait).await,
-            _ => return answer.success("send again"),
-        }
-    }
-    bail!("the server is not able to send events again now; try again later")
+    client.send_patiently(Method::POST, REINJECT, body, &[]).await?.success("send again")
 }
