@@ -19,6 +19,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+};
 use runtime::config::variable;
 
 use crate::{postgres::TestFolder, proxy::Proxy};
@@ -29,6 +33,7 @@ const VERSION: &str = "4.1.1";
 const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 /// A start takes about 5 s on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const JVM: &[&str] = &["-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 /// A running (or killed, or paused) broker.
@@ -42,6 +47,8 @@ pub struct Broker {
     secure: Option<u16>,
     /// Further ports, each for those that come by one proxy.
     apart: Vec<u16>,
+    /// The ports of the other nodes of its cluster.
+    others: Vec<u16>,
     folder: TestFolder,
 }
 
@@ -90,6 +97,53 @@ impl Broker {
         Ok(broker)
     }
 
+    /// Starts a cluster of three, each a broker and a controller, and waits until they answer. What is
+    /// written is on two of them before it is acknowledged.
+    pub fn start_three() -> Result<[Self; 3]> {
+        let ports = free_ports(6)?;
+        let (ports, controllers) = ports.split_at(3);
+        let make = |node: usize| -> Result<Self> {
+            let folder = TestFolder::new("kafka")?;
+            let (port, controller) = (ports[node], controllers[node]);
+            let mut properties = properties(&folder, port, port, controller);
+            properties.push_str(&properties_of_three(node, controllers));
+            fs::write(folder.path().join("server.properties"), properties)?;
+            fs::write(folder.path().join("log4j2.properties"), LOGGING)?;
+            format(&folder, false)?;
+            let others = ports.iter().copied().filter(|other| *other != port).collect();
+            // None answers before two of them run.
+            let running = Some(Running::start(folder.path())?);
+            Ok(Self {
+                running,
+                port,
+                advertised: port,
+                secure: None,
+                apart: Vec::new(),
+                others,
+                folder,
+            })
+        };
+        let mut nodes = [make(0)?, make(1)?, make(2)?];
+        for node in &mut nodes {
+            node.wait_until_it_answers()?;
+        }
+        Ok(nodes)
+    }
+
+    /// How many copies of everything its cluster can keep.
+    pub fn replication(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// Whether each copy of each partition has all that was written.
+    pub fn is_in_sync(&self) -> Result<bool> {
+        let client: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", self.bootstrap()).create()?;
+        let metadata = client.fetch_metadata(None, ANSWER_TIMEOUT)?;
+        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        Ok(partitions.all(|partition| partition.isr().len() == partition.replicas().len()))
+    }
+
     fn start_with(advertised: Option<u16>, secure: bool, by: &[u16]) -> Result<Self> {
         let folder = TestFolder::new("kafka")?;
         let mut apart = free_ports(3 + by.len())?;
@@ -109,14 +163,16 @@ impl Broker {
         fs::write(folder.path().join("server.properties"), properties)?;
         fs::write(folder.path().join("log4j2.properties"), LOGGING)?;
         format(&folder, secure.is_some())?;
-        let mut broker = Self { running: None, port, advertised, secure, apart, folder };
+        let others = Vec::new();
+        let mut broker = Self { running: None, port, advertised, secure, apart, others, folder };
         broker.restart()?;
         Ok(broker)
     }
 
-    /// `host:port` for clients.
+    /// `host:port` for clients, of every node.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.advertised)
+        let ports = std::iter::once(&self.advertised).chain(&self.others);
+        ports.map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
     /// One of Kafka's own tools, by the name of its class; its folder is the broker's.
@@ -341,6 +397,24 @@ fn properties_of_ways(
          num.network.threads=1\n",
         ways(apart),
         ways(by)
+    )
+}
+
+/// Later lines of a file of properties stand. A node that says nothing loses its partitions after 2 s.
+fn properties_of_three(node: usize, controllers: &[u16]) -> String {
+    let voter = |(place, port): (usize, &u16)| format!("{}@127.0.0.1:{port}", place + 1);
+    let voters = controllers.iter().enumerate().map(voter).collect::<Vec<_>>().join(",");
+    format!(
+        "node.id={}\n\
+         controller.quorum.voters={voters}\n\
+         offsets.topic.replication.factor=3\n\
+         transaction.state.log.replication.factor=3\n\
+         transaction.state.log.min.isr=2\n\
+         share.coordinator.state.topic.replication.factor=3\n\
+         share.coordinator.state.topic.min.isr=2\n\
+         broker.heartbeat.interval.ms=500\n\
+         broker.session.timeout.ms=2000\n",
+        node + 1
     )
 }
 

@@ -157,7 +157,8 @@ impl System {
             servers: Some(Servers { engine, postgres }),
             folder,
         };
-        system.run("migrate", &["migrate", "--replication", "1"]).await?;
+        let replication = broker.replication().to_string();
+        system.run("migrate", &["migrate", "--replication", &replication]).await?;
         system.key = system.run("keys", &["keys", "create"]).await?.trim().to_owned();
         Ok(system)
     }

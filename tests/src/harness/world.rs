@@ -69,6 +69,8 @@ pub struct World {
     pub links: Links,
     /// Kafka, unless the log is local.
     pub broker: Option<Broker>,
+    /// The other nodes of its cluster.
+    pub other_brokers: Vec<Broker>,
     /// What is sent.
     pub plan: Plan,
     /// Whose it is.
@@ -143,6 +145,23 @@ impl World {
         let ways: Vec<&Proxy> = links.kafka_apart.values().collect();
         let broker = Broker::start_behind_each(&proxy, &ways)?;
         links.kafka = Some(proxy);
+        Self::on_brokers(run, partitions, (broker, Vec::new()), links, settings).await
+    }
+
+    /// [`World::on_kafka`], on a cluster of three nodes, with no proxy before them.
+    pub async fn on_three_brokers(run: &Run, partitions: u32) -> Result<World> {
+        let [broker, second, third] = Broker::start_three()?;
+        let brokers = (broker, vec![second, third]);
+        Self::on_brokers(run, partitions, brokers, Links::default(), &[]).await
+    }
+
+    async fn on_brokers(
+        run: &Run,
+        partitions: u32,
+        (broker, other_brokers): (Broker, Vec<Broker>),
+        mut links: Links,
+        settings: &[(&str, &str)],
+    ) -> Result<World> {
         let further = [&[("WEIR_LOG__KAFKA__PROPERTIES", PROPERTIES)], settings].concat();
         let mut system = System::kafka_without_roles(&broker, partitions, &further).await?;
         links.place(&mut system, &ON_KAFKA)?;
@@ -158,7 +177,7 @@ impl World {
         start_all(&mut system).await?;
         let shape = Shape::of(&Tier::of_environment());
         let mut world = World::begin(run, system, clocks, shape).await?;
-        (world.links, world.broker) = (links, Some(broker));
+        (world.links, world.broker, world.other_brokers) = (links, Some(broker), other_brokers);
         Ok(world)
     }
 
@@ -195,7 +214,7 @@ impl World {
         let traffic = Traffic::start(&plan, &tenants, &bases(&system)?, &story, sending)?;
         let prober = Prober::start(&system.api()?.base, &tenants[0].key)?;
         story.tell(format!("{} tenants send {} events a second", tenants.len(), sending.rate));
-        let (links, broker) = (Links::default(), None);
+        let (links, broker, other_brokers) = (Links::default(), None, Vec::new());
         Ok(World {
             disks: Vec::new(),
             system,
@@ -203,6 +222,7 @@ impl World {
             prober,
             links,
             broker,
+            other_brokers,
             plan,
             tenants,
             clocks,

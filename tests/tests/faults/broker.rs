@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{
-    harness::world::World,
+    broker::Broker,
+    harness::{contained::contained, world::World},
     proxy::{Fault, Proxy},
 };
 use tokio::time::sleep;
@@ -34,6 +35,41 @@ pub async fn is_killed(world: &mut World) -> Result<()> {
         world.story.tell(format!("F10 {}: broker killed and back", time + 1));
     }
     Ok(())
+}
+
+/// F10 of a cluster: one of three nodes is killed at a time, whichever; the others go on without it, and
+/// it comes back and has what it missed.
+#[test]
+#[ignore = "make test-deep does it"]
+fn one_of_three_is_killed() -> Result<()> {
+    contained("broker::one_of_three_is_killed", |run| async move {
+        let mut world = World::on_three_brokers(&run, 8).await?;
+        for time in 0..world.tier.broker_kills {
+            world.moment().await?;
+            let node = usize::try_from(time)? % 3;
+            node_of(&mut world, node)?.kill();
+            world.traffic.flow(3 * world.plan.window).await?;
+            world.rated_again().await?;
+            world.moments.pause(100, 5_000).await;
+            node_of(&mut world, node)?.restart()?;
+            let in_sync = async |world: &World| {
+                let broker = world.broker.as_ref().context("no broker")?;
+                Ok(broker.is_in_sync()?.then_some(()))
+            };
+            world.until("all copies are complete", in_sync).await?;
+            world.story.count("F10", 1);
+            world.story.tell(format!("F10 {}: node {} killed and back", time + 1, node + 1));
+        }
+        let mut rest = world.rest().await?;
+        rest.check(None).await
+    })
+}
+
+fn node_of(world: &mut World, node: usize) -> Result<&mut Broker> {
+    match node {
+        0 => world.broker.as_mut().context("no broker"),
+        other => world.other_brokers.get_mut(other - 1).context("no such node"),
+    }
 }
 
 /// What the roles say of appends whose outcome nobody told them, and of what came of it.
