@@ -3,9 +3,14 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    errno::Errno,
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::Pid,
 };
 use rdkafka::{
@@ -41,6 +46,37 @@ impl Drop for Frozen {
         for id in &self.0 {
             let _ = kill(*id, Signal::SIGCONT);
         }
+    }
+}
+
+/// A thread that stands still, while its process goes on. To be made and dropped by the same thread.
+struct Wedged(Pid);
+
+impl Wedged {
+    /// The thread of this name; none where nobody may hold another process' threads.
+    fn new(process: u32, name: &str) -> Result<Option<Self>> {
+        for entry in fs::read_dir(format!("/proc/{process}/task"))? {
+            let thread = entry?.path();
+            if fs::read_to_string(thread.join("comm"))?.trim_end() != name {
+                continue;
+            }
+            let id = thread.file_name().and_then(|id| id.to_str()?.parse().ok());
+            let id = Pid::from_raw(id.context("no number")?);
+            match ptrace::seize(id, ptrace::Options::empty()) {
+                Err(Errno::EPERM) => return Ok(None),
+                seized => seized?,
+            }
+            ptrace::interrupt(id)?;
+            waitpid(id, Some(WaitPidFlag::__WALL))?;
+            return Ok(Some(Self(id)));
+        }
+        bail!("no thread is called {name}")
+    }
+}
+
+impl Drop for Wedged {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
     }
 }
 
@@ -258,5 +294,34 @@ async fn a_lane_that_was_refused_goes_on_by_itself() -> Result<()> {
     green(&http.base).await?;
     let counts = system.settled(Some(80)).await?;
     ensure!(counts["duplicates"] >= 40 && counts["rated"] == 40, "{counts:?}");
+    Ok(())
+}
+
+/// Whatever holds a thread up: each role's partition shows by itself, and goes on where it was.
+#[tokio::test]
+async fn a_thread_that_hangs_shows_and_goes_on() -> Result<()> {
+    let settings = [STALLED_AFTER_S, ("WEIR_LOG__PARTITIONS", "2")];
+    let mut system = System::embedded_with(&settings, &[], &[]).await?;
+    let http = system.ingest()?;
+    let process = system.process("up")?.id();
+    let threads = [
+        ("rater-1", "rater.1"),
+        ("ledger-1", "ledger-writer.1"),
+        ("archive-1", "archiver.1"),
+        ("api-live-1", "api.1"),
+    ];
+    for (number, (thread, check)) in (1..).zip(threads) {
+        let Some(wedged) = Wedged::new(process, thread)? else {
+            eprintln!("threads of other processes may not be held here: not tried");
+            return Ok(());
+        };
+        send(&http, thread).await?;
+        red(&http.base, check, "has not gone on for").await?;
+        let reasons = not_ready(&http.base).await?;
+        ensure!(reasons.iter().all(|(red, _)| red == check), "{thread} hangs: {reasons:?}");
+        drop(wedged);
+        green(&http.base).await?;
+        system.settled(Some(40 * number)).await?;
+    }
     Ok(())
 }
