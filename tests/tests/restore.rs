@@ -22,6 +22,7 @@ use runtime::{
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tests::{
+    broker::Broker,
     canaries::secrets_are_nowhere,
     engine::{self, ARCHIVE_MIGRATIONS},
     harness::{oracle::Verdict, report::Run},
@@ -265,25 +266,32 @@ async fn verify(system: &System) -> Result<()> {
 #[tokio::test]
 async fn what_was_lost_comes_back_from_dumps_and_the_log() -> Result<()> {
     let run = Run::new("restore");
-    run.keep(comes_back(Way::Dump, &run).await)
+    run.keep(comes_back(Way::Dump, None, &run).await)
 }
 
 #[tokio::test]
 async fn what_was_lost_comes_back_from_backups_and_the_log() -> Result<()> {
     let run = Run::new("restore");
-    run.keep(comes_back(Way::Backup, &run).await)
+    run.keep(comes_back(Way::Backup, None, &run).await)
 }
 
-async fn comes_back(way: Way, run: &Run) -> Result<Verdict> {
+#[tokio::test]
+async fn what_was_lost_comes_back_from_dumps_and_kafka() -> Result<()> {
+    let (run, broker) = (Run::new("restore"), Broker::start()?);
+    run.keep(comes_back(Way::Dump, Some(&broker), &run).await)
+}
+
+async fn comes_back(way: Way, broker: Option<&Broker>, run: &Run) -> Result<Verdict> {
     let mut moments = run.moments.clone();
     let (place, dumps) = (Place::new()?, TestFolder::new("dumps")?);
     let first = place.first().await?;
-    let settings = [
+    let mut settings = vec![
         ("DATABASE_URL", first.superuser_url().expose().to_owned()),
         ("WEIR_LOG__PARTITIONS", "3".to_owned()),
         ("WEIR_LEDGER_WRITER__WINDOW_MS", "100".to_owned()),
         ("WEIR_ARCHIVER__HEADS_EVERY_MS", "100".to_owned()),
     ];
+    settings.extend(broker.map(|broker| ("WEIR_KAFKA_BROKERS", broker.bootstrap())));
     let settings: Vec<(&str, &str)> =
         settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut system = System::embedded_with(&settings, &[], &[]).await?;
