@@ -143,3 +143,46 @@ impl Answer {
         bail!("{what}: {} {} {} {}", self.status, text("code"), text("detail"), text("action"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Answers one request after the other, and gives their number.
+    fn answering(answers: &'static [&'static str]) -> (String, std::thread::JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = std::thread::Builder::new().spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4_096]).unwrap();
+                let head = format!("HTTP/1.1 {answer}\r\nConnection: close\r\n");
+                stream.write_all(format!("{head}Content-Length: 0\r\n\r\n").as_bytes()).unwrap();
+            }
+            answers.len()
+        });
+        (base, server.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_again_while_the_server_asks_for_it() {
+        const AGAIN: &str = "503 No\r\nRetry-After: 0";
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for (answers, status) in [
+            (&[AGAIN, AGAIN, "200 Yes"][..], StatusCode::OK),
+            (&["422 Never"][..], StatusCode::UNPROCESSABLE_ENTITY),
+        ] {
+            let (base, server) = answering(answers);
+            let client = Client::new(&base, "key").unwrap();
+            let answer = client.send_patiently(Method::PUT, "/", Vec::new(), &[]).await.unwrap();
+            assert_eq!(answer.status, status);
+            // All of them were asked for.
+            assert_eq!(server.join().unwrap(), answers.len());
+        }
+    }
+}

@@ -60,9 +60,13 @@ impl TestPostgres {
         self.server.as_ref().context("the server was stopped")
     }
 
-    /// Stops it (fast), and starts it again on the same data.
-    pub async fn restart(&mut self) -> Result<()> {
-        self.server.take().context("the server was stopped")?.stop().await?;
+    /// Stops it (fast).
+    pub async fn stop(&mut self) -> Result<()> {
+        Ok(self.server.take().context("the server was stopped")?.stop().await?)
+    }
+
+    /// Starts it again on the same data.
+    pub async fn start_again(&mut self) -> Result<()> {
         self.server = Some(Server::start(options(&self.folder)).await?);
         Ok(())
     }
@@ -70,8 +74,7 @@ impl TestPostgres {
     /// Ends the postmaster with SIGKILL, and starts again on the same data.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
         self.server.take().context("the server was stopped")?.kill().await;
-        self.server = Some(Server::start(options(&self.folder)).await?);
-        Ok(())
+        self.start_again().await
     }
 
     /// Makes a database and gives the superuser's URL of it.

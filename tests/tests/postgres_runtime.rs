@@ -49,7 +49,8 @@ async fn restart_and_kill_keep_what_was_committed() -> Result<()> {
     pool.close().await;
 
     let started = Instant::now();
-    postgres.restart().await?;
+    postgres.stop().await?;
+    postgres.start_again().await?;
     assert!(started.elapsed() < Duration::from_secs(30), "took {:?}", started.elapsed());
     assert_eq!(postgres.server()?.port(), port, "the port is kept");
     let url = postgres.server()?.superuser_url_of("kept");

@@ -18,6 +18,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use tests::{
     broker::Broker,
     process::Http,
@@ -322,6 +323,29 @@ async fn a_thread_that_hangs_shows_and_goes_on() -> Result<()> {
         drop(wedged);
         green(&http.base).await?;
         system.settled(Some(40 * number)).await?;
+    }
+    Ok(())
+}
+
+/// Each task of the api that Postgres refuses says so and goes on by itself; the process stays.
+#[tokio::test]
+async fn what_the_api_may_not_read_shows_and_does_not_end_it() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut system = System::kafka_with(&broker, 2, &[STALLED_AFTER_S]).await?;
+    let api = system.base("api")?;
+    let mut postgres = system.postgres().await?;
+    for (table, check, reason) in [
+        ("partitions", "api", "permission denied"),
+        ("catalog_outbox", "api.markers", "permission denied"),
+        ("team_aliases", "api.aliases", "has not gone on for"),
+    ] {
+        let revoke = AssertSqlSafe(format!("REVOKE SELECT ON {table} FROM weir_reader"));
+        sqlx::raw_sql(revoke).execute(&mut postgres).await?;
+        red(&api, check, reason).await?;
+        ensure!(system.process("api")?.is_running()?, "the api goes on without {table}");
+        let grant = AssertSqlSafe(format!("GRANT SELECT ON {table} TO weir_reader"));
+        sqlx::raw_sql(grant).execute(&mut postgres).await?;
+        green(&api).await?;
     }
     Ok(())
 }

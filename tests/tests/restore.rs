@@ -205,6 +205,15 @@ async fn back_up(way: Way, system: &System, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_statements_are_those_of_the_document() {
+    let document = include_str!("../../docs/OPERATIONS.md");
+    for (name, tables) in BACKUPS {
+        let statement = format!("BACKUP {tables} TO File('TODAY/{name}')");
+        assert!(document.contains(&statement), "{statement}");
+    }
+}
+
 async fn dump(url: &str, folder: &Path) -> Result<()> {
     for table in TABLES {
         let rows = clickhouse(url, "", format!("SELECT * FROM {table} FORMAT Native").into());

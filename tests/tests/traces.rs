@@ -133,11 +133,22 @@ async fn it_is_followed_through_processes_of_their_own() -> Result<()> {
     let broker = Broker::start()?;
     let system = System::kafka_with(&broker, 2, &settings(&collector)).await?;
     follow(&collector, &system).await?;
-    let spans = collector.spans.lock().unwrap();
-    let of_trace = spans.iter().filter(|(_, span)| hexadecimal(&span.trace_id) == TRACE);
-    let services: BTreeMap<&str, &str> =
-        of_trace.map(|(service, span)| (span.name.as_str(), service.as_str())).collect();
-    assert_eq!(services, BTreeMap::from(SERVICES));
+    {
+        let spans = collector.spans.lock().unwrap();
+        let of_trace = spans.iter().filter(|(_, span)| hexadecimal(&span.trace_id) == TRACE);
+        let services: BTreeMap<&str, &str> =
+            of_trace.map(|(service, span)| (span.name.as_str(), service.as_str())).collect();
+        assert_eq!(services, BTreeMap::from(SERVICES));
+    }
+    // To Postgres they are called the same.
+    let mut postgres = system.postgres().await?;
+    let names: Vec<String> =
+        sqlx::query_scalar("SELECT DISTINCT application_name FROM pg_stat_activity")
+            .fetch_all(&mut postgres)
+            .await?;
+    for (_, service) in SERVICES {
+        assert!(names.iter().any(|name| name == service), "{service} is not among {names:?}");
+    }
     Ok(())
 }
 
