@@ -174,7 +174,7 @@ impl Report {
         let total = self.cpu_s_per_million.get("total").copied().unwrap_or_default();
         row("cpu total", format!("{total:.2}"), "s per million events");
         match &self.instructions_per_event {
-            Counts::Not(reason) => row("instructions", reason.clone(), ""),
+            Counts::Not(reason) => row("instructions", "none".to_owned(), reason),
             Counts::Counted(by_role) => {
                 for (role, count) in by_role {
                     row(&format!("instructions {role}"), count.to_string(), "per event");
