@@ -28,12 +28,12 @@ folder=$(mktemp -d)
 
 if [ -n "${BROKER_PID:-}" ]; then
     trap 'rm -rf "$folder"' EXIT
-    events=100000
+    events=50000
     # A broker as slow as this one gets the time that it needs.
     export WEIR_LOG__KAFKA__PROPERTIES='{"message.timeout.ms" = "60000", "socket.timeout.ms" = "60000", "request.timeout.ms" = "30000"}'
     for run in warm counted; do
         [ "$run" = warm ] || callgrind_control -z "$BROKER_PID" >/dev/null
-        "$weir" bench pipeline --events "$events" --connections 2 >"$folder/log" 2>&1 || {
+        "$weir" bench pipeline --events "$events" --connections 2 --partitions 4 >"$folder/log" 2>&1 || {
             cat "$folder/log" >&2
             exit 1
         }

@@ -29,7 +29,7 @@ pub enum Counts {
     Not(String),
 }
 
-/// A `perf stat` of one group of processes.
+/// A `perf stat` of one group of processes, which ends with this.
 #[derive(Debug)]
 pub struct Counter(Result<Child, String>);
 
@@ -51,14 +51,23 @@ impl Counter {
     }
 
     /// Ends. The counts by thread, with the beginning of the thread's name; or why there are none.
-    pub fn finish(self) -> Result<Vec<(String, u64)>, String> {
+    pub fn finish(mut self) -> Result<Vec<(String, u64)>, String> {
         let failed = |error: &dyn std::fmt::Display| format!("not counted: perf: {error}");
-        let child = self.0?;
+        let child = std::mem::replace(&mut self.0, Err(String::new()))?;
         let pid = i32::try_from(child.id()).map_err(|error| failed(&error))?;
         // If it has ended already, it says why.
         kill(Pid::from_raw(pid), Signal::SIGINT).map_err(|error| failed(&error))?;
         let output = child.wait_with_output().map_err(|error| failed(&error))?;
         parse(&String::from_utf8_lossy(&output.stderr))
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if let Ok(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
