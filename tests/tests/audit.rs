@@ -417,6 +417,16 @@ async fn guesses_at_the_api_are_limited_per_address_and_good_keys_are_not() -> R
     }
     assert_eq!(ask("10.0.0.1:8", &world.key).await, (200, false), "a good key is let through");
     assert_eq!(ask("10.0.0.2:7", "a.b.c").await, (401, false), "another address has its own");
+    // Guesses at one key are counted together, from whatever address.
+    for number in 0..40_u32 {
+        let guess = tests::forged::key(&world.key, &format!("{number:032}"))?;
+        let want = if number < 20 { (401, false) } else { (429, true) };
+        assert_eq!(ask(&format!("10.0.1.{number}:7"), &guess).await, want, "{number}");
+    }
+    let request = Request::get("/v1/teams").header("x-api-key", &world.key);
+    let request = request.extension(ConnectInfo(SocketAddr::from(([10, 0, 2, 1], 7))));
+    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status().as_u16(), 200, "the key itself is let through");
     world.stop().await
 }
 

@@ -368,6 +368,13 @@ async fn tenants_may_call_their_apps_alike() -> Result<()> {
             .refused(401, "token_unknown")?;
         post_event(&world, &crossed, event("x", "acme")).await?.refused(401, "token_unknown")?;
     }
+    // One that was made a moment ago works at once, at a gateway that has not heard of it.
+    for app in ["fresh-1", "fresh-2", "fresh-3"] {
+        make_app(&world, &world.key, app).await?;
+        let fresh = make_secret(&world, &world.key, app, json!({"scopes": ["*"]})).await?;
+        let token = fresh.token(&claims(app, json!({})));
+        post_event(&world, &token, event(app, "acme")).await?.expect(200)?;
+    }
     let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
         "SELECT tenant_id, team FROM teams WHERE origin = 'registered' ORDER BY team",
     )

@@ -5,6 +5,7 @@ use std::{
     env,
     fs::File,
     io::Write as _,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -61,10 +62,14 @@ fn is_zero(number: &u64) -> bool {
 impl Line {
     /// Appends it to the file that WEIR_FAULTS_OUT names; prints it in any case.
     pub fn write(&self) -> Result<()> {
+        self.write_to(env::var_os("WEIR_FAULTS_OUT").map(PathBuf::from).as_deref())
+    }
+
+    fn write_to(&self, file: Option<&Path>) -> Result<()> {
         let text = serde_json::to_string(self)?;
         println!("{text}");
-        if let Some(path) = env::var_os("WEIR_FAULTS_OUT") {
-            let mut file = File::options().create(true).append(true).open(&path)?;
+        if let Some(path) = file {
+            let mut file = File::options().create(true).append(true).open(path)?;
             writeln!(file, "{text}").with_context(|| format!("write to {}", path.display()))?;
         }
         Ok(())
@@ -90,8 +95,12 @@ impl Run {
 
     /// Keeps its line, however it ended, and passes on how that was.
     pub fn keep(&self, outcome: Result<Verdict>) -> Result<()> {
-        let line = self.line(&outcome);
-        outcome.and(line.write())
+        self.keep_by(outcome, Line::write)
+    }
+
+    fn keep_by(&self, outcome: Result<Verdict>, write: impl Fn(&Line) -> Result<()>) -> Result<()> {
+        let written = write(&self.line(&outcome));
+        outcome.and(written)
     }
 
     fn line(&self, outcome: &Result<Verdict>) -> Line {
@@ -137,6 +146,7 @@ mod tests {
     use anyhow::anyhow;
 
     use super::*;
+    use crate::postgres::TestFolder;
 
     #[test]
     fn a_run_has_a_line_however_it_ends() {
@@ -152,5 +162,18 @@ mod tests {
         assert_eq!((late.events, late.faults["F01"]), (0, 2));
         let failed = late.failed.unwrap();
         assert!(failed.starts_with("not in time: x") && failed.len() == FAILED_CHARACTERS_MAX);
+    }
+
+    #[test]
+    fn the_line_of_a_run_that_fails_is_kept() {
+        let folder = TestFolder::new("lines").unwrap();
+        let file = folder.path().join("lines");
+        let write = |line: &Line| line.write_to(Some(&file));
+        let run = Run::new("s");
+        assert!(run.keep_by(Ok(Verdict::default()), write).is_ok());
+        assert!(run.keep_by(Err(anyhow!("lost")), write).is_err());
+        let lines = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = lines.lines().collect();
+        assert!(lines.len() == 2 && lines[1].contains(r#""failed":"lost""#), "{lines:?}");
     }
 }
