@@ -14,6 +14,7 @@ pub mod broker;
 
 pub mod canaries;
 
+pub mod nobody;
 pub mod oracle;
 
 pub mod process;

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tests::{
     broker::Broker,
+    nobody::Nobody,
     postgres::TestFolder,
     process::{self, Http, Process},
     system::{ROLES, System},
@@ -120,11 +121,6 @@ impl Report {
     }
 }
 
-/// A port that nobody listens on.
-fn nobody() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// Writes a message to a topic.
 fn write(broker: &Broker, topic: &str, message: &[u8]) -> Result<()> {
     let producer: BaseProducer =
@@ -200,7 +196,8 @@ async fn the_doctor_finds_each_thing_that_is_broken_on_kafka() -> Result<()> {
     ensure!(unset.in_state("warning").iter().any(|found| found.starts_with("keys.audit")));
 
     // Servers that are away.
-    let port = nobody()?;
+    let nobody = Nobody::new()?;
+    let port = nobody.port()?;
     let away = format!("postgres://weir:weir@127.0.0.1:{port}/weir");
     ask(&[("DATABASE_URL", &away)]).await?.only_wrong("postgres", "")?;
     let away = format!("http://127.0.0.1:{port}");
@@ -457,7 +454,8 @@ async fn the_doctor_names_certificates_that_end_soon() -> Result<()> {
         "{:?}",
         report.findings
     );
-    let plain = format!("postgres://weir@127.0.0.1:{}/weir?sslmode=disable", nobody()?);
+    let nobody = Nobody::new()?;
+    let plain = format!("postgres://weir@127.0.0.1:{}/weir?sslmode=disable", nobody.port()?);
     let plain = [("DATABASE_URL", plain.as_str())];
     let report = Report::of(folder.path(), &arguments, &settings, &plain).await?;
     ensure!(!report.findings.iter().any(|finding| finding["check"] == "postgres.certificate"));

@@ -20,7 +20,10 @@ use runtime::{
     task,
 };
 use sqlx::{Executor as _, PgConnection, Row as _, raw_sql};
-use tests::postgres::{TestFolder, TestPostgres};
+use tests::{
+    nobody::Nobody,
+    postgres::{TestFolder, TestPostgres},
+};
 use uuid::Uuid;
 
 async fn count(pool: &Pool) -> Result<i64> {
@@ -395,8 +398,8 @@ async fn errors_are_classified(postgres: &TestPostgres) -> Result<()> {
     // Ended by an administrator.
     let ended = failure("SELECT pg_terminate_backend(pg_backend_pid())").await;
     assert!(matches!(ended, PostgresError::Unavailable(_)), "{ended:?}");
-    // Nobody listens: a port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let nobody = Nobody::new()?;
+    let port = nobody.port()?;
     let nowhere = Secret::new(format!("postgres://a:b@127.0.0.1:{port}/c"));
     let away = connect(&PostgresConfig { url: nowhere, connections: 1 }, None, "test").await;
     assert!(matches!(away, Err(PostgresError::Unavailable(_))), "{away:?}");

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tests::{
     broker::Broker,
     engine,
+    nobody::Nobody,
     oracle::{self, CHARGE},
     postgres::TestFolder,
     process::{Http, Process},
@@ -100,11 +101,6 @@ async fn a_killed_postgres_is_started_again_and_nothing_is_lost() -> Result<()> 
     Ok(())
 }
 
-/// An address that nobody listens on.
-fn nobody() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// Settings that name servers of these ports.
 fn servers(postgres: &str, clickhouse: u16, kafka: &str) -> Vec<(String, String)> {
     [
@@ -122,8 +118,9 @@ fn servers(postgres: &str, clickhouse: u16, kafka: &str) -> Vec<(String, String)
 #[tokio::test]
 async fn what_is_away_is_named_and_a_stop_ends_the_wait() -> Result<()> {
     let folder = TestFolder::new("away")?;
-    let postgres = format!("postgres://weir:weir@127.0.0.1:{}/weir", nobody()?);
-    let settings = servers(&postgres, nobody()?, &format!("127.0.0.1:{}", nobody()?));
+    let [first, second, third] = [Nobody::new()?, Nobody::new()?, Nobody::new()?];
+    let postgres = format!("postgres://weir:weir@127.0.0.1:{}/weir", first.port()?);
+    let settings = servers(&postgres, second.port()?, &format!("127.0.0.1:{}", third.port()?));
     let data = folder.path().join("data");
     let up = ["up", "--data", data.to_str().context("a path that is text")?];
     let cases: [(&[&str], &[&str]); 6] = [
@@ -166,7 +163,7 @@ async fn a_start_goes_on_when_the_servers_come() -> Result<()> {
     let folder = TestFolder::new("late")?;
     let mut broker = Broker::start()?;
     broker.kill();
-    let port = nobody()?;
+    let port = Nobody::new()?.port()?;
     let options = ServerOptions {
         port: Some(port),
         shared_buffers_mb: 64,
@@ -176,7 +173,8 @@ async fn a_start_goes_on_when_the_servers_come() -> Result<()> {
     let server = Server::start(options.clone()).await?;
     let url = server.superuser_url();
     server.stop().await?;
-    let clickhouse = nobody()?;
+    let no_clickhouse = Nobody::new()?;
+    let clickhouse = no_clickhouse.port()?;
     let settings = servers(url.expose(), clickhouse, &broker.bootstrap());
     let data = folder.path().join("data");
     let arguments = ["up", "--data", data.to_str().context("a path that is text")?];
@@ -192,6 +190,7 @@ async fn a_start_goes_on_when_the_servers_come() -> Result<()> {
     })
     .await?;
     let server = Server::start(options).await?;
+    drop(no_clickhouse);
     let _engine = start_engine(folder.path(), clickhouse)?;
     broker.restart()?;
     up.until("endpoints.json", || data.join("endpoints.json").exists().then_some(())).await?;
