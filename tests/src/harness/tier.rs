@@ -110,7 +110,7 @@ const DEEP: Tier = Tier {
     overload_s: 60,
     idle_sockets: 3_000,
     hang_ups: 2_000,
-    rate: 2_000,
+    rate: 10_000,
     tenants: 50,
 };
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Error, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::harness::world::World;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Rounds of freezing that may hold no batch; the first usually holds some.
 const ROUNDS_MAX: u64 = 10;
@@ -112,8 +112,29 @@ async fn is_paused(world: &mut World, frozen: [&str; 2], round: u64) -> Result<i
     Ok(fired)
 }
 
+/// Rated batches that the api has read: accepted ones, and those that did not continue the chain.
+async fn batches(world: &World) -> Result<(u64, u64)> {
+    let read = |name| world.metric_of_role("api", name, "");
+    let accepted = read("weir_api_batches_accepted_total").await?;
+    Ok((accepted, read("weir_api_batches_ignored_total").await?))
+}
+
+/// Waits until every partition has posted what has come to it by now, and answers how long it took.
+async fn all_go_on(world: &World) -> Result<Duration> {
+    let began = Instant::now();
+    let ends = of_partitions(world, "end_position").await?;
+    let posted = async |world: &World| {
+        let now = of_partitions(world, "posted_position").await?;
+        Ok(ends.iter().all(|(partition, end)| now.get(partition) >= Some(end)).then_some(()))
+    };
+    world.until("every partition goes on", posted).await?;
+    Ok(began.elapsed())
+}
+
 /// F14: a third consumer comes, and goes.
 pub async fn come_and_go(world: &mut World) -> Result<()> {
+    let (accepted, ignored) = batches(world).await?;
+    let mut stall = Duration::ZERO;
     for change in 0..world.tier.rebalances {
         let name = ["rater.3", "ledger-writer.3"][(change / 2 % 2) as usize];
         if change % 2 == 0 {
@@ -131,9 +152,17 @@ pub async fn come_and_go(world: &mut World) -> Result<()> {
         } else {
             world.system.kill(name)?;
             world.traffic.flow(world.plan.window).await?;
+            stall = stall.max(all_go_on(world).await?);
         }
         world.story.count("F14", 1);
         world.story.tell(format!("F14 {}: {name} has come or gone", change + 1));
     }
+    let (accepted, ignored) =
+        (batches(world).await?.0 - accepted, batches(world).await?.1 - ignored);
+    ensure!(accepted > 0, "no batches came to the api");
+    world.story.tell(format!(
+        "F14: {ignored} batches beside {accepted} were of former owners; all partitions had posted \
+         what had come to them at most {stall:?} after an owner was killed"
+    ));
     Ok(())
 }
