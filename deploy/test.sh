@@ -59,7 +59,10 @@ if [ "$only" = all ]; then
     phase "format" cargo fmt --all --check
     phase "lints" lint_the_build
 fi
-phase "build, with lints" cargo test --locked --workspace --no-run
+# Millions of events are compared one by one.
+faster="--config profile.dev.package.tests.opt-level=1"
+[ "$only" = deep ] || faster=
+phase "build, with lints" cargo test $faster --locked --workspace --no-run
 phase "build weir" cargo build --locked --bin weir
 phase "downloads" have_downloads
 if [ "$only" = deep ]; then
@@ -67,12 +70,12 @@ if [ "$only" = deep ]; then
     # Each run adds a line to the totals of docs/RELIABILITY.md, also one that fails.
     export WEIR_FAULTS_OUT="$PWD/tests/data/faults.jsonl"
     for test in faults kills restore verify simulation; do
-        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --include-ignored --nocapture --test-threads 1
+        phase "tests: $test" cargo test $faster --locked --workspace --test "$test" -- --include-ignored --nocapture --test-threads 1
     done
-    phase "totals" cargo run --locked --bin faults-table
+    phase "totals" cargo run $faster --locked --bin faults-table
     # Its settings are those of the environment, which has none of the above.
     phase "tests: a loud neighbour" env -u WEIR_TIER -u WEIR_SIMULATION_SEEDS -u WEIR_KILLS -u WEIR_FAULTS_OUT \
-        cargo test --locked --workspace --test ingest -- --ignored --nocapture
+        cargo test $faster --locked --workspace --test ingest -- --ignored --nocapture
 else
     # With --workspace every crate has the same features in all of these, and is compiled once.
     phase "unit tests" cargo test --locked --workspace --lib --bins

@@ -71,6 +71,7 @@ fn neighbours_on_kafka() -> Result<()> {
         world.change_prices().await?;
         clocks::are_wrong(&mut world).await?;
         broker::is_killed(&mut world).await?;
+        world.traffic.send_at(world.tier.long_rate);
         broker::is_mute_or_late(&mut world).await?;
         archive::is_away(&mut world).await?;
         clients::links_are_cut(&mut world).await?;

@@ -54,6 +54,8 @@ pub struct Tier {
     pub hang_ups: u64,
     /// Events per second that clients send.
     pub rate: u64,
+    /// The same where faults go on for minutes: every event is looked at in the end.
+    pub long_rate: u64,
     /// Tenants.
     pub tenants: usize,
 }
@@ -83,6 +85,7 @@ const TEST: Tier = Tier {
     idle_sockets: 1_000,
     hang_ups: 500,
     rate: 2_000,
+    long_rate: 2_000,
     tenants: 50,
 };
 
@@ -107,10 +110,11 @@ const DEEP: Tier = Tier {
     partitions: 36,
     swizzles: 5,
     slow_s: 30,
-    overload_s: 60,
+    overload_s: 20,
     idle_sockets: 3_000,
     hang_ups: 2_000,
     rate: 10_000,
+    long_rate: 2_000,
     tenants: 50,
 };
 
