@@ -32,8 +32,8 @@ use crate::{
 
 /// Rows of one flush, at most; far below what the client keeps in one block.
 const FLUSH_ROWS_MAX: usize = 1_000_000;
-/// Bytes of rows of one flush, at most, unless one group has more. As columns they are at most three
-/// times as many ([`crate::native`]), and the engine takes 512 MiB.
+/// Bytes of rows of one flush, at most, unless one group has more. As blocks they are at most twice
+/// as many ([`crate::native`]), and the engine takes 512 MiB.
 const FLUSH_BYTES_MAX: usize = 64 << 20;
 /// How long a flush waits for groups that end at the same tick.
 const GATHER: Duration = Duration::from_millis(20);

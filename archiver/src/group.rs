@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use domain::{
     chain::{Offer, Place},
     time::month_of,
     wire::{
         codec::DecodeError,
         rated::{Header, Outer, Sections},
+        rows::Columns,
         trace::{self, TraceContext},
     },
 };
@@ -38,11 +38,11 @@ pub struct Group {
     /// The place after the last batch.
     pub place: Place,
     /// Rows of `usage_events`, as many pieces as batches: putting them together would copy them.
-    pub rows: Vec<Bytes>,
+    pub rows: Vec<Columns>,
     /// How many.
     pub row_count: usize,
     /// Rows of `rejected_events`, in pieces.
-    pub others: Vec<Bytes>,
+    pub others: Vec<Columns>,
     /// How many.
     pub other_count: usize,
     /// Append time of the last block, microseconds.
@@ -67,7 +67,7 @@ impl Group {
     /// Bytes of rows of both tables.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.rows.iter().chain(&self.others).map(Bytes::len).sum()
+        self.rows.iter().chain(&self.others).map(Columns::size).sum()
     }
 }
 
@@ -267,10 +267,10 @@ impl Batch<'_> {
         let header = self.header()?;
         let rows = self.sections.rows().map_err(self.damaged())?;
         let others = self.sections.others().map_err(self.damaged())?;
-        group.row_count = group.row_count.saturating_add(rows.lengths.len());
-        group.other_count = group.other_count.saturating_add(others.lengths.len());
-        group.rows.push(rows.bytes.into());
-        group.others.push(others.bytes.into());
+        group.row_count = group.row_count.saturating_add(rows.count());
+        group.other_count = group.other_count.saturating_add(others.count());
+        group.rows.push(rows);
+        group.others.push(others);
         group.place = self.after;
         group.append_time_us = header.append_time_us.1;
         trace::add(&mut group.traces, &header.traces);

@@ -2,11 +2,14 @@
 
 use std::{fmt, mem};
 
-use bytes::Bytes;
 use domain::{
     chain::{Place, hash_of_hex},
     planted::{self, Bug},
-    wire::columns::{ARCHIVED, REJECTED_EVENTS, Table, USAGE_EVENTS},
+    wire::{
+        codec::DecodeError,
+        columns::{ARCHIVED, REJECTED_EVENTS, Table, USAGE_EVENTS},
+        rows::{Columns, ColumnsWriter, RowOutput as _},
+    },
 };
 use runtime::clickhouse::ClickHouse;
 use serde::Deserialize;
@@ -73,25 +76,25 @@ pub struct Insert {
     pub table: &'static Table,
     /// What it is known by: it has no second effect.
     pub token: String,
-    /// The rows, RowBinary, in pieces of whole rows; none is empty.
-    pub rows: Vec<Bytes>,
+    /// The rows, in pieces; none is empty.
+    pub rows: Vec<Columns>,
 }
 
 /// The inserts of groups whose borders are fixed, in their order: each may be repeated, by anyone. The
 /// positions move last.
 #[must_use]
-pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Vec<Insert> {
-    let positions: Vec<u8> = groups.iter().flat_map(archived).collect();
+pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Result<Vec<Insert>, DecodeError> {
+    let positions = archived(&groups)?;
     let others = groups.iter_mut().flat_map(|group| mem::take(&mut group.others)).collect();
     let rows = groups.iter_mut().flat_map(|group| mem::take(&mut group.rows)).collect();
-    let insert = |table, name: &str, mut rows: Vec<Bytes>| {
-        rows.retain(|piece| !piece.is_empty());
+    let insert = |table, name: &str, mut rows: Vec<Columns>| {
+        rows.retain(|piece| piece.count() > 0);
         Insert { table, token: format!("{name}:{token}"), rows }
     };
     let mut inserts = vec![
         insert(&REJECTED_EVENTS, "rejected", others),
         insert(&USAGE_EVENTS, "usage", rows),
-        insert(&ARCHIVED, "archived", vec![positions.into()]),
+        insert(&ARCHIVED, "archived", vec![positions]),
     ];
     inserts.retain(|insert| !insert.rows.is_empty());
     if planted::is(Bug::RejectsDropped)
@@ -99,7 +102,7 @@ pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Vec<Insert> {
     {
         inserts.retain(|one| one.table.name != REJECTED_EVENTS.name);
     }
-    inserts
+    Ok(inserts)
 }
 
 /// Carries out [`inserts`].
@@ -111,8 +114,8 @@ pub(crate) async fn insert(
 ) -> Result<(), ArchiveError> {
     let count = |rows: fn(&Group) -> usize| groups.iter().map(rows).sum::<usize>() as u64;
     let (rows, others) = (count(|group| group.row_count), count(|group| group.other_count));
-    for Insert { table, token, rows } in inserts(token, groups) {
-        let blocks = native::blocks(table, rows).map(|piece| piece.map_err(ArchiveError::Rows));
+    for Insert { table, token, rows } in inserts(token, groups).map_err(ArchiveError::Rows)? {
+        let blocks = native::blocks(table, rows).map(Ok::<_, ArchiveError>);
         clickhouse.insert(table.name, &table.names(), "Native", &token, blocks).await?;
     }
     metrics.rows.with_label_values(&[REJECTED_EVENTS.name]).inc_by(others);
@@ -120,15 +123,19 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// The group's row of `archived`, RowBinary.
-fn archived(group: &Group) -> Vec<u8> {
-    let mut row = Vec::with_capacity(76);
-    row.extend_from_slice(&group.partition.to_le_bytes());
-    row.extend_from_slice(&group.from_x.to_le_bytes());
-    row.extend_from_slice(&group.place.x.to_le_bytes());
-    row.extend_from_slice(&group.place.r.to_le_bytes());
-    row.extend_from_slice(&group.place.c);
-    row.extend_from_slice(&(group.row_count as u64).to_le_bytes());
-    row.extend_from_slice(&(group.other_count as u64).to_le_bytes());
-    row
+/// The groups' rows of `archived`.
+fn archived(groups: &[Group]) -> Result<Columns, DecodeError> {
+    let mut rows = ColumnsWriter::new(&ARCHIVED);
+    for group in groups {
+        rows.push(|row| {
+            row.fixed(&group.partition.to_le_bytes());
+            row.fixed(&group.from_x.to_le_bytes());
+            row.fixed(&group.place.x.to_le_bytes());
+            row.fixed(&group.place.r.to_le_bytes());
+            row.fixed(&group.place.c);
+            row.fixed(&(group.row_count as u64).to_le_bytes());
+            row.fixed(&(group.other_count as u64).to_le_bytes());
+        });
+    }
+    rows.columns()
 }

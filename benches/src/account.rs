@@ -102,7 +102,8 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, other: Sums) {
+    /// Adds others.
+    pub fn add(&mut self, other: Sums) {
         self.events += other.events;
         self.quantity += other.quantity;
         self.charge += other.charge;

@@ -60,6 +60,13 @@ fn parse_stat(text: &str) -> Option<Process> {
     })
 }
 
+/// Processor time of the thread that asks, to the nanosecond.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    on_processor(&text).unwrap_or_default()
+}
+
 /// All processes of the machine.
 #[must_use]
 pub fn processes() -> Vec<Process> {

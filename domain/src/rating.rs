@@ -93,7 +93,12 @@ impl Binding {
     /// Looks up every string of the dictionary once.
     #[must_use]
     pub fn new(catalog: &Catalog, dictionary: &Dictionary<'_>) -> Binding {
-        let target = |text: &&str| catalog.slots.get(*text).copied();
+        // Most strings are names of teams: what is a pointer begins like one.
+        let target = |text: &&str| match text.as_bytes().first() {
+            None | Some(b'/') => catalog.slots.get(*text).copied(),
+            Some(_) if text.starts_with(llm_usage::PREFIX) => catalog.slots.get(*text).copied(),
+            Some(_) => None,
+        };
         Binding { targets: dictionary.texts().iter().map(target).collect() }
     }
 }

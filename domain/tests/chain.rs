@@ -4,7 +4,10 @@
 
 use domain::{
     chain::{Hash, Offer, Place, hash_of_hex},
-    wire::rated::{Header, Outer, Parts, RowsWriter, encode},
+    wire::{
+        rated::{Header, Outer, Parts, encode},
+        rows::ColumnsWriter,
+    },
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -52,8 +55,8 @@ fn batch(partition: u32, from: i64, to: i64, prev: Hash, salt: usize) -> (Outer,
     let parts = Parts {
         header,
         sums: Vec::new(),
-        rows: RowsWriter::default(),
-        others: RowsWriter::default(),
+        rows: ColumnsWriter::usage_events(),
+        others: ColumnsWriter::rejected_events(),
         forwards: Vec::new(),
     };
     encode(partition, from, to, prev, &parts)
@@ -170,7 +173,7 @@ fn an_owner_and_a_zombie_interleave() {
 #[test]
 fn a_newer_version_stops_only_where_it_might_continue() {
     let (outer, mut message) = batch(PARTITION, 0, 4, Place::EMPTY.c, 1);
-    message[4..6].copy_from_slice(&3_u16.to_le_bytes());
+    message[4..6].copy_from_slice(&5_u16.to_le_bytes());
     let checksum = xxhash_rust::xxh3::xxh3_64(&message[..92]);
     message[92..100].copy_from_slice(&checksum.to_le_bytes());
     let error = Place::EMPTY.offer(PARTITION, 0, &message).unwrap_err();

@@ -15,9 +15,10 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter, TenantCount},
         columns::{REJECTED_EVENTS, Table, USAGE_EVENTS},
-        rated::{Outer, Rows, Sections, encode},
+        rated::{Outer, Sections, encode},
         record::{Attribute, AttributeKind, Entry, EventRecord},
         row::RowHead,
+        rows::Rows,
         trace::TraceContext,
     },
 };
@@ -28,10 +29,15 @@ use support::{
     sum_entries, traces,
 };
 
+/// The file's bytes.
+fn kept(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    std::fs::read(path).unwrap_or_default()
+}
+
 /// The file's bytes; what is written today is left where the failure says.
 fn golden(name: &str, written: &[u8]) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    let bytes = std::fs::read(&path).unwrap_or_default();
+    let bytes = kept(name);
     if bytes != written {
         let today = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::write(&today, written).unwrap();
@@ -122,18 +128,27 @@ fn block_v1_with_derived_usage() {
     assert_eq!(block.entries, [Entry::Event(event)]);
 }
 
+/// Rows one after the other, which nobody writes any more.
 #[test]
-fn rated_v1() {
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
-    read_rated(outer, &golden("rated_v1.bin", &written), 1, &[]);
+fn rated_v1_and_v2() {
+    for (name, version, traces) in [("rated_v1.bin", 1, vec![]), ("rated_v2.bin", 2, traces())] {
+        let message = kept(name);
+        read_rated(Outer::decode(&message).unwrap(), &message, version, &traces);
+    }
 }
 
 #[test]
-fn rated_v2_with_traces() {
+fn rated_v3() {
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
+    read_rated(outer, &golden("rated_v3.bin", &written), 3, &[]);
+}
+
+#[test]
+fn rated_v4_with_traces() {
     let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces()));
-    let message = golden("rated_v2.bin", &written);
-    read_rated(outer, &message, 2, &traces());
-    // But for its header, which has the traces at its end, it is the batch of version 1.
+    let message = golden("rated_v4.bin", &written);
+    read_rated(outer, &message, 4, &traces());
+    // But for its header, which has the traces at its end, it is the batch of version 3.
     let (_, before) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
     let end =
         120 + usize::try_from(u32::from_le_bytes(before[100..104].try_into().unwrap())).unwrap();
@@ -156,9 +171,9 @@ fn read_rated(outer: Outer, message: &[u8], version: u16, traces: &[TraceContext
     assert_eq!(sums.entries, sum_entries());
     assert_eq!(sections.forwards().unwrap(), forwards());
     let (usage, others) = (sections.rows().unwrap(), sections.others().unwrap());
-    assert_eq!((usage.lengths.len(), others.lengths.len()), (rows().0.count(), rows().1.count()));
-    assert_eq!(read_rows(&usage, &USAGE_EVENTS, USAGE_TYPES), USAGE_ROWS);
-    assert_eq!(read_rows(&others, &REJECTED_EVENTS, REJECTED_TYPES), REJECTED_ROWS);
+    assert_eq!((usage.count(), others.count()), (rows().0.count(), rows().1.count()));
+    assert_eq!(read_rows(&usage.rows(), &USAGE_EVENTS, USAGE_TYPES), USAGE_ROWS);
+    assert_eq!(read_rows(&others.rows(), &REJECTED_EVENTS, REJECTED_TYPES), REJECTED_ROWS);
 }
 
 /// They decide what is a duplicate of what is already stored: other values here are a mistake.

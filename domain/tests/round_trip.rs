@@ -8,11 +8,13 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
-        rated::{Counts, Forward, Header, Parts, RowsWriter, Sections, encode},
+        columns::{Kind, REJECTED_EVENTS, Table, USAGE_EVENTS, Value},
+        rated::{Counts, Forward, Header, Parts, Sections, encode},
         record::{
             Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote,
             Refused, Verdict,
         },
+        rows::{ColumnsWriter, RowOutput as _},
         sums::{self, Sum, SumKey, Sums},
         trace::{TRACES_MAX, TraceContext},
     },
@@ -275,12 +277,51 @@ fn header() -> impl Strategy<Value = Header> {
     )
 }
 
-fn rows_of(rows: &[Vec<u8>]) -> RowsWriter {
-    let mut writer = RowsWriter::default();
-    for row in rows {
-        writer.push(|out| out.extend_from_slice(row));
+/// A row of a table, RowBinary, as these bytes choose it.
+fn row(table: &Table, choices: &[u8]) -> Vec<u8> {
+    let mut choices = choices.iter().cycle();
+    let mut next = || usize::from(*choices.next().unwrap());
+    let list = next() % 4;
+    let one = |row: &mut Vec<u8>, value, next: &mut dyn FnMut() -> usize| match value {
+        Value::Fixed(length) => {
+            (0..length).for_each(|_| row.push(u8::try_from(next()).unwrap()));
+        }
+        Value::Text => row.text(vec![b'a'; next()]),
+        Value::Word => row.text(next().to_string()),
+        Value::Nullable(length) => {
+            let value = vec![7; length];
+            row.nullable((next() % 2 == 0).then_some(&value));
+        }
+    };
+    let mut row = Vec::new();
+    for column in table.columns {
+        match column.kind {
+            Kind::One(value) => one(&mut row, value, &mut next),
+            Kind::Many(value) => {
+                row.list(list);
+                (0..list).for_each(|_| one(&mut row, value, &mut next));
+            }
+            Kind::Maps => {
+                row.list(list);
+                for _ in 0..list {
+                    let pairs = next() % 3;
+                    row.map(pairs);
+                    (0..pairs).for_each(|_| row.pair(vec![b'k'; next()], next().to_string()));
+                }
+            }
+        }
     }
-    writer
+    row
+}
+
+fn rows_of(table: &'static Table, choices: &[Vec<u8>]) -> (Vec<u8>, ColumnsWriter) {
+    let rows: Vec<u8> = choices.iter().flat_map(|choices| row(table, choices)).collect();
+    let mut writer = ColumnsWriter::new(table);
+    // Used twice, as the rater does: nothing of one batch is left in the next.
+    writer.push_rows(&row(table, &[1, 2, 3])).unwrap();
+    writer.clear();
+    writer.push_rows(&rows).unwrap();
+    (rows, writer)
 }
 
 proptest! {
@@ -321,8 +362,8 @@ proptest! {
         length in 1..1_000_i64,
         header in header(),
         entries in vec(sum(), 0..20),
-        rows in vec(vec(any::<u8>(), 0..200), 0..30),
-        others in vec(vec(any::<u8>(), 0..200), 0..5),
+        rows in vec(vec(any::<u8>(), 1..200), 0..300),
+        others in vec(vec(any::<u8>(), 1..200), 0..5),
         forwards in vec(forward(), 0..5),
         partition: u32,
     ) {
@@ -332,18 +373,19 @@ proptest! {
         }
         let mut section = Vec::new();
         sums::encode(&dictionary, &entries, &mut section);
-        let parts = Parts { header: header.clone(), sums: section.clone(), rows: rows_of(&rows), others: rows_of(&others), forwards: forwards.clone() };
+        let (rows, rows_written) = rows_of(&USAGE_EVENTS, &rows);
+        let (others, others_written) = rows_of(&REJECTED_EVENTS, &others);
+        let parts = Parts { header: header.clone(), sums: section.clone(), rows: rows_written, others: others_written, forwards: forwards.clone() };
         let place = Place { x: place.0, r: 5, c: place.1 };
         let (outer, message) = encode(partition, place.x + 1, place.x + length, place.c, &parts);
         let after = Place { x: place.x + length, r: 9, c: outer.hash };
         prop_assert_eq!(place.offer(partition, 9, &message), Ok(Offer::Accepted(outer, after)));
         let sections = Sections::split(&message).unwrap();
         prop_assert_eq!(&sections.header().unwrap(), &header);
-        prop_assert_eq!(outer.version, if header.traces.is_empty() { 1 } else { 2 });
+        prop_assert_eq!(outer.version, if header.traces.is_empty() { 3 } else { 4 });
         prop_assert_eq!(&Sums::decode(&section, TENANTS as usize).unwrap().entries, &entries);
-        let written = |list: domain::wire::rated::Rows| list.iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
-        prop_assert_eq!(written(sections.rows().unwrap()), rows);
-        prop_assert_eq!(written(sections.others().unwrap()), others);
+        prop_assert_eq!(sections.rows().unwrap().rows().bytes, rows);
+        prop_assert_eq!(sections.others().unwrap().rows().bytes, others);
         prop_assert_eq!(sections.forwards().unwrap(), forwards);
     }
 }

@@ -1,11 +1,11 @@
 //! Rows of the archive, of which the archiver makes columns and the rater its table; files of filters.
 
 use archiver::native;
-use bytes::Bytes;
 use domain::wire::{
     codec::{DecodeError, Input},
     columns::{ARCHIVED, Kind, REJECTED_EVENTS, USAGE_EVENTS, Value},
     row::RowHead,
+    rows::Columns,
 };
 use rater::{filter::Filter, ranges::linked};
 use xxhash_rust::xxh3::xxh3_64;
@@ -16,9 +16,12 @@ use crate::verify_row::Row;
 pub fn block(input: &[u8]) {
     let Some((table, rows)) = input.split_first() else { return };
     let table = [&USAGE_EVENTS, &REJECTED_EVENTS, &ARCHIVED][usize::from(table % 3)];
-    let rows = Bytes::copy_from_slice(rows);
-    let once = native::block(table, std::slice::from_ref(&rows));
-    assert_eq!(once.is_ok(), native::block(table, &[rows.clone(), rows]).is_ok());
+    let Ok(columns) = Columns::of_rows(table, rows) else { return };
+    assert_eq!(columns.rows().iter().map(<[u8]>::len).sum::<usize>(), columns.rows().bytes.len());
+    let again = Columns::of_rows(table, &columns.rows().bytes).expect("our rows are read");
+    assert_eq!(again.rows(), columns.rows());
+    let once = native::block(table, std::slice::from_ref(&columns));
+    assert_eq!(once.len(), native::block(table, &[columns, again]).len());
 }
 
 /// The head of a row.
@@ -39,8 +42,8 @@ pub fn verified_row(input: &[u8]) {
         let Ok(row) = Row::take(&mut rest) else { break false };
         rows.push(row);
     };
-    let columns = native::block(&USAGE_EVENTS, &[Bytes::copy_from_slice(input)]);
-    assert_eq!(columns.is_ok(), taken, "two readers of one format");
+    let columns = Columns::of_rows(&USAGE_EVENTS, input);
+    assert!(taken || columns.is_err(), "two readers of one format");
     for row in &rows {
         assert_eq!(row.difference(row), None);
         for column in USAGE_EVENTS.columns {

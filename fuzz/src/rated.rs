@@ -4,8 +4,10 @@ use domain::{
     chain::{GENESIS, Offer, Place},
     wire::{
         codec::{DictionaryWriter, Input},
-        rated::{MAGIC, OUTER_LENGTH, Outer, Parts, Rows, RowsWriter, Sections, encode},
+        columns::{REJECTED_EVENTS, USAGE_EVENTS},
+        rated::{MAGIC, OUTER_LENGTH, Outer, Parts, Sections, encode},
         row::RowHead,
+        rows::{Columns, ColumnsWriter},
         sums::{self, Sums},
     },
 };
@@ -50,7 +52,7 @@ pub const PARTITION: u32 = 3;
 /// hash and checksum fit, and which continues an empty place. The first bit says whether it has
 /// traces; no length needs it.
 pub fn accepted(input: &[u8]) -> Option<Vec<u8>> {
-    let version = 1 + input.first().map_or(0, |byte| byte >> 7);
+    let version = 3 + input.first().map_or(0, |byte| byte >> 7);
     let (mut rest, mut lengths, mut bytes) = (input, Vec::new(), Vec::new());
     for _ in 0..5 {
         let [high, low, behind @ ..] = rest else { return None };
@@ -80,11 +82,10 @@ fn read(message: &[u8]) {
     let _ = place.offer(outer.partition.wrapping_add(1), 1, message);
     let Ok(sections) = Sections::split(message) else { return };
     let (rows, others) = (sections.rows().ok(), sections.others().ok());
-    for row in [&rows, &others].into_iter().flatten().flat_map(Rows::iter) {
-        let _ = RowHead::decode(row);
-    }
     for rows in [&rows, &others].into_iter().flatten() {
-        memory::plain(rows.bytes.len());
+        memory::plain(rows.size());
+        let heads = rows.rows().iter().map(RowHead::decode).collect::<Result<Vec<_>, _>>();
+        assert_eq!(heads, Ok(rows.heads().collect()), "two readers of one format");
     }
     let forwards = sections.forwards().unwrap_or_default();
     for forward in &forwards {
@@ -95,25 +96,25 @@ fn read(message: &[u8]) {
         let _ = (counts.balanced(), counts.outcomes());
     }
     let sums = sections.sums(&header).ok();
-    let copied = |rows: Option<&Rows>| {
-        let mut writer = RowsWriter::default();
-        for row in rows.into_iter().flat_map(Rows::iter) {
-            writer.push(|out| out.extend_from_slice(row));
-        }
+    let copied = |table, rows: Option<&Columns>| {
+        let mut writer = ColumnsWriter::new(table);
+        let rows = rows.map(|rows| rows.rows().bytes).unwrap_or_default();
+        writer.push_rows(&rows).expect("our rows are read");
         writer
     };
     let parts = Parts {
         header,
         sums: sums.as_ref().and_then(sums_again).unwrap_or_default(),
-        rows: copied(rows.as_ref()),
-        others: copied(others.as_ref()),
+        rows: copied(&USAGE_EVENTS, rows.as_ref()),
+        others: copied(&REJECTED_EVENTS, others.as_ref()),
         forwards,
     };
     let (_, again) = encode(3, 0, 9, GENESIS, &parts);
     let copy = Sections::split(&again).expect("our batch is read");
     assert_eq!(copy.header().as_ref(), Ok(&parts.header));
-    assert_eq!(copy.rows(), Ok(rows.unwrap_or_default()));
-    assert_eq!(copy.others(), Ok(others.unwrap_or_default()));
+    let bytes = |rows: Option<Columns>| rows.map(|rows| rows.rows().bytes).unwrap_or_default();
+    assert_eq!(bytes(copy.rows().ok()), bytes(rows));
+    assert_eq!(bytes(copy.others().ok()), bytes(others));
     assert_eq!(copy.forwards().as_ref(), Ok(&parts.forwards));
     if let Some(sums) = sums.filter(|_| !parts.sums.is_empty()) {
         let read = copy.sums(&parts.header).expect("our sums are read");

@@ -12,9 +12,10 @@ use domain::{
         block::{Block, BlockHeader, BlockWriter},
         carry::carry,
         codec::DictionaryWriter,
-        rated::{Counts, Forward, Header, Outer, Parts, RowsWriter, encode},
+        rated::{Counts, Forward, Header, Outer, Parts, encode},
         record::{Entry, EventRecord, Origin, Refused, Verdict},
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
+        rows::ColumnsWriter,
         sums::{self, Sum, SumKey},
         trace::{self, TraceContext},
     },
@@ -59,6 +60,27 @@ pub struct Known<'a> {
     pub ranges: &'a Ranges,
 }
 
+/// Memory for the rows of a batch: what one has used is used by the next.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    rows: ColumnsWriter,
+    others: ColumnsWriter,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory { rows: ColumnsWriter::usage_events(), others: ColumnsWriter::rejected_events() }
+    }
+}
+
+impl Memory {
+    fn of(mut rows: ColumnsWriter, mut others: ColumnsWriter) -> Memory {
+        rows.clear();
+        others.clear();
+        Memory { rows, others }
+    }
+}
+
 /// A batch in the making.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -76,15 +98,32 @@ pub struct Batch {
     /// Quantities since it was last asked that were rounded to the decimals that are kept.
     pub rounded: u64,
     append_time_us: (i64, i64),
+    /// Blocks so far, each as often as it has tenants and catalogs.
+    serial: u32,
     counts: Vec<(Uuid, Counts)>,
     traces: Vec<TraceContext>,
     dictionary: DictionaryWriter,
-    sums: HashMap<SumKey, Sum>,
-    rows: RowsWriter,
-    others: RowsWriter,
+    /// What the sums' keys have in common, and the number of each.
+    classes: Vec<SumKey>,
+    class_numbers: HashMap<SumKey, u32>,
+    sums: HashMap<ShortKey, Sum>,
+    rows: ColumnsWriter,
+    others: ColumnsWriter,
     forwards: Vec<Forward>,
     forward_bytes: usize,
     forward_block: BlockWriter,
+}
+
+/// The meter and the numbers of the rate card's and of the cost card's version.
+pub(crate) type ClassOf = (usize, Option<u32>, Option<u32>);
+
+/// A [`SumKey`] by the number of its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ShortKey {
+    class: u32,
+    team: u32,
+    bucket: i64,
+    hold: Option<Uuid>,
 }
 
 /// One block on its way through rating: everything its entries share.
@@ -108,9 +147,10 @@ struct Case<'a> {
 }
 
 impl Batch {
-    /// An empty batch that begins at `from`.
+    /// An empty batch that begins at `from`, in memory that was used before.
     #[must_use]
-    pub fn new(from: i64, append_time_us: i64) -> Batch {
+    pub fn new(from: i64, append_time_us: i64, memory: Memory) -> Batch {
+        let Memory { rows, others } = memory;
         Batch {
             from,
             to: from - 1,
@@ -119,12 +159,15 @@ impl Batch {
             unrated: BTreeMap::new(),
             rounded: 0,
             append_time_us: (append_time_us, append_time_us),
+            serial: 0,
             counts: Vec::new(),
             traces: Vec::new(),
             dictionary: DictionaryWriter::default(),
+            classes: Vec::new(),
+            class_numbers: HashMap::new(),
             sums: HashMap::new(),
-            rows: RowsWriter::default(),
-            others: RowsWriter::default(),
+            rows,
+            others,
             forwards: Vec::new(),
             forward_bytes: 0,
             forward_block: BlockWriter::default(),
@@ -214,7 +257,8 @@ impl Batch {
                     let bound = bindings.entry(event.tenant).or_insert_with(|| {
                         let catalog = catalogs.of(tenant).cloned().unwrap_or_default();
                         let binding = Binding::new(&catalog, &block.dictionary);
-                        let names = Names::of(&catalog);
+                        self.serial += 1;
+                        let names = Names::of(&catalog, self.serial);
                         (catalog, binding, names)
                     });
                     let (catalog, binding, names) = bound;
@@ -369,7 +413,7 @@ impl Batch {
                     self.add_line(desk, case.event, rules, line, bucket_of(time_us));
                 }
                 let place =
-                    row_place(desk, case.index, case.event.tenant, rules.version, case.copy);
+                    row_place(desk, case.index, case.event.tenant, rules.place(), case.copy);
                 self.rows.push(|out| {
                     put_usage_event(
                         out,
@@ -403,25 +447,58 @@ impl Batch {
         bucket: i64,
     ) {
         let team = self.intern_text(desk, event.team);
+        let number = match line.charge {
+            Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
+                Some(card_version)
+            }
+            Charge::Unpriced => None,
+        };
+        let amount = if let Charge::Priced { amount, .. } = line.charge { amount.raw() } else { 0 };
+        let of = (line.meter, number, line.cost.map(|(_, number)| number));
+        let class = match rules.names.class(of) {
+            Some(class) => class,
+            None => {
+                let key = self.class(batch_tenant(desk, event.tenant), rules, of);
+                let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
+                let class = *self.class_numbers.entry(key).or_insert_with(|| {
+                    self.classes.push(key);
+                    next
+                });
+                rules.names.classes.push((of, class));
+                class
+            }
+        };
+        let key = ShortKey { class, team, bucket, hold: event.hold };
+        let cost = line.cost.map_or(0, |(amount, _)| amount.raw());
+        self.sums.entry(key).or_default().add(&Sum {
+            quantity: line.quantity.raw(),
+            charge: amount,
+            cost,
+            events: 1,
+        });
+    }
+
+    /// What a line of a meter with these versions of cards is summed up under, team and time left out.
+    fn class(
+        &mut self,
+        tenant: u32,
+        rules: &mut Rules<'_>,
+        (meter, card, cost_card): ClassOf,
+    ) -> SumKey {
         let Rules { catalog, names, .. } = rules;
-        let meter = catalog.meters.get(line.meter).map_or("", |meter| &meter.key);
-        let meter = number_of(&mut names.meters, line.meter, &mut self.dictionary, meter);
+        let name = catalog.meters.get(meter).map_or("", |meter| &meter.key);
+        let meter = number_of(&mut names.meters, meter, &mut self.dictionary, name);
         let version = |number: u32| {
             let number = usize::try_from(number).ok()?;
             catalog.card_versions.get(number).map(|name| (number, name))
         };
-        let (card, charge) = match line.charge {
-            Charge::Priced { amount, card_version } => (version(card_version), amount.raw()),
-            Charge::Unlimited { card_version } => (version(card_version), 0),
-            Charge::Unpriced => (None, 0),
-        };
-        let cost_card = line.cost.and_then(|(_, number)| version(number));
+        let (card, cost_card) = (card.and_then(version), cost_card.and_then(version));
         let mut currency = |(number, name): (usize, &CardVersionName), dictionary: &mut _| {
             number_of(&mut names.currencies, number, dictionary, &name.currency)
         };
-        let key = SumKey {
-            tenant: batch_tenant(desk, event.tenant),
-            team,
+        SumKey {
+            tenant,
+            team: 0,
             meter,
             card: card.map(|(number, name)| {
                 number_of(&mut names.cards, number, &mut self.dictionary, &name.card)
@@ -429,20 +506,13 @@ impl Batch {
             card_version: card.map_or(0, |(_, name)| name.version),
             currency: card.map(|card| currency(card, &mut self.dictionary)),
             cost_currency: cost_card.map(|card| currency(card, &mut self.dictionary)),
-            hold: event.hold,
-            bucket,
+            hold: None,
+            bucket: 0,
             user: None,
             app: None,
             key: None,
             feature: None,
-        };
-        let cost = line.cost.map_or(0, |(amount, _)| amount.raw());
-        self.sums.entry(key).or_default().add(&Sum {
-            quantity: line.quantity.raw(),
-            charge,
-            cost,
-            events: 1,
-        });
+        }
     }
 
     /// The sums' number of a string of the block, looked up once per block.
@@ -467,7 +537,7 @@ impl Batch {
         if let OtherOutcome::Rejected(rejection) = outcome {
             self.note(rejection.reason);
         }
-        let place = row_place(desk, case.index, case.event.tenant, rules.version, case.copy);
+        let place = row_place(desk, case.index, case.event.tenant, rules.place(), case.copy);
         self.others.push(|out| put_other(out, &place, case.event, outcome));
     }
 
@@ -484,7 +554,7 @@ impl Batch {
     fn put_refused(&mut self, desk: &Desk<'_>, index: u32, refused: &Refused<'_>, version: u64) {
         self.count(desk, refused.tenant, |counts| counts.rejected += 1);
         self.note(refused.reason);
-        let place = row_place(desk, index, refused.tenant, version, None);
+        let place = row_place(desk, index, refused.tenant, (version, 0), None);
         self.others.push(|out| put_refused(out, &place, refused));
     }
 
@@ -494,7 +564,7 @@ impl Batch {
         self.append_time_us.0.max(self.append_time_us.1)
     }
 
-    /// Ends the batch: the message, its outer header, and the identities it added.
+    /// Ends the batch: the message, its outer header, the identities it added, and its memory.
     #[must_use]
     pub fn finish(
         self,
@@ -502,12 +572,18 @@ impl Batch {
         prev: Hash,
         catalog_version: u64,
         coverage: Coverage,
-    ) -> (Outer, Vec<u8>, Vec<u128>) {
+    ) -> (Outer, Vec<u8>, Vec<u128>, Memory) {
         // INV-15: nothing that was read vanishes.
         for (tenant, counts) in &self.counts {
             assert!(counts.balanced(), "every entry of {tenant} has one outcome: {counts:?}");
         }
-        let mut entries: Vec<(SumKey, Sum)> = self.sums.into_iter().collect();
+        let mut entries: Vec<(SumKey, Sum)> = Vec::with_capacity(self.sums.len());
+        for (key, sum) in self.sums {
+            let ShortKey { class, team, bucket, hold } = key;
+            let class = usize::try_from(class).ok().and_then(|class| self.classes.get(class));
+            let same = |class: &SumKey| SumKey { team, bucket, hold, ..*class };
+            entries.extend(class.map(|class| (same(class), sum)));
+        }
         entries.sort_unstable_by_key(|(key, _)| *key);
         let mut section = Vec::new();
         sums::encode(&self.dictionary, &entries, &mut section);
@@ -528,7 +604,7 @@ impl Batch {
             forwards: self.forwards,
         };
         let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
-        (outer, message, self.added)
+        (outer, message, self.added, Memory::of(parts.rows, parts.others))
     }
 }
 
@@ -551,6 +627,12 @@ struct Rules<'a> {
     version: u64,
 }
 
+impl Rules<'_> {
+    fn place(&self) -> (u64, u32) {
+        (self.version, self.names.serial)
+    }
+}
+
 fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {
     usize::try_from(tenant).ok().and_then(|tenant| desk.tenants.get(tenant)).copied().unwrap_or(0)
 }
@@ -559,7 +641,7 @@ fn row_place<'a>(
     desk: &Desk<'a>,
     index: u32,
     tenant: u32,
-    catalog_version: u64,
+    (catalog_version, serial): (u64, u32),
     copy: Option<(Verdict, Origin)>,
 ) -> RowPlace<'a> {
     RowPlace {
@@ -571,5 +653,6 @@ fn row_place<'a>(
         catalog_version,
         dictionary: &desk.block.dictionary,
         copy,
+        serial,
     }
 }

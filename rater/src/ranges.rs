@@ -11,10 +11,7 @@ use std::{
 
 use domain::{
     chain::{GENESIS, Hash, Offer, Place},
-    wire::{
-        rated::{OuterError, Sections},
-        row::RowHead,
-    },
+    wire::rated::{OuterError, Sections},
 };
 
 use crate::filter::{Filter, Name};
@@ -154,9 +151,8 @@ impl Parts {
         if outer.to < self.missing.from {
             return Ok(());
         }
-        for row in Sections::split(message)?.rows()?.iter() {
-            self.identities.push(RowHead::decode(row)?.identity);
-        }
+        let rows = Sections::split(message)?.rows()?;
+        self.identities.extend(rows.heads().map(|head| head.identity));
         if self.identities.len() >= self.identities_max || self.is_complete() {
             let (from, prev) = (self.last.to + 1, self.last.c);
             self.last = Name { from, to: place.x, prev, c: place.c, ..self.missing };

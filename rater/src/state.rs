@@ -23,7 +23,7 @@ use domain::{
 };
 
 use crate::{
-    batch::{Batch, BlockPlace, Coverage, Known},
+    batch::{Batch, BlockPlace, Coverage, Known, Memory},
     catalogs::Catalogs,
     filter::{Filter, Name},
     ranges::Range,
@@ -99,6 +99,8 @@ pub struct State {
     accepted_version: Option<u64>,
     in_flight: VecDeque<InFlight>,
     batch: Option<(Batch, Arc<Catalogs>)>,
+    /// Of the batch that was cut last.
+    memory: Option<Memory>,
 }
 
 /// A decoded block and the catalog versions that its markers need.
@@ -126,6 +128,7 @@ impl State {
             accepted_version: None,
             in_flight: VecDeque::new(),
             batch: None,
+            memory: None,
         }
     }
 
@@ -233,8 +236,7 @@ impl State {
             self.table.skip(&outer);
         } else {
             let mut added = Vec::new();
-            for row in sections.rows().map_err(damaged)?.iter() {
-                let head = RowHead::decode(row).map_err(damaged)?;
+            for head in sections.rows().map_err(damaged)?.heads() {
                 let RowHead { position, index, content, .. } = head;
                 // INV-02: an identity takes effect once, where a batch has its positions.
                 let new = (outer.from..=outer.to).contains(&position)
@@ -245,8 +247,7 @@ impl State {
                 added.push(head.identity);
             }
             if planted::is(Bug::OthersTakeIds) {
-                for row in sections.others().map_err(damaged)?.iter() {
-                    let head = RowHead::decode(row).map_err(damaged)?;
+                for head in sections.others().map_err(damaged)?.heads() {
                     if head.identity != 0 && self.table.seen.find(head.identity).is_none() {
                         let RowHead { position, index, content, .. } = head;
                         if self.table.seen.take(head.identity, Taken { position, index, content }) {
@@ -306,10 +307,11 @@ impl State {
         let block = Block::decode(&opened.header, &opened.body)
             .and_then(|block| block.check_counts(&opened.header).map(|()| block))
             .map_err(|source| StateError::Block { position, source })?;
-        let catalogs = &mut self.catalogs;
-        let (batch, _) = self
-            .batch
-            .get_or_insert_with(|| (Batch::new(position, append_time_us), Arc::clone(catalogs)));
+        let (catalogs, memory) = (&mut self.catalogs, &mut self.memory);
+        let (batch, _) = self.batch.get_or_insert_with(|| {
+            let memory = memory.take().unwrap_or_default();
+            (Batch::new(position, append_time_us, memory), Arc::clone(catalogs))
+        });
         let place = BlockPlace { partition: self.partition, position, append_time_us };
         batch.take_block(
             place,
@@ -343,9 +345,10 @@ impl State {
     pub fn cut(&mut self) -> Option<(Outer, Vec<u8>)> {
         let (batch, catalogs_before) = self.batch.take()?;
         let append_time_us = batch.append_time_max_us();
-        let (outer, message, added) =
+        let (outer, message, added, memory) =
             batch.finish(self.partition, self.tip, self.catalogs.version, self.table.coverage);
         self.tip = outer.hash;
+        self.memory = Some(memory);
         self.in_flight.push_back(InFlight {
             outer,
             added,

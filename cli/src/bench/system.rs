@@ -244,7 +244,7 @@ fn log_tail(folder: &Path) -> String {
 }
 
 /// Two meters, a rate card and a cost card with every model of the load.
-fn catalog() -> Value {
+pub fn catalog() -> Value {
     let meter = |key: &str, path: &str| {
         json!({ "key": key, "event_types": [benches::generator::EVENT_TYPE], "aggregation": "sum", "value": path,
             "unit": "token", "dimensions": { "provider": "$.provider", "model": "$.model" } })

@@ -30,6 +30,8 @@ use crate::{
     process,
 };
 
+mod stages;
+
 /// How often threads are looked at; those that end leave nothing behind.
 const SAMPLE: Duration = Duration::from_millis(200);
 /// Events of a run with a time and no number.
@@ -49,6 +51,8 @@ pub struct Arguments {
 enum Bench {
     /// From the request until everything is posted and archived, in a fresh `weir up`
     Pipeline(PipelineArguments),
+    /// Parsing, packing and rating alone, in one thread and in memory, beside a plain loop
+    Rate(stages::RateArguments),
 }
 
 /// What `weir bench pipeline` is started with.
@@ -106,7 +110,16 @@ pub struct PipelineArguments {
 
 /// Runs it; exits with 1 if the books are wrong.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Bench::Pipeline(arguments) = arguments.bench;
+    if cfg!(debug_assertions) {
+        note("this is a debug build: its speed says nothing; use `cargo run --release`");
+    }
+    match arguments.bench {
+        Bench::Pipeline(arguments) => run_pipeline(arguments),
+        Bench::Rate(arguments) => stages::rate(&arguments),
+    }
+}
+
+fn run_pipeline(arguments: PipelineArguments) -> Result<ExitCode> {
     let shares =
         [arguments.duplicates, arguments.rejected, arguments.duplicates + arguments.rejected];
     ensure!(
@@ -114,9 +127,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         "--duplicates and --rejected are shares, below 1 together"
     );
     ensure!((0.0..=10.0).contains(&arguments.skew), "--skew is between 0 and 10");
-    if cfg!(debug_assertions) {
-        note("this is a debug build: its speed says nothing; use `cargo run --release`");
-    }
     process::block_on("bench", async {
         let shutdown = Shutdown::on_signals()?;
         let system = System::start(arguments.data.as_deref(), arguments.partitions).await?;

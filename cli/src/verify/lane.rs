@@ -56,7 +56,10 @@ fn follow(log: &SharedLog, partition: u32, mut place: Place, to: i64) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use domain::wire::rated::{Header, Parts, RowsWriter, encode};
+    use domain::wire::{
+        rated::{Header, Parts, encode},
+        rows::ColumnsWriter,
+    };
     use runtime::log::local::{LocalLog, LocalOptions};
 
     use super::*;
@@ -71,7 +74,7 @@ mod tests {
             counts: Vec::new(),
             traces: Vec::new(),
         };
-        let (rows, others) = (RowsWriter::default(), RowsWriter::default());
+        let (rows, others) = (ColumnsWriter::usage_events(), ColumnsWriter::rejected_events());
         let parts = Parts { header, sums: Vec::new(), rows, others, forwards: Vec::new() };
         encode(0, place.x + 1, to, place.c, &parts).1
     }

@@ -168,6 +168,7 @@ impl Again {
             catalog_version: version,
             dictionary: &block.dictionary,
             copy,
+            serial: 0,
         };
         let mut bytes = Vec::new();
         put_usage_event(&mut bytes, &place, event, time_us, outcome, catalog, &lines);

@@ -165,6 +165,7 @@ pub trait Output {
     fn raw(&mut self, bytes: &[u8]);
 
     /// An unsigned varint (LEB128).
+    #[inline]
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.raw(&[value.to_le_bytes()[0] | 0x80]);
@@ -174,6 +175,7 @@ pub trait Output {
     }
 
     /// A length as a varint.
+    #[inline]
     fn length(&mut self, length: usize) {
         self.varint(length as u64);
     }
@@ -195,6 +197,7 @@ pub trait Output {
     }
 
     /// Length-prefixed bytes.
+    #[inline]
     fn bytes(&mut self, bytes: &[u8]) {
         self.length(bytes.len());
         self.raw(bytes);
@@ -207,6 +210,7 @@ pub trait Output {
 }
 
 impl Output for Vec<u8> {
+    #[inline]
     fn raw(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }
@@ -214,7 +218,7 @@ impl Output for Vec<u8> {
 
 /// One-shot xxh3 for the dictionary's short strings.
 #[derive(Clone, Copy, Debug, Default)]
-struct TextHasher(u64);
+pub(super) struct TextHasher(u64);
 
 impl Hasher for TextHasher {
     fn finish(&self) -> u64 {

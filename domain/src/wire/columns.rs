@@ -10,6 +10,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// Whether a row has lists; all lists of a row are equally long.
+    #[must_use]
+    pub fn has_lists(&self) -> bool {
+        self.columns.iter().any(|column| !matches!(column.kind, Kind::One(_)))
+    }
+
     /// The names of the columns, for a statement.
     #[must_use]
     pub fn names(&self) -> String {

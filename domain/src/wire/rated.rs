@@ -8,6 +8,8 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{DecodeError, Input, Output};
+use super::columns::{REJECTED_EVENTS, Table, USAGE_EVENTS};
+use super::rows::{Columns, ColumnsWriter, Rows};
 use super::sums::Sums;
 use super::trace::{self, TraceContext};
 use crate::chain::{HASH_LENGTH, Hash};
@@ -15,9 +17,11 @@ use crate::chain::{HASH_LENGTH, Hash};
 /// First bytes of every rated batch.
 pub const MAGIC: [u8; 4] = *b"WRRB";
 /// The format version of a batch without traces.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 3;
 /// The format version of one with traces.
-pub const VERSION_WITH_TRACES: u16 = 2;
+pub const VERSION_WITH_TRACES: u16 = 4;
+/// The same two as they were before: rows are RowBinary, one after the other.
+const VERSIONS_OF_ROWS: [u16; 2] = [1, 2];
 const VERSION_AT: usize = 4;
 /// Length of the outer header.
 pub const OUTER_LENGTH: usize = 100;
@@ -88,7 +92,9 @@ impl Outer {
 
     /// Whether this program can read the message and its hash fits.
     pub fn verify(&self, message: &[u8]) -> Result<(), OuterError> {
-        if ![VERSION, VERSION_WITH_TRACES].contains(&self.version) {
+        let [rows, rows_with_traces] = VERSIONS_OF_ROWS;
+        let known = [rows, rows_with_traces, VERSION, VERSION_WITH_TRACES];
+        if !known.contains(&self.version) {
             return Err(OuterError::Version { from: self.from, version: self.version });
         }
         if hash_of(message) == self.hash {
@@ -263,7 +269,8 @@ impl Header {
             }
             counts.push((tenant, Counts::from_fields(fields)));
         }
-        let traces = if version == VERSION { Vec::new() } else { trace::decode(&mut input)? };
+        let has_traces = version.is_multiple_of(2);
+        let traces = if has_traces { trace::decode(&mut input)? } else { Vec::new() };
         if !input.is_empty() {
             return Err(DecodeError::Field("header"));
         }
@@ -335,102 +342,6 @@ fn decode_forwards(section: &[u8]) -> Result<Vec<Forward>, DecodeError> {
     if input.is_empty() { Ok(forwards) } else { Err(DecodeError::Field("forwards")) }
 }
 
-/// Rows of one table as RowBinary, with the length of each, compressed with LZ4.
-#[derive(Clone, Debug, Default)]
-pub struct RowsWriter {
-    lengths: Vec<u8>,
-    rows: Vec<u8>,
-    count: usize,
-}
-
-impl RowsWriter {
-    /// Appends one row, which `write` encodes at the end of the buffer it gets.
-    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.rows.len();
-        write(&mut self.rows);
-        self.lengths.length(self.rows.len().saturating_sub(before));
-        self.count += 1;
-    }
-
-    /// Rows so far.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Bytes so far, before compression.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.rows.len().saturating_add(self.lengths.len())
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.length(self.count);
-        out.length(self.rows.len());
-        out.bytes(&self.lengths);
-        if self.count > 0 {
-            out.raw(&lz4_flex::block::compress(&self.rows));
-        }
-    }
-}
-
-/// Decompressed rows of one table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rows {
-    /// Length of each row in bytes.
-    pub lengths: Vec<usize>,
-    /// The rows, RowBinary, one after the other.
-    pub bytes: Vec<u8>,
-}
-
-impl Rows {
-    fn decode(section: &[u8]) -> Result<Rows, DecodeError> {
-        let mut input = Input::new(section);
-        let count = input.count(1)?;
-        let size = usize::try_from(input.varint()?).map_err(|_| DecodeError::Truncated)?;
-        // LZ4 gains at most a factor of about 255.
-        if size > section.len().saturating_mul(256) {
-            return Err(DecodeError::Field("rows"));
-        }
-        let mut lengths_input = Input::new(input.bytes()?);
-        let mut lengths = Vec::with_capacity(count);
-        let mut total = 0usize;
-        for _ in 0..count {
-            let length =
-                usize::try_from(lengths_input.varint()?).map_err(|_| DecodeError::Truncated)?;
-            total = total.saturating_add(length);
-            lengths.push(length);
-        }
-        if total != size || !lengths_input.is_empty() {
-            return Err(DecodeError::Field("rows"));
-        }
-        if count == 0 {
-            return if input.is_empty() {
-                Ok(Rows::default())
-            } else {
-                Err(DecodeError::Field("rows"))
-            };
-        }
-        let bytes = lz4_flex::block::decompress(input.rest(), size)
-            .map_err(|_| DecodeError::Field("rows"))?;
-        if bytes.len() == size {
-            Ok(Rows { lengths, bytes })
-        } else {
-            Err(DecodeError::Field("rows"))
-        }
-    }
-
-    /// Each row's bytes.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.bytes.as_slice();
-        self.lengths.iter().map_while(move |length| {
-            let (row, after) = rest.split_at_checked(*length)?;
-            rest = after;
-            Some(row)
-        })
-    }
-}
-
 /// What a batch is made of.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -439,9 +350,9 @@ pub struct Parts {
     /// The sums' section, encoded by [`super::sums::encode`].
     pub sums: Vec<u8>,
     /// Rows of `usage_events`: events that took their id.
-    pub rows: RowsWriter,
+    pub rows: ColumnsWriter,
     /// Rows of `rejected_events`: events that did not.
-    pub others: RowsWriter,
+    pub others: ColumnsWriter,
     /// Late events for the slow lane.
     pub forwards: Vec<Forward>,
 }
@@ -529,13 +440,20 @@ impl<'a> Sections<'a> {
     }
 
     /// The rows of `usage_events`, decompressed.
-    pub fn rows(&self) -> Result<Rows, DecodeError> {
-        Rows::decode(self.rows)
+    pub fn rows(&self) -> Result<Columns, DecodeError> {
+        self.columns(&USAGE_EVENTS, self.rows)
     }
 
     /// The rows of `rejected_events`, decompressed.
-    pub fn others(&self) -> Result<Rows, DecodeError> {
-        Rows::decode(self.others)
+    pub fn others(&self) -> Result<Columns, DecodeError> {
+        self.columns(&REJECTED_EVENTS, self.others)
+    }
+
+    fn columns(&self, table: &'static Table, section: &[u8]) -> Result<Columns, DecodeError> {
+        if VERSIONS_OF_ROWS.contains(&self.version) {
+            return Columns::of_rows(table, &Rows::decode(section)?.bytes);
+        }
+        Columns::decode(table, section)
     }
 
     /// The late events.

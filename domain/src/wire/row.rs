@@ -1,5 +1,4 @@
-//! Rows of the archive, encoded once by the rater as ClickHouse's RowBinary, in the order of
-//! [`super::columns`].
+//! Rows of the archive, written once by the rater, in the order of [`super::columns`].
 //!
 //! Both tables begin with the same five columns ([`RowHead`]), at fixed places, so that a duplicates
 //! table can be rebuilt from rows without reading the rest.
@@ -7,10 +6,11 @@
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::codec::{DecodeError, Dictionary, Input, Output};
+use super::codec::{DecodeError, Dictionary, Input};
 use super::record::{EventRecord, Origin, Refused, Verdict};
+use super::rows::RowOutput;
 use crate::{
-    catalog::Catalog,
+    catalog::{CardVersionName, Catalog},
     rating::{Charge, Line, Outcome, RULES_VERSION, Rejection},
 };
 
@@ -39,11 +39,11 @@ impl RowHead {
         })
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.raw(&self.position.to_le_bytes());
-        out.raw(&self.index.to_le_bytes());
-        out.raw(&self.identity.to_le_bytes());
-        out.raw(&self.content.to_le_bytes());
+    fn put(&self, out: &mut impl RowOutput) {
+        out.fixed(&self.position.to_le_bytes());
+        out.fixed(&self.index.to_le_bytes());
+        out.fixed(&self.identity.to_le_bytes());
+        out.fixed(&self.content.to_le_bytes());
     }
 }
 
@@ -66,6 +66,19 @@ pub struct RowPlace<'a> {
     pub dictionary: &'a Dictionary<'a>,
     /// Of a copy: its verdict and origin.
     pub copy: Option<(Verdict, Origin)>,
+    /// What tells the block and its tenant's catalog apart from all others whose rows stand beside this
+    /// one, so that their words need not be compared; 0 where nobody knows.
+    pub serial: u32,
+}
+
+impl RowPlace<'_> {
+    /// The name of the word with this number in the block's dictionary or in the catalog.
+    fn name(&self, number: Option<u32>) -> u64 {
+        match self.serial {
+            0 => 0,
+            serial => u64::from(serial) << 32 | number.map_or(0, |number| u64::from(number) + 1),
+        }
+    }
 }
 
 /// Why an event did not take its id.
@@ -90,55 +103,60 @@ pub enum OtherOutcome {
 }
 
 /// UUIDs are two little-endian halves in RowBinary, the high one first.
-fn put_uuid(out: &mut Vec<u8>, uuid: Uuid) {
+fn put_uuid(out: &mut impl RowOutput, uuid: Uuid) {
     let (high, low) = uuid.as_u64_pair();
-    out.raw(&high.to_le_bytes());
-    out.raw(&low.to_le_bytes());
+    out.fixed(&uuid_bytes(high, low));
 }
 
-fn put_optional_uuid(out: &mut Vec<u8>, uuid: Option<Uuid>) {
-    out.push(u8::from(uuid.is_none()));
-    if let Some(uuid) = uuid {
-        put_uuid(out, uuid);
-    }
+fn uuid_bytes(high: u64, low: u64) -> [u8; 16] {
+    (u128::from(low) << 64 | u128::from(high)).to_le_bytes()
 }
 
-fn put_number(out: &mut Vec<u8>, dictionary: &Dictionary<'_>, number: Option<u32>) {
-    out.text(number.and_then(|number| dictionary.get(number).ok()).unwrap_or_default());
+fn put_optional_uuid(out: &mut impl RowOutput, uuid: Option<Uuid>) {
+    let bytes = uuid.map(|uuid| {
+        let (high, low) = uuid.as_u64_pair();
+        uuid_bytes(high, low)
+    });
+    out.nullable(bytes.as_ref().map(<[u8; 16]>::as_slice));
 }
 
-fn put_names(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_>) {
-    out.raw(&place.partition.to_le_bytes());
+fn put_number(out: &mut impl RowOutput, place: &RowPlace<'_>, number: Option<u32>) {
+    let text = number.and_then(|number| place.dictionary.get(number).ok()).unwrap_or_default();
+    out.word(place.name(number), text);
+}
+
+fn put_names(out: &mut impl RowOutput, place: &RowPlace<'_>, event: &EventRecord<'_>) {
+    out.fixed(&place.partition.to_le_bytes());
     put_uuid(out, place.tenant);
     out.text(event.id);
     for number in [event.source, event.event_type, event.subject, event.team] {
-        put_number(out, place.dictionary, Some(number));
+        put_number(out, place, Some(number));
     }
     for number in [event.user, event.app, event.key, event.feature] {
-        put_number(out, place.dictionary, number);
+        put_number(out, place, number);
     }
 }
 
-fn put_copy(out: &mut Vec<u8>, copy: Option<&(Verdict, Origin)>) {
+fn put_copy(out: &mut impl RowOutput, copy: Option<&(Verdict, Origin)>) {
     let (verdict, checked_to) = match copy.map(|(verdict, _)| verdict) {
         None => (0, -1),
         Some(Verdict::New { checked_to }) => (1, *checked_to),
         Some(Verdict::DuplicateOf { position, .. }) => (2, *position),
         Some(Verdict::ConflictWith { position, .. }) => (3, *position),
     };
-    out.push(verdict);
-    out.raw(&i64::to_le_bytes(checked_to));
+    out.fixed(&[verdict]);
+    out.fixed(&i64::to_le_bytes(checked_to));
     let origin = copy
         .map(|(_, origin)| (origin.partition, origin.position, origin.index))
         .unwrap_or((0, -1, 0));
-    out.raw(&origin.0.to_le_bytes());
-    out.raw(&i64::to_le_bytes(origin.1));
-    out.raw(&origin.2.to_le_bytes());
+    out.fixed(&origin.0.to_le_bytes());
+    out.fixed(&i64::to_le_bytes(origin.1));
+    out.fixed(&origin.2.to_le_bytes());
 }
 
 /// Appends a row of `usage_events`.
 pub fn put_usage_event(
-    out: &mut Vec<u8>,
+    out: &mut impl RowOutput,
     place: &RowPlace<'_>,
     event: &EventRecord<'_>,
     time_us: i64,
@@ -146,27 +164,27 @@ pub fn put_usage_event(
     catalog: &Catalog,
     lines: &[Line<'_>],
 ) {
-    head(place, event).encode(out);
+    head(place, event).put(out);
     put_names(out, place, event);
-    out.raw(&time_us.to_le_bytes());
-    out.push(u8::from(event.time_us.is_some()));
-    out.raw(&place.append_time_us.to_le_bytes());
-    out.push(match outcome {
+    out.fixed(&time_us.to_le_bytes());
+    out.fixed(&[u8::from(event.time_us.is_some())]);
+    out.fixed(&place.append_time_us.to_le_bytes());
+    out.fixed(&[match outcome {
         Outcome::Rated => 1,
         Outcome::Unmetered => 2,
         Outcome::Unpriced => 3,
-    });
+    }]);
     put_optional_uuid(out, event.hold);
-    out.push(u8::from(event.hold_end));
-    out.raw(&place.catalog_version.to_le_bytes());
-    out.raw(&RULES_VERSION.to_le_bytes());
+    out.fixed(&[u8::from(event.hold_end)]);
+    out.fixed(&place.catalog_version.to_le_bytes());
+    out.fixed(&RULES_VERSION.to_le_bytes());
     put_copy(out, place.copy.as_ref());
     put_quote(out, place, event);
-    put_lines(out, catalog, lines);
-    out.bytes(event.raw);
-    out.raw(&xxh3_128(event.raw).to_le_bytes());
-    out.push(1);
-    out.raw(&0u32.to_le_bytes());
+    put_lines(out, place, catalog, lines);
+    out.text(event.raw);
+    out.fixed(&xxh3_128(event.raw).to_le_bytes());
+    out.fixed(&[1]);
+    out.fixed(&0u32.to_le_bytes());
 }
 
 fn head(place: &RowPlace<'_>, event: &EventRecord<'_>) -> RowHead {
@@ -178,101 +196,122 @@ fn head(place: &RowPlace<'_>, event: &EventRecord<'_>) -> RowHead {
     }
 }
 
-fn put_quote(out: &mut Vec<u8>, place: &RowPlace<'_>, event: &EventRecord<'_>) {
-    out.push(u8::from(event.quote.is_none()));
-    if let Some(quote) = event.quote {
-        out.raw(&quote.charge.raw().to_le_bytes());
-    }
-    put_number(out, place.dictionary, event.quote.map(|quote| quote.currency));
-    out.raw(&event.quote.map_or(0, |quote| quote.catalog_version).to_le_bytes());
-    out.raw(&event.quote.map_or(0, |quote| quote.not_after_us).to_le_bytes());
+fn put_quote(out: &mut impl RowOutput, place: &RowPlace<'_>, event: &EventRecord<'_>) {
+    put_decimal(out, event.quote.map(|quote| quote.charge.raw()));
+    put_number(out, place, event.quote.map(|quote| quote.currency));
+    out.fixed(&event.quote.map_or(0, |quote| quote.catalog_version).to_le_bytes());
+    out.fixed(&event.quote.map_or(0, |quote| quote.not_after_us).to_le_bytes());
 }
 
 /// The nested arrays: each column is a length and its values.
-fn put_lines(out: &mut Vec<u8>, catalog: &Catalog, lines: &[Line<'_>]) {
+fn put_lines(
+    out: &mut impl RowOutput,
+    place: &RowPlace<'_>,
+    catalog: &Catalog,
+    lines: &[Line<'_>],
+) {
     let meter = |line: &Line<'_>| catalog.meters.get(line.meter);
     let card = |number: Option<u32>| {
         number
             .and_then(|number| usize::try_from(number).ok())
             .and_then(|number| catalog.card_versions.get(number))
     };
-    let rate_card = |line: &Line<'_>| match line.charge {
+    let rate_number = |line: &Line<'_>| match line.charge {
         Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
-            card(Some(card_version))
+            Some(card_version)
         }
         Charge::Unpriced => None,
     };
-    let cost_card = |line: &Line<'_>| card(line.cost.map(|(_, number)| number));
-    let mut column = |put: &dyn Fn(&mut Vec<u8>, &Line<'_>)| {
-        out.length(lines.len());
-        for line in lines {
-            put(out, line);
-        }
-    };
-    column(&|out, line| out.text(meter(line).map_or("", |meter| &meter.key)));
-    column(&|out, line| out.text(meter(line).map_or("", |meter| &meter.unit)));
-    column(&|out, line| out.raw(&line.quantity.raw().to_le_bytes()));
-    column(&|out, line| {
-        out.push(match line.charge {
+    let cost_number = |line: &Line<'_>| line.cost.map(|(_, number)| number);
+    let of_meter = |line: &Line<'_>| place.name(u32::try_from(line.meter).ok());
+    column(out, lines, |out, line| {
+        out.word(of_meter(line), meter(line).map_or("", |meter| &meter.key));
+    });
+    column(out, lines, |out, line| {
+        out.word(of_meter(line), meter(line).map_or("", |meter| &meter.unit));
+    });
+    column(out, lines, |out, line| out.fixed(&line.quantity.raw().to_le_bytes()));
+    column(out, lines, |out, line| {
+        out.fixed(&[match line.charge {
             Charge::Priced { .. } => 1,
             Charge::Unlimited { .. } => 2,
             Charge::Unpriced => 3,
-        })
+        }])
     });
-    column(&|out, line| out.text(rate_card(line).map_or("", |name| &name.card)));
-    column(&|out, line| out.raw(&rate_card(line).map_or(0, |name| name.version).to_le_bytes()));
-    column(&|out, line| out.text(rate_card(line).map_or("", |name| &name.currency)));
-    column(&|out, line| match line.charge {
-        Charge::Priced { amount, .. } => put_decimal(out, Some(amount.raw())),
-        Charge::Unlimited { .. } => put_decimal(out, Some(0)),
-        Charge::Unpriced => put_decimal(out, None),
+    let charge = |line: &Line<'_>| match line.charge {
+        Charge::Priced { amount, .. } => Some(amount.raw()),
+        Charge::Unlimited { .. } => Some(0),
+        Charge::Unpriced => None,
+    };
+    let cost = |line: &Line<'_>| line.cost.map(|(amount, _)| amount.raw());
+    put_money(out, (place, lines), |line| {
+        (rate_number(line), card(rate_number(line)), charge(line))
     });
-    column(&|out, line| out.text(cost_card(line).map_or("", |name| &name.card)));
-    column(&|out, line| out.raw(&cost_card(line).map_or(0, |name| name.version).to_le_bytes()));
-    column(&|out, line| out.text(cost_card(line).map_or("", |name| &name.currency)));
-    column(&|out, line| put_decimal(out, line.cost.map(|(amount, _)| amount.raw())));
-    column(&|out, line| {
+    put_money(out, (place, lines), |line| (cost_number(line), card(cost_number(line)), cost(line)));
+    column(out, lines, |out, line| {
         put_dimensions(out, meter(line).map_or(&[], |meter| &meter.dimensions), line)
     });
-    column(&|out, _| out.raw(&0i128.to_le_bytes()));
+    column(out, lines, |out, _| out.fixed(&0i128.to_le_bytes()));
 }
 
-/// A `Nullable(Decimal(38, 12))`.
-fn put_decimal(out: &mut Vec<u8>, raw: Option<i128>) {
-    out.push(u8::from(raw.is_none()));
-    if let Some(raw) = raw {
-        out.raw(&raw.to_le_bytes());
+/// Card, its version, currency and amount of each line.
+fn put_money<'l, 'c>(
+    out: &mut impl RowOutput,
+    (place, lines): (&RowPlace<'_>, &[Line<'l>]),
+    of: impl Fn(&Line<'l>) -> (Option<u32>, Option<&'c CardVersionName>, Option<i128>),
+) {
+    column(out, lines, |out, line| {
+        let (number, name, _) = of(line);
+        out.word(place.name(number), name.map_or("", |name| &name.card));
+    });
+    column(out, lines, |out, line| {
+        out.fixed(&of(line).1.map_or(0, |name| name.version).to_le_bytes());
+    });
+    column(out, lines, |out, line| {
+        let (number, name, _) = of(line);
+        out.word(place.name(number), name.map_or("", |name| &name.currency));
+    });
+    column(out, lines, |out, line| put_decimal(out, of(line).2));
+}
+
+fn column<'l, O: RowOutput>(out: &mut O, lines: &[Line<'l>], put: impl Fn(&mut O, &Line<'l>)) {
+    out.list(lines.len());
+    for line in lines {
+        put(out, line);
     }
 }
 
-fn put_dimensions(out: &mut Vec<u8>, names: &[std::sync::Arc<str>], line: &Line<'_>) {
+/// A `Nullable(Decimal(38, 12))`.
+fn put_decimal(out: &mut impl RowOutput, raw: Option<i128>) {
+    let bytes = raw.map(i128::to_le_bytes);
+    out.nullable(bytes.as_ref().map(<[u8; 16]>::as_slice));
+}
+
+fn put_dimensions(out: &mut impl RowOutput, names: &[std::sync::Arc<str>], line: &Line<'_>) {
     let present = || {
         names
             .iter()
             .zip(&line.dimensions)
             .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
     };
-    out.length(present().count());
+    out.map(present().count());
     for (name, value) in present() {
-        out.text(name);
-        out.text(value);
+        out.pair(&**name, value);
     }
 }
 
 /// Appends a row of `rejected_events` for an event that did not take its id.
 pub fn put_other(
-    out: &mut Vec<u8>,
+    out: &mut impl RowOutput,
     place: &RowPlace<'_>,
     event: &EventRecord<'_>,
     outcome: &OtherOutcome,
 ) {
-    head(place, event).encode(out);
+    head(place, event).put(out);
     put_names(out, place, event);
-    out.push(u8::from(event.time_us.is_none()));
-    if let Some(time_us) = event.time_us {
-        out.raw(&time_us.to_le_bytes());
-    }
-    out.raw(&place.append_time_us.to_le_bytes());
+    let time = event.time_us.map(i64::to_le_bytes);
+    out.nullable(time.as_ref().map(<[u8; 8]>::as_slice));
+    out.fixed(&place.append_time_us.to_le_bytes());
     let (kind, reason, detail, twin) = match outcome {
         OtherOutcome::Duplicate { position, index } => (1, "duplicate", "", (*position, *index)),
         OtherOutcome::Conflict { position, index } => (2, "conflict", "", (*position, *index)),
@@ -280,46 +319,46 @@ pub fn put_other(
             (3, rejection.reason, rejection.detail.as_str(), (-1, 0))
         }
     };
-    out.push(kind);
+    out.fixed(&[kind]);
     out.text(reason);
     out.text(detail);
-    out.raw(&i64::to_le_bytes(twin.0));
-    out.raw(&u32::to_le_bytes(twin.1));
+    out.fixed(&i64::to_le_bytes(twin.0));
+    out.fixed(&u32::to_le_bytes(twin.1));
     put_door(out, "", 0, -1, 0);
     put_optional_uuid(out, event.hold);
-    out.raw(&place.catalog_version.to_le_bytes());
+    out.fixed(&place.catalog_version.to_le_bytes());
     put_copy(out, place.copy.as_ref());
     // A duplicate's payload is its twin's; only what may be mended or disputed is kept.
     let raw: &[u8] =
         if matches!(outcome, OtherOutcome::Duplicate { .. }) { &[] } else { event.raw };
-    out.bytes(raw);
+    out.text(raw);
 }
 
-fn put_door(out: &mut Vec<u8>, door: &str, partition: u32, offset: i64, index: u32) {
+fn put_door(out: &mut impl RowOutput, door: &str, partition: u32, offset: i64, index: u32) {
     out.text(door);
-    out.raw(&partition.to_le_bytes());
-    out.raw(&offset.to_le_bytes());
-    out.raw(&index.to_le_bytes());
+    out.fixed(&partition.to_le_bytes());
+    out.fixed(&offset.to_le_bytes());
+    out.fixed(&index.to_le_bytes());
 }
 
 /// Appends a row of `rejected_events` for a door's message that was not accepted.
-pub fn put_refused(out: &mut Vec<u8>, place: &RowPlace<'_>, refused: &Refused<'_>) {
-    RowHead { position: place.position, index: place.index, identity: 0, content: 0 }.encode(out);
-    out.raw(&place.partition.to_le_bytes());
+pub fn put_refused(out: &mut impl RowOutput, place: &RowPlace<'_>, refused: &Refused<'_>) {
+    RowHead { position: place.position, index: place.index, identity: 0, content: 0 }.put(out);
+    out.fixed(&place.partition.to_le_bytes());
     put_uuid(out, place.tenant);
     for _ in 0..9 {
         out.text("");
     }
-    out.push(1);
-    out.raw(&place.append_time_us.to_le_bytes());
-    out.push(3);
+    out.nullable(None);
+    out.fixed(&place.append_time_us.to_le_bytes());
+    out.fixed(&[3]);
     out.text(refused.reason);
     out.text(refused.detail);
-    out.raw(&i64::to_le_bytes(-1));
-    out.raw(&0u32.to_le_bytes());
+    out.fixed(&i64::to_le_bytes(-1));
+    out.fixed(&0u32.to_le_bytes());
     put_door(out, refused.door, refused.door_partition, refused.door_offset, refused.door_index);
     put_optional_uuid(out, None);
-    out.raw(&place.catalog_version.to_le_bytes());
+    out.fixed(&place.catalog_version.to_le_bytes());
     put_copy(out, None);
-    out.bytes(refused.raw);
+    out.text(refused.raw);
 }

@@ -8,12 +8,13 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
-        rated::{Counts, Forward, Header, Parts, RowsWriter},
+        rated::{Counts, Forward, Header, Parts},
         record::{
             Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote,
             Refused, Verdict,
         },
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
+        rows::ColumnsWriter,
         sums::{self, Sum, SumKey},
         trace::TraceContext,
     },
@@ -224,14 +225,14 @@ pub fn catalog() -> Catalog {
 }
 
 /// Rows of both tables, made of the block's entries.
-pub fn rows() -> (RowsWriter, RowsWriter) {
+pub fn rows() -> (ColumnsWriter, ColumnsWriter) {
     let message = full_block(&[]);
     let header = BlockHeader::decode(&message).unwrap();
     let body = header.body(&message).unwrap();
     let block = Block::decode(&header, &body).unwrap();
     let catalog = catalog();
     let binding = Binding::new(&catalog, &block.dictionary);
-    let (mut rows, mut others) = (RowsWriter::default(), RowsWriter::default());
+    let (mut rows, mut others) = (ColumnsWriter::usage_events(), ColumnsWriter::rejected_events());
     for (index, entry) in (0..).zip(&block.entries) {
         let place = |tenant, copy| RowPlace {
             position: 42,
@@ -242,6 +243,7 @@ pub fn rows() -> (RowsWriter, RowsWriter) {
             catalog_version: 300,
             dictionary: &block.dictionary,
             copy,
+            serial: 0,
         };
         match entry {
             Entry::Event(event) => {

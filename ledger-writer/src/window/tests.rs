@@ -4,7 +4,8 @@ use domain::{
     chain::{GENESIS, Place},
     wire::{
         codec::DictionaryWriter,
-        rated::{self, Outer, Parts, RowsWriter},
+        rated::{self, Outer, Parts},
+        rows::ColumnsWriter,
         sums::{self, SumKey},
     },
 };
@@ -69,8 +70,8 @@ fn parts(place: &Place, length: i64, header: Header, sums: Vec<u8>) -> (Outer, V
     let parts = Parts {
         header,
         sums,
-        rows: RowsWriter::default(),
-        others: RowsWriter::default(),
+        rows: ColumnsWriter::usage_events(),
+        others: ColumnsWriter::rejected_events(),
         forwards: Vec::new(),
     };
     rated::encode(3, place.x + 1, place.x + length, place.c, &parts)

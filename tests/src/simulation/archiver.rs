@@ -226,7 +226,7 @@ impl World {
         let anew = self.settings.planted == Planted::GroupsCutAnew;
         let rest = match flush.stage {
             Stage::Fixing(_, token, groups) if answer == Answer::Done || anew => {
-                inserts(&Token::Flush(token), groups).into()
+                inserts(&Token::Flush(token), groups).unwrap().into()
             }
             Stage::Fixing(_, _, groups) => {
                 archiver.conflicts = groups;
@@ -285,7 +285,7 @@ impl World {
         }
         self.faults.repeats += 1;
         self.tell(|| format!("archiver {which} repeats flush {:?}", fixed.token));
-        let inserts = inserts(&fixed.token, groups).into();
+        let inserts = inserts(&fixed.token, groups).unwrap().into();
         let stage = self.next_insert(which, inserts).unwrap();
         let flush = Flush { partitions: vec![partition], repeated: true, stage };
         self.archivers[which].as_mut().unwrap().flush = Some(flush);

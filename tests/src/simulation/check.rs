@@ -169,10 +169,10 @@ fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
             header.catalog_version
         );
         let mut found: Vec<(At, Outcome)> = Vec::new();
-        for row in all(&sections.rows().unwrap().bytes, usage_row) {
+        for row in all(&sections.rows().unwrap().rows().bytes, usage_row) {
             found.push(((row.head.position, row.head.index), Outcome::Effect(row)));
         }
-        for row in all(&sections.others().unwrap().bytes, other_row) {
+        for row in all(&sections.others().unwrap().rows().bytes, other_row) {
             found.push(((row.head.position, row.head.index), Outcome::Other(row)));
         }
         let forwards = sections.forwards().unwrap();

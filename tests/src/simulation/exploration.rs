@@ -646,7 +646,7 @@ fn effect(effect: &Effect, caller: usize) -> u64 {
         Effect::Post(posting, _) => hash_of(&(posting.from.x, posting.to.x, posting.to.c)),
         Effect::Move(_, moved) => hash_of(&format!("{moved:?}")),
         Effect::Fix(_, wanted) => hash_of(&format!("{wanted:?}")),
-        Effect::Insert(insert) => hash_of(&(insert.table.name, insert.rows.concat())),
+        Effect::Insert(insert) => hash_of(&(insert.table.name, row_binary(&insert.rows))),
     };
     hash_of(&(fact, caller)).cast_unsigned()
 }

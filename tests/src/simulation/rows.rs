@@ -3,6 +3,7 @@
 use domain::wire::{
     codec::{DecodeError, Input},
     row::RowHead,
+    rows::Columns,
 };
 use uuid::Uuid;
 
@@ -225,6 +226,11 @@ pub fn archived_row(input: &mut Input<'_>) -> Result<ArchivedRow> {
         rows: input.u64()?,
         others: input.u64()?,
     })
+}
+
+/// Rows as ClickHouse would read them one by one.
+pub fn row_binary(rows: &[Columns]) -> Vec<u8> {
+    rows.iter().flat_map(|piece| piece.rows().bytes).collect()
 }
 
 /// All rows of an insert.

@@ -267,7 +267,7 @@ impl Archive {
         }
         match insert.table.name {
             "usage_events" => {
-                let rows = all(&insert.rows.concat(), usage_row);
+                let rows = all(&row_binary(&insert.rows), usage_row);
                 one_month(rows.iter().map(|row| row.append_time_us));
                 for row in rows {
                     let key = (row.partition, row.head.position, row.head.index);
@@ -277,7 +277,7 @@ impl Archive {
                 }
             }
             "rejected_events" => {
-                let rows = all(&insert.rows.concat(), other_row);
+                let rows = all(&row_binary(&insert.rows), other_row);
                 one_month(rows.iter().map(|row| row.append_time_us));
                 for row in rows {
                     let key = (row.partition, row.head.position, row.head.index);
@@ -286,7 +286,7 @@ impl Archive {
                     assert!(before.is_none_or(|before| before == row), "{key:?} has two rows");
                 }
             }
-            "archived" => self.archived.extend(all(&insert.rows.concat(), archived_row)),
+            "archived" => self.archived.extend(all(&row_binary(&insert.rows), archived_row)),
             other => panic!("there is no table {other}"),
         }
     }

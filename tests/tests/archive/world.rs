@@ -13,9 +13,10 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
-        rated::{Counts, Header, Parts, RowsWriter, encode},
+        rated::{Counts, Header, Parts, encode},
         record::{Attribute, AttributeKind, Entry, EventRecord, Quote},
         row::{OtherOutcome, RowPlace, put_other, put_usage_event},
+        rows::ColumnsWriter,
         sums,
     },
 };
@@ -323,10 +324,10 @@ impl Rater {
         chain.place = place;
         chain.rows += i64::try_from(parts.rows.count())?;
         chain.others += i64::try_from(parts.others.count())?;
-        let rows = sections.rows()?;
+        let rows = sections.rows()?.rows();
         chain.bytes.extend(rows.bytes);
         chain.lengths.extend(rows.lengths);
-        chain.other_bytes.extend(sections.others()?.bytes);
+        chain.other_bytes.extend(sections.others()?.rows().bytes);
         Ok(())
     }
 
@@ -350,7 +351,8 @@ impl Rater {
         let body = header.body(&message)?;
         let block = Block::decode(&header, &body)?;
         let binding = Binding::new(&self.catalog, &block.dictionary);
-        let (mut rows, mut others) = (RowsWriter::default(), RowsWriter::default());
+        let (mut rows, mut others) =
+            (ColumnsWriter::usage_events(), ColumnsWriter::rejected_events());
         let (mut scratch, mut counts) =
             (Scratch::default(), Counts { accepted: events.len() as u64, ..Counts::default() });
         for (index, (entry, wanted)) in block.entries.iter().zip(events).enumerate() {
@@ -364,6 +366,7 @@ impl Rater {
                 catalog_version: 7,
                 dictionary: &block.dictionary,
                 copy: None,
+                serial: 0,
             };
             let time_us = event.time_us.unwrap_or(append_time_us);
             let other = match wanted.outcome {

@@ -7,7 +7,8 @@ use domain::{
     chain::Place,
     wire::{
         codec::DictionaryWriter,
-        rated::{self, Counts, Header, Outer, Parts, RowsWriter},
+        rated::{self, Counts, Header, Outer, Parts},
+        rows::ColumnsWriter,
         sums::{self, Sum, SumKey},
     },
 };
@@ -152,8 +153,8 @@ impl Rater {
                 traces: Vec::new(),
             },
             sums: encoded,
-            rows: RowsWriter::default(),
-            others: RowsWriter::default(),
+            rows: ColumnsWriter::usage_events(),
+            others: ColumnsWriter::rejected_events(),
             forwards: Vec::new(),
         };
         rated::encode(self.partition, self.place.x + 1, self.place.x + 2, self.place.c, &parts)

@@ -1,0 +1,170 @@
+//! The rater's work without the log: blocks in memory become rated batches in memory, and the sums of
+//! those are compared with the account. Beside it the same work as one writes it first: JSON
+//! parsed event by event, and hash maps with texts as keys.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use benches::{
+    account::{Account, Books, INPUT_METER, MODELS, OUTPUT_METER, Sums, lines},
+    generator::{Generator, TimeText},
+    measure::thread_time,
+};
+use bytes::Bytes;
+use domain::{catalog::CatalogDocument, chain::Place, wire::rated::Sections};
+use rater::{batch::Coverage, catalogs::Catalogs, state::State, table::Limits};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{blocks::TENANT, system::catalog};
+
+/// Entries after which a batch is cut, as configured by default.
+const BATCH_ENTRIES: u32 = 10_000;
+
+/// What rating took.
+#[derive(Debug, Default)]
+pub struct Rated {
+    /// Reading a block: checksum, decompression.
+    pub opening: Duration,
+    /// Deciding and rating its entries.
+    pub rating: Duration,
+    /// Ending batches: sums, compression, hash.
+    pub cutting: Duration,
+    /// Messages of `[rated]`.
+    pub messages: Vec<Bytes>,
+}
+
+impl Rated {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.opening + self.rating + self.cutting
+    }
+}
+
+/// The catalog as the api stores it: versions have numbers and begin somewhere.
+fn stored(mut catalog: Value) -> Value {
+    let cards = catalog.get_mut("cards").and_then(Value::as_array_mut);
+    let versions = cards.into_iter().flatten().filter_map(|card| card.get_mut("versions"));
+    for version in versions.filter_map(Value::as_array_mut).flatten() {
+        version["version"] = 1.into();
+        version["effective_from_us"] = 0.into();
+    }
+    catalog
+}
+
+/// Rates all blocks, each appended at `now_us`.
+pub fn rate(blocks: &[Bytes], now_us: i64) -> Result<Rated> {
+    let document: CatalogDocument = serde_json::from_value(stored(catalog()))?;
+    let compiled = document.compile().map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+    let catalogs =
+        Catalogs { version: 1, by_tenant: HashMap::from([(TENANT, Arc::new(compiled))]) };
+    let coverage = Coverage { table_from: 0, horizon_us: i64::MIN };
+    let limits =
+        Limits { identities_max: usize::MAX, range_identities: usize::MAX, window_us: i64::MAX };
+    let mut state = State::new(0, Place::EMPTY, coverage, limits);
+    state.set_catalogs(Arc::new(catalogs));
+    let mut rated = Rated::default();
+    for (position, block) in (0_i64..).zip(blocks) {
+        let began = thread_time();
+        let opened = state.open(position, block)?;
+        let opening = thread_time();
+        state.rate(position, now_us, &opened, &[])?;
+        let last = usize::try_from(position + 1) == Ok(blocks.len());
+        let rating = thread_time();
+        if last || state.batch().is_some_and(|batch| batch.entries >= BATCH_ENTRIES) {
+            let (_, message) = state.cut().context("a batch")?;
+            let place = i64::try_from(rated.messages.len())?;
+            rated.messages.push(message.into());
+            ensure!(state.landed(place), "the only owner's batch is accepted");
+        }
+        rated.opening += opening.saturating_sub(began);
+        rated.rating += rating.saturating_sub(opening);
+        rated.cutting += thread_time().saturating_sub(rating);
+    }
+    Ok(rated)
+}
+
+/// What rated batches say, per team and meter, and how many events were rated.
+pub fn books(messages: &[Bytes]) -> Result<(Books, u64)> {
+    let (mut books, mut events) = (Books::new(), 0);
+    for message in messages {
+        let sections = Sections::split(message)?;
+        let header = sections.header()?;
+        events += header.counts.iter().map(|(_, counts)| counts.rated).sum::<u64>();
+        let sums = sections.sums(&header)?;
+        for (key, sum) in &sums.entries {
+            let text = |number| sums.dictionary.get(number).map(str::to_owned);
+            let entry = books.entry((text(key.team)?, text(key.meter)?)).or_default();
+            entry.events += i64::try_from(sum.events)?;
+            entry.quantity += sum.quantity;
+            entry.charge += sum.charge;
+            entry.cost += sum.cost;
+        }
+    }
+    Ok((books, events))
+}
+
+/// Fails where the batches say other than the account.
+pub fn check(messages: &[Bytes], account: &Account) -> Result<()> {
+    let (books, events) = books(messages)?;
+    let difference = account.first_difference(&books);
+    ensure!(difference.is_none(), "the sums are wrong: {difference:?}");
+    ensure!(events == account.fates.rated, "{events} rated of {:?}", account.fates);
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Event {
+    id: String,
+    source: String,
+    subject: String,
+    data: Data,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    model: String,
+    input_tokens: i64,
+    output_tokens: i64,
+}
+
+/// The same events one by one, as JSON in requests of `batch`: a set of texts for duplicates, a map from team and
+/// meter to sums. Answers the processor time and the sums.
+pub fn one_by_one(generator: &Generator, events: u64, batch: u64) -> Result<(Duration, Books)> {
+    let prices: HashMap<String, usize> =
+        MODELS.iter().enumerate().map(|(number, model)| (model.name.to_owned(), number)).collect();
+    let mut seen: HashSet<(String, String, String)> = HashSet::new();
+    let mut sums: HashMap<(String, String), Sums> = HashMap::new();
+    let (mut time, mut clock, mut from) = (Duration::ZERO, TimeText::default(), 0);
+    while from < events {
+        let to = from.saturating_add(batch).min(events);
+        let mut body = Vec::new();
+        generator.write_array(from..to, &mut clock, &mut body);
+        let began = thread_time();
+        for event in serde_json::from_slice::<Vec<Event>>(&body)? {
+            let Data { model, input_tokens, output_tokens } = event.data;
+            let (Ok(input), Ok(output)) =
+                (u64::try_from(input_tokens), u64::try_from(output_tokens))
+            else {
+                continue;
+            };
+            let source = event.source.split('/').next().unwrap_or_default().to_owned();
+            if !seen.insert((event.subject.clone(), source, event.id)) {
+                continue;
+            }
+            let model = prices.get(&model).and_then(|number| MODELS.get(*number));
+            let found = lines(model.context("a model")?, input, output);
+            for (meter, line) in [INPUT_METER, OUTPUT_METER].into_iter().zip(found) {
+                sums.entry((event.subject.clone(), meter.to_owned())).or_default().add(line);
+            }
+        }
+        time += thread_time().saturating_sub(began);
+        from = to;
+    }
+    Ok((time, sums.into_iter().collect()))
+}
