@@ -82,7 +82,6 @@ pub struct Insert {
 
 /// The inserts of groups whose borders are fixed, in their order: each may be repeated, by anyone. The
 /// positions move last.
-#[must_use]
 pub fn inserts(token: &Token, mut groups: Vec<Group>) -> Result<Vec<Insert>, DecodeError> {
     let positions = archived(&groups)?;
     let others = groups.iter_mut().flat_map(|group| mem::take(&mut group.others)).collect();

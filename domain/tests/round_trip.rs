@@ -290,7 +290,7 @@ fn row(table: &Table, choices: &[u8]) -> Vec<u8> {
         Value::Word => row.text(next().to_string()),
         Value::Nullable(length) => {
             let value = vec![7; length];
-            row.nullable((next() % 2 == 0).then_some(&value));
+            row.nullable(next().is_multiple_of(2).then_some(&value));
         }
     };
     let mut row = Vec::new();

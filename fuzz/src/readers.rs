@@ -6,7 +6,6 @@ use archiver::{
     group::{End, Gathered, Gathering},
     native,
 };
-use bytes::Bytes;
 use domain::{
     chain::{GENESIS, Offer, Place},
     wire::{

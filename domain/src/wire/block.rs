@@ -7,7 +7,7 @@
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{DecodeError, Dictionary, DictionaryWriter, Input, Output};
+use super::codec::{DecodeError, Dictionary, DictionaryWriter, Input, Output, compress};
 use super::record::{self, Entry, EventRecord, Refused};
 use super::trace::{self, TraceContext};
 
@@ -116,8 +116,7 @@ impl BlockWriter {
         if version == VERSION_WITH_TRACES {
             trace::encode(&self.traces, &mut header);
         }
-        let compressed = lz4_flex::block::compress(&body);
-        let mut message = Vec::with_capacity(FIXED_LENGTH + header.len() + compressed.len());
+        let mut message = Vec::with_capacity(FIXED_LENGTH + header.len() + body.len() / 2);
         message.raw(&MAGIC);
         message.raw(&version.to_le_bytes());
         message.raw(&0u16.to_le_bytes());
@@ -126,7 +125,7 @@ impl BlockWriter {
         message.raw(&self.count.to_le_bytes());
         message.raw(&length_u32(body.len()).to_le_bytes());
         message.raw(&header);
-        message.raw(&compressed);
+        compress(&body, &mut message);
         let checksum = xxh3_64(message.get(16..).unwrap_or_default());
         if let Some(place) = message.get_mut(8..16) {
             place.copy_from_slice(&checksum.to_le_bytes());

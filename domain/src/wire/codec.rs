@@ -1,10 +1,12 @@
 //! Primitives of the formats: little-endian integers, varints, length-prefixed bytes.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
 };
 
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -215,6 +217,32 @@ impl Output for Vec<u8> {
         self.extend_from_slice(bytes);
     }
 }
+
+thread_local! {
+    /// What compressing takes, kept: its table, and the longest that a result may be.
+    static COMPRESSING: RefCell<(CompressTable, Vec<u8>)> = RefCell::default();
+}
+
+/// Appends the bytes as one LZ4 block.
+pub(super) fn compress(plain: &[u8], out: &mut Vec<u8>) {
+    COMPRESSING.with_borrow_mut(|(table, scratch)| {
+        let longest = get_maximum_output_size(plain.len());
+        if scratch.len() < longest {
+            scratch.resize(longest, 0);
+        }
+        match compress_into_with_table(plain, scratch, table) {
+            Ok(length) => out.raw(scratch.get(..length).unwrap_or_default()),
+            // There was too little room, which there is not.
+            Err(_) => out.raw(&lz4_flex::block::compress(plain)),
+        }
+        if scratch.len() > SCRATCH_MAX {
+            *scratch = Vec::new();
+        }
+    });
+}
+
+/// More than this is not kept.
+const SCRATCH_MAX: usize = 8 << 20;
 
 /// One-shot xxh3 for the dictionary's short strings.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, hash::BuildHasherDefault};
 
 use super::{
-    codec::{DecodeError, Input, Output, TextHasher},
+    codec::{DecodeError, Input, Output, TextHasher, compress},
     columns::{Column, Kind, REJECTED_EVENTS, Table, USAGE_EVENTS, Value},
     row::RowHead,
 };
@@ -373,7 +373,7 @@ impl ColumnsWriter {
                 part(&mut plain, &mut |plain| plain.raw(&values.more));
             }
         }
-        out.raw(&lz4_flex::block::compress(&plain));
+        compress(&plain, out);
     }
 
     /// The rows as they would be read.

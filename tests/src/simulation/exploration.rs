@@ -13,6 +13,7 @@ use super::{
     calls::{Effect, Look},
     check::{Findings, check},
     owner::Bits,
+    rows::row_binary,
     traffic::{Entry, VERSIONS},
     walk::{heal, reason},
     world::{Faults, Planted, Settings, Trace, World},

@@ -26,7 +26,7 @@ use runtime::config::Secret;
 use uuid::Uuid;
 
 use super::{
-    rows::{ArchivedRow, OtherRow, UsageRow, all, archived_row, other_row, usage_row},
+    rows::{ArchivedRow, OtherRow, UsageRow, all, archived_row, other_row, row_binary, usage_row},
     traffic::Entry,
 };
 
