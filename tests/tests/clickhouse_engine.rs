@@ -134,6 +134,19 @@ async fn an_answer_that_comes_in_pieces_is_read_whole_or_not_at_all() -> Result<
     Ok(())
 }
 
+/// What an insert frees is for the next one, and allocations are not sampled.
+#[tokio::test]
+async fn the_engine_keeps_memory_for_a_minute() -> Result<()> {
+    let setup = setup("memory").await?;
+    let said =
+        setup.clickhouse.query_bytes("SELECT * FROM system.jemalloc_stats", "RawBLOB").await?;
+    let said = String::from_utf8(said.to_vec())?;
+    for option in ["opt.prof: false", "opt.dirty_decay_ms: 60000"] {
+        assert!(said.contains(option), "{option}: {said}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_token_is_inserted_once_across_connections_and_kills() -> Result<()> {
     let setup = setup("token").await?;
