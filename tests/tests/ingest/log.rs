@@ -28,12 +28,17 @@ async fn requests_share_blocks(in_flight: usize) -> Result<()> {
     assert_eq!(world.logged()?.1, 1);
 
     world.gate.hold();
-    let requests: Vec<_> = (0..200)
-        .map(|number| {
-            let world = Arc::clone(&world);
-            tokio::spawn(async move { world.post(&[], event(&format!("r{number}"), "a")).await })
-        })
-        .collect();
+    let send = |number: usize| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { world.post(&[], event(&format!("r{number}"), "a")).await })
+    };
+    // Each is alone when it comes, so each is a block; those that come later wait for one of them.
+    let mut requests = Vec::new();
+    for number in 0..in_flight {
+        requests.push(send(number));
+        world.until("a block in flight", || world.gate.held().0 == number + 1).await;
+    }
+    requests.extend((in_flight..200).map(send));
     let bodies: usize = (0..200).map(|number| event(&format!("r{number}"), "a").len()).sum();
     let arrived = || {
         world.metric("weir_ingest_held_bytes_total")
@@ -41,7 +46,6 @@ async fn requests_share_blocks(in_flight: usize) -> Result<()> {
             >= bodies as u64
     };
     world.until("requests", arrived).await;
-    world.until("blocks in flight", || world.gate.held().0 == in_flight).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.gate.held().0, in_flight, "no more of a partition are on their way");
     world.gate.open();
