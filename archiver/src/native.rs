@@ -53,7 +53,7 @@ pub fn block(table: &Table, rows: &[Columns]) -> Vec<Bytes> {
     let lists =
         if table.has_lists() { ends(rows.iter().flat_map(Columns::lists)) } else { Vec::new() };
     let columns = table.columns.iter().enumerate().map(|(place, column)| {
-        column_of(column, &lists, rows.iter().map(|rows| rows.column(place, column)))
+        column_of(column, &lists, rows.iter().map(|rows| rows.column(place)))
     });
     [Bytes::from(head)].into_iter().chain(columns).collect()
 }
@@ -92,8 +92,8 @@ fn column_of<'a>(
     }
     if column.kind == Kind::Maps {
         out.raw(&ends(pieces.clone().flat_map(|piece| match piece {
-            ColumnData::Maps(pairs, ..) => varints(pairs),
-            _ => varints(&[]),
+            ColumnData::Maps(pairs, ..) => Input::new(pairs).varints(),
+            _ => Input::new(&[]).varints(),
         })));
     }
     for piece in pieces.clone() {
@@ -111,11 +111,6 @@ fn column_of<'a>(
         }
     }
     out.into()
-}
-
-fn varints(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    let mut input = Input::new(bytes);
-    std::iter::from_fn(move || input.varint().ok())
 }
 
 /// Bytes that a piece takes at least; of words and maps those of numbers as they may become.

@@ -54,6 +54,29 @@ pub enum Charge {
     Unpriced,
 }
 
+impl Charge {
+    /// Number of the card version in the catalog.
+    #[must_use]
+    pub fn card_version(&self) -> Option<u32> {
+        match self {
+            Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
+                Some(*card_version)
+            }
+            Charge::Unpriced => None,
+        }
+    }
+
+    /// What is owed.
+    #[must_use]
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Charge::Priced { amount, .. } => Some(*amount),
+            Charge::Unlimited { .. } => Some(Amount::ZERO),
+            Charge::Unpriced => None,
+        }
+    }
+}
+
 /// What one meter made of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
@@ -93,12 +116,12 @@ impl Binding {
     /// Looks up every string of the dictionary once.
     #[must_use]
     pub fn new(catalog: &Catalog, dictionary: &Dictionary<'_>) -> Binding {
-        // Most strings are names of teams: what is a pointer begins like one.
-        let target = |text: &&str| match text.as_bytes().first() {
-            None | Some(b'/') => catalog.slots.get(*text).copied(),
-            Some(_) if text.starts_with(llm_usage::PREFIX) => catalog.slots.get(*text).copied(),
-            Some(_) => None,
+        // Most strings are names of teams: what names an attribute begins like it.
+        let names_one = |text: &str| {
+            text.is_empty() || text.starts_with('/') || text.starts_with(llm_usage::PREFIX)
         };
+        let target =
+            |text: &&str| names_one(text).then(|| catalog.slots.get(*text).copied()).flatten();
         Binding { targets: dictionary.texts().iter().map(target).collect() }
     }
 }

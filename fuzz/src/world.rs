@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, LazyLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use domain::{
@@ -45,18 +45,8 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         apps: HashSet::from(["app".into()]),
         disabled: false,
     };
-    let known = Snapshot {
-        loaded_at: Instant::now(),
-        database_us: NOW_US,
-        identity_key: IdentityKey([7; 16]),
-        partitions: 16,
-        tenants: HashMap::from([("default".into(), Arc::new(tenant))]),
-        keys: HashMap::new(),
-        secrets: HashMap::new(),
-        secrets_of_app: HashMap::new(),
-        reads_secrets: false,
-        limits: HashMap::new(),
-    };
+    let mut known = Snapshot::empty(IdentityKey([7; 16]), 16, NOW_US);
+    known.tenants = HashMap::from([("default".into(), Arc::new(tenant))]);
     let attempts = Attempts::new(10, Duration::from_secs(1));
     let door = Door::new(known, Duration::MAX, attempts, Quotas::default(), &metrics);
     let caller = door.writer_of("default").expect("the lease holds").expect("the tenant is known");

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use domain::{
     catalog::{CardVersionName, Catalog},
     chain::Hash,
+    money::Amount,
     planted::{self, Bug},
-    rating::{Binding, Charge, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
+    rating::{Binding, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
@@ -447,14 +448,8 @@ impl Batch {
         bucket: i64,
     ) {
         let team = self.intern_text(desk, event.team);
-        let number = match line.charge {
-            Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
-                Some(card_version)
-            }
-            Charge::Unpriced => None,
-        };
-        let amount = if let Charge::Priced { amount, .. } = line.charge { amount.raw() } else { 0 };
-        let of = (line.meter, number, line.cost.map(|(_, number)| number));
+        let cost_version = line.cost.map(|(_, number)| number);
+        let of = (line.meter, line.charge.card_version(), cost_version);
         let class = match rules.names.class(of) {
             Some(class) => class,
             None => {
@@ -472,7 +467,7 @@ impl Batch {
         let cost = line.cost.map_or(0, |(amount, _)| amount.raw());
         self.sums.entry(key).or_default().add(&Sum {
             quantity: line.quantity.raw(),
-            charge: amount,
+            charge: line.charge.amount().map_or(0, Amount::raw),
             cost,
             events: 1,
         });

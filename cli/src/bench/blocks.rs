@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     ops::Range,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,18 +61,8 @@ impl Desk {
             apps: HashSet::new(),
             disabled: false,
         };
-        let known = Snapshot {
-            loaded_at: Instant::now(),
-            database_us: now_us,
-            identity_key: IdentityKey([7; 16]),
-            partitions: 1,
-            tenants: HashMap::from([("default".into(), Arc::new(tenant))]),
-            keys: HashMap::new(),
-            secrets: HashMap::new(),
-            secrets_of_app: HashMap::new(),
-            reads_secrets: false,
-            limits: HashMap::new(),
-        };
+        let mut known = Snapshot::empty(IdentityKey([7; 16]), 1, now_us);
+        known.tenants = HashMap::from([("default".into(), Arc::new(tenant))]);
         let attempts = Attempts::new(10, Duration::from_secs(1));
         let door = Door::new(known, Duration::MAX, attempts, Quotas::default(), &metrics);
         let caller = door.writer_of("default").ok().flatten().context("the tenant is known")?;

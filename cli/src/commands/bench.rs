@@ -55,18 +55,9 @@ enum Bench {
     Rate(stages::RateArguments),
 }
 
-/// What `weir bench pipeline` is started with.
+/// What the events of a bench are.
 #[derive(Debug, clap::Args)]
-pub struct PipelineArguments {
-    /// Events to send; 1,000,000 if no --seconds are given either
-    #[arg(long)]
-    events: Option<u64>,
-    /// Seconds to send for
-    #[arg(long)]
-    seconds: Option<u64>,
-    /// Events per second to send, instead of as many as can be
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    rate: Option<u64>,
+pub struct LoadArguments {
     /// Events of one request
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     batch: u64,
@@ -82,15 +73,51 @@ pub struct PipelineArguments {
     /// Share of events that the rater rejects
     #[arg(long, default_value_t = 0.001)]
     rejected: f64,
+    /// Another seed, other events
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl LoadArguments {
+    /// What makes the events. Their times lie before `now_us`, so that none is ahead of the clock.
+    fn generator(&self, now_us: i64) -> Result<Generator> {
+        let shares = [self.duplicates, self.rejected, self.duplicates + self.rejected];
+        ensure!(
+            shares.iter().all(|share| (0.0..1.0).contains(share)),
+            "--duplicates and --rejected are shares, below 1 together"
+        );
+        ensure!((0.0..=10.0).contains(&self.skew), "--skew is between 0 and 10");
+        Ok(Generator::new(&Load {
+            seed: self.seed,
+            teams: self.teams,
+            skew: self.skew,
+            duplicates: self.duplicates,
+            rejected: self.rejected,
+            start_us: now_us - PAST_US,
+        }))
+    }
+}
+
+/// What `weir bench pipeline` is started with.
+#[derive(Debug, clap::Args)]
+pub struct PipelineArguments {
+    /// Events to send; 1,000,000 if no --seconds are given either
+    #[arg(long)]
+    events: Option<u64>,
+    /// Seconds to send for
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Events per second to send, instead of as many as can be
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    #[command(flatten)]
+    load: LoadArguments,
     /// Connections that send, each with one request at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
     /// Partitions of the log
     #[arg(long, default_value_t = 16)]
     partitions: u32,
-    /// Another seed, other events
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Empty folder for the data, which are kept; by default a temporary one
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -120,18 +147,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn run_pipeline(arguments: PipelineArguments) -> Result<ExitCode> {
-    let shares =
-        [arguments.duplicates, arguments.rejected, arguments.duplicates + arguments.rejected];
-    ensure!(
-        shares.iter().all(|share| (0.0..1.0).contains(share)),
-        "--duplicates and --rejected are shares, below 1 together"
-    );
-    ensure!((0.0..=10.0).contains(&arguments.skew), "--skew is between 0 and 10");
+    let generator = arguments.load.generator(now_us())?;
     process::block_on("bench", async {
         let shutdown = Shutdown::on_signals()?;
         let system = System::start(arguments.data.as_deref(), arguments.partitions).await?;
         let ran = tokio::select! {
-            ran = pipeline(&arguments, &system, &shutdown) => ran,
+            ran = pipeline(&arguments, &generator, &system, &shutdown) => ran,
             () = stopped(&shutdown) => Err(anyhow::anyhow!("stopped before the end")),
         };
         let ran = ran.map_err(|error| match shutdown.failure() {
@@ -158,6 +179,7 @@ async fn stopped(shutdown: &Shutdown) {
 
 async fn pipeline(
     arguments: &PipelineArguments,
+    generator: &Generator,
     system: &System,
     shutdown: &Shutdown,
 ) -> Result<ExitCode> {
@@ -166,16 +188,8 @@ async fn pipeline(
         note("the data are in memory (tmpfs): nothing is durable there; give --data on a disk");
     }
     system.publish().await?;
-    let generator = Generator::new(&Load {
-        seed: arguments.seed,
-        teams: arguments.teams,
-        skew: arguments.skew,
-        duplicates: arguments.duplicates,
-        rejected: arguments.rejected,
-        start_us: now_us() - PAST_US,
-    });
-    let measured = measure(arguments, system, &generator, shutdown).await?;
-    let mut account = Account::of(&generator, measured.sent.events);
+    let measured = measure(arguments, system, generator, shutdown).await?;
+    let mut account = Account::of(generator, measured.sent.events);
     measured.freshness.add_to(&mut account);
     let mut stores = system.stores().await?;
     if let Some(difference) = stores.first_difference(&account, &measured.sent).await? {
@@ -237,7 +251,7 @@ async fn measure(
         } else {
             EVENTS_DEFAULT
         }),
-        batch: arguments.batch,
+        batch: arguments.load.batch,
         rate: arguments.rate,
         duration: arguments.seconds.map(Duration::from_secs),
         connections: arguments.connections,

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Instant,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -205,18 +204,7 @@ impl Again {
         }
         let apps = std::collections::HashSet::new();
         let tenant = Tenant { id, key, external_key, aliases, apps, disabled: false };
-        let snapshot = Snapshot {
-            loaded_at: Instant::now(),
-            database_us: i64::MAX,
-            identity_key: self.identity_key,
-            partitions: self.partitions,
-            tenants: HashMap::new(),
-            keys: HashMap::new(),
-            secrets: HashMap::new(),
-            secrets_of_app: HashMap::new(),
-            reads_secrets: false,
-            limits: HashMap::new(),
-        };
+        let snapshot = Snapshot::empty(self.identity_key, self.partitions, i64::MAX);
         let app = Some(row.text("app")?).filter(|app| !app.is_empty());
         Ok(Caller {
             tenant: Arc::new(tenant),

@@ -125,6 +125,11 @@ impl<'a> Input<'a> {
         Err(DecodeError::Field("varint"))
     }
 
+    /// All varints up to the end, or to what is none.
+    pub fn varints(mut self) -> impl Iterator<Item = u64> + use<'a> {
+        std::iter::from_fn(move || self.varint().ok())
+    }
+
     /// A varint that must fit 32 bits.
     pub fn varint_u32(&mut self) -> Result<u32, DecodeError> {
         u32::try_from(self.varint()?).map_err(|_| DecodeError::Field("varint"))
@@ -232,7 +237,7 @@ pub(super) fn compress(plain: &[u8], out: &mut Vec<u8>) {
         }
         match compress_into_with_table(plain, scratch, table) {
             Ok(length) => out.raw(scratch.get(..length).unwrap_or_default()),
-            // There was too little room, which there is not.
+            // Only where there is too little room.
             Err(_) => out.raw(&lz4_flex::block::compress(plain)),
         }
         if scratch.len() > SCRATCH_MAX {

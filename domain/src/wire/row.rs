@@ -11,6 +11,7 @@ use super::record::{EventRecord, Origin, Refused, Verdict};
 use super::rows::RowOutput;
 use crate::{
     catalog::{CardVersionName, Catalog},
+    money::Amount,
     rating::{Charge, Line, Outcome, RULES_VERSION, Rejection},
 };
 
@@ -104,19 +105,16 @@ pub enum OtherOutcome {
 
 /// UUIDs are two little-endian halves in RowBinary, the high one first.
 fn put_uuid(out: &mut impl RowOutput, uuid: Uuid) {
-    let (high, low) = uuid.as_u64_pair();
-    out.fixed(&uuid_bytes(high, low));
+    out.fixed(&uuid_bytes(uuid));
 }
 
-fn uuid_bytes(high: u64, low: u64) -> [u8; 16] {
+fn uuid_bytes(uuid: Uuid) -> [u8; 16] {
+    let (high, low) = uuid.as_u64_pair();
     (u128::from(low) << 64 | u128::from(high)).to_le_bytes()
 }
 
 fn put_optional_uuid(out: &mut impl RowOutput, uuid: Option<Uuid>) {
-    let bytes = uuid.map(|uuid| {
-        let (high, low) = uuid.as_u64_pair();
-        uuid_bytes(high, low)
-    });
+    let bytes = uuid.map(uuid_bytes);
     out.nullable(bytes.as_ref().map(<[u8; 16]>::as_slice));
 }
 
@@ -216,13 +214,6 @@ fn put_lines(
             .and_then(|number| usize::try_from(number).ok())
             .and_then(|number| catalog.card_versions.get(number))
     };
-    let rate_number = |line: &Line<'_>| match line.charge {
-        Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
-            Some(card_version)
-        }
-        Charge::Unpriced => None,
-    };
-    let cost_number = |line: &Line<'_>| line.cost.map(|(_, number)| number);
     let of_meter = |line: &Line<'_>| place.name(u32::try_from(line.meter).ok());
     column(out, lines, |out, line| {
         out.word(of_meter(line), meter(line).map_or("", |meter| &meter.key));
@@ -238,16 +229,14 @@ fn put_lines(
             Charge::Unpriced => 3,
         }])
     });
-    let charge = |line: &Line<'_>| match line.charge {
-        Charge::Priced { amount, .. } => Some(amount.raw()),
-        Charge::Unlimited { .. } => Some(0),
-        Charge::Unpriced => None,
-    };
-    let cost = |line: &Line<'_>| line.cost.map(|(amount, _)| amount.raw());
     put_money(out, (place, lines), |line| {
-        (rate_number(line), card(rate_number(line)), charge(line))
+        let number = line.charge.card_version();
+        (number, card(number), line.charge.amount())
     });
-    put_money(out, (place, lines), |line| (cost_number(line), card(cost_number(line)), cost(line)));
+    put_money(out, (place, lines), |line| {
+        let number = line.cost.map(|(_, number)| number);
+        (number, card(number), line.cost.map(|(amount, _)| amount))
+    });
     column(out, lines, |out, line| {
         put_dimensions(out, meter(line).map_or(&[], |meter| &meter.dimensions), line)
     });
@@ -258,7 +247,7 @@ fn put_lines(
 fn put_money<'l, 'c>(
     out: &mut impl RowOutput,
     (place, lines): (&RowPlace<'_>, &[Line<'l>]),
-    of: impl Fn(&Line<'l>) -> (Option<u32>, Option<&'c CardVersionName>, Option<i128>),
+    of: impl Fn(&Line<'l>) -> (Option<u32>, Option<&'c CardVersionName>, Option<Amount>),
 ) {
     column(out, lines, |out, line| {
         let (number, name, _) = of(line);
@@ -271,7 +260,7 @@ fn put_money<'l, 'c>(
         let (number, name, _) = of(line);
         out.word(place.name(number), name.map_or("", |name| &name.currency));
     });
-    column(out, lines, |out, line| put_decimal(out, of(line).2));
+    column(out, lines, |out, line| put_decimal(out, of(line).2.map(Amount::raw)));
 }
 
 fn column<'l, O: RowOutput>(out: &mut O, lines: &[Line<'l>], put: impl Fn(&mut O, &Line<'l>)) {

@@ -127,6 +127,23 @@ pub enum StoreError {
 }
 
 impl Snapshot {
+    /// What a process knows that has asked nobody: no tenant, no key, no limit.
+    #[must_use]
+    pub fn empty(identity_key: IdentityKey, partitions: u32, database_us: i64) -> Snapshot {
+        Snapshot {
+            loaded_at: Instant::now(),
+            database_us,
+            identity_key,
+            partitions,
+            tenants: HashMap::new(),
+            keys: HashMap::new(),
+            secrets: HashMap::new(),
+            secrets_of_app: HashMap::new(),
+            reads_secrets: false,
+            limits: HashMap::new(),
+        }
+    }
+
     /// The database's time now. It counts from before the question, so it is never behind.
     #[must_use]
     pub fn database_now_us(&self) -> i64 {

@@ -157,8 +157,8 @@ pub async fn come_and_go(world: &mut World) -> Result<()> {
         world.story.count("F14", 1);
         world.story.tell(format!("F14 {}: {name} has come or gone", change + 1));
     }
-    let (accepted, ignored) =
-        (batches(world).await?.0 - accepted, batches(world).await?.1 - ignored);
+    let after = batches(world).await?;
+    let (accepted, ignored) = (after.0 - accepted, after.1 - ignored);
     ensure!(accepted > 0, "no batches came to the api");
     world.story.tell(format!(
         "F14: {ignored} batches beside {accepted} were of former owners; all partitions had posted \

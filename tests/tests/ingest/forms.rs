@@ -1,6 +1,6 @@
 //! What a body becomes, without a log or a database: fields, aliases, limits, attributes.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use domain::{
@@ -40,18 +40,7 @@ fn caller() -> Caller {
         apps: Default::default(),
         disabled: false,
     };
-    let snapshot = Snapshot {
-        loaded_at: Instant::now(),
-        database_us: NOW_US,
-        identity_key: IdentityKey([3; 16]),
-        partitions: 16,
-        keys: HashMap::new(),
-        secrets: HashMap::new(),
-        secrets_of_app: HashMap::new(),
-        reads_secrets: false,
-        limits: HashMap::new(),
-        tenants: HashMap::new(),
-    };
+    let snapshot = Snapshot::empty(IdentityKey([3; 16]), 16, NOW_US);
     Caller {
         tenant: Arc::new(tenant),
         key: "keykeykeykey".into(),

@@ -3,13 +3,11 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
-use benches::{
-    account::Account,
-    generator::{Generator, Load},
-};
+use benches::account::Account;
 use runtime::task::now_us;
 use serde_json::json;
 
+use super::LoadArguments;
 use crate::{
     bench::{
         blocks::Desk,
@@ -24,52 +22,26 @@ pub struct RateArguments {
     /// Events
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     events: u64,
-    /// Events of one request
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    batch: u64,
+    #[command(flatten)]
+    load: LoadArguments,
     /// Requests of one block of the log
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=100))]
     requests: u64,
-    /// Teams that report usage
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    teams: u32,
-    /// How uneven: the weight of team n is 1 / n^skew
-    #[arg(long, default_value_t = 1.0)]
-    skew: f64,
-    /// Share of events that repeat an earlier one
-    #[arg(long, default_value_t = 0.02)]
-    duplicates: f64,
-    /// Share of events that the rater rejects
-    #[arg(long, default_value_t = 0.001)]
-    rejected: f64,
-    /// Another seed, other events
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Event times lie in this past, so that none is ahead of the clock.
-const PAST_US: i64 = 120_000_000;
-
 /// Runs it; the sums of both ways must be the account's.
 pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let now_us = now_us();
-    let generator = Generator::new(&Load {
-        seed: arguments.seed,
-        teams: arguments.teams,
-        skew: arguments.skew,
-        duplicates: arguments.duplicates,
-        rejected: arguments.rejected,
-        start_us: now_us - PAST_US,
-    });
-    let (events, sizes) = (arguments.events, (arguments.batch, arguments.requests));
+    let generator = arguments.load.generator(now_us)?;
+    let (events, sizes) = (arguments.events, (arguments.load.batch, arguments.requests));
     let account = Account::of(&generator, events);
     let blocks = Desk::new(now_us)?.blocks(&generator, 0..events, sizes, now_us)?;
     let rated = rate_blocks(&blocks.messages, now_us)?;
     check(&rated.messages, &account)?;
-    let (plain, books) = one_by_one(&generator, events, arguments.batch)?;
+    let (plain, books) = one_by_one(&generator, events, arguments.load.batch)?;
     let difference = account.first_difference(&books);
     ensure!(difference.is_none(), "the sums of the plain loop are wrong: {difference:?}");
     let each = |time: Duration| time.as_secs_f64() * 1e6 / events.max(1) as f64;
