@@ -72,8 +72,13 @@ fn neighbours_on_kafka() -> Result<()> {
         clocks::are_wrong(&mut world).await?;
         broker::is_killed(&mut world).await?;
         world.traffic.send_at(world.tier.long_rate);
-        broker::is_mute_or_late(&mut world).await?;
-        archive::is_away(&mut world).await?;
+        let outages = world.tier.broker_outages;
+        let away = archive::goes_away(&mut world).await?;
+        broker::is_mute(&mut world, 0..outages / 2).await?;
+        postgres::loses_answers(&mut world, &["ledger-writer", "ledger-writer.2"]).await?;
+        archive::comes_back(&mut world, away).await?;
+        broker::is_mute(&mut world, outages / 2..outages).await?;
+        broker::is_late(&mut world).await?;
         clients::links_are_cut(&mut world).await?;
         let mut rest = world.rest().await?;
         rest.had_late_events().await?;

@@ -93,15 +93,17 @@ impl Expected {
 
     /// Sums, where each event has the version of the prices that was recorded for it, or else the first.
     pub fn books(&self, versions: &HashMap<String, u32>) -> Books {
-        let mut books = Books::new();
+        let mut sums = BTreeMap::<_, [Sums; 2]>::new();
         for (id, event) in &self.rated {
             let lines = event.lines(versions.get(id).copied().unwrap_or(1));
-            for (meter, line) in [INPUT_METER, OUTPUT_METER].into_iter().zip(lines) {
-                let key = (event.tenant, team_name(event.call.team), meter.to_owned());
-                add(books.entry(key).or_default(), line);
-            }
+            let sums = sums.entry((event.tenant, event.call.team)).or_default();
+            sums.iter_mut().zip(lines).for_each(|(sum, line)| add(sum, line));
         }
-        books
+        let named = |((tenant, team), [input, output]): (_, [Sums; 2])| {
+            let key = |meter: &str| (tenant, team_name(team), meter.to_owned());
+            [(key(INPUT_METER), input), (key(OUTPUT_METER), output)]
+        };
+        sums.into_iter().flat_map(named).collect()
     }
 }
 

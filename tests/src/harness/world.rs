@@ -467,8 +467,10 @@ impl Rest {
             ensure!(process.is_running()?, "{name} ended:\n{}", process.log_tail());
             Usage::of(process.id())?.check(&name)?;
         }
+        let began = Instant::now();
         let verdict = self.oracle()?.check(before).await?;
         let world = &self.world;
+        world.story.tell(format!("compared with the seed in {:?}", began.elapsed()));
         world.prober.check()?;
         is_verified(world).await?;
         let keys = world.tenants.iter().map(|tenant| (tenant.name.as_str(), tenant.key.as_str()));

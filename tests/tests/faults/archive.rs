@@ -14,8 +14,6 @@ use tests::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::postgres;
-
 /// What an archiver sends with rows.
 const INSERT: &str = "INSERT+INTO+usage_events";
 /// How much later everything arrives when it is slow, and how many pieces must be.
@@ -33,29 +31,42 @@ fn archives(world: &World) -> impl Iterator<Item = &Proxy> {
     world.links.clickhouse.values()
 }
 
-/// Away: the ledger goes on (INV-21), and answers of COMMIT are lost meanwhile (F06). Then slow, and
-/// killed while an insert is on its way.
-pub async fn is_away(world: &mut World) -> Result<()> {
+/// Since when the archive is away, and what was so at that time.
+pub struct Away {
+    since: Instant,
+    posted: i64,
+    refused: u64,
+}
+
+fn refused(world: &World) -> u64 {
+    archives(world).map(|proxy| proxy.counts().refused).sum()
+}
+
+/// Away: the ledger goes on (INV-21), whatever else happens meanwhile.
+pub async fn goes_away(world: &mut World) -> Result<Away> {
     world.moment().await?;
-    let before: u64 = archives(world).map(|proxy| proxy.counts().refused).sum();
+    let refused = refused(world);
     archives(world).for_each(|proxy| {
         proxy.set(Fault::Refuse);
         proxy.cut();
     });
-    let (began, away) = (Instant::now(), Duration::from_secs(world.tier.archive_outage_s));
+    Ok(Away { since: Instant::now(), posted: places(world, "posted_position").await?, refused })
+}
+
+/// Back after the tier's time: first slow, then killed while an insert is on its way.
+pub async fn comes_back(world: &mut World, away: Away) -> Result<()> {
+    let time = Duration::from_secs(world.tier.archive_outage_s);
+    sleep(time.saturating_sub(away.since.elapsed())).await;
     let posted = places(world, "posted_position").await?;
-    postgres::loses_answers(world, &["ledger-writer", "ledger-writer.2"]).await?;
-    sleep(away.saturating_sub(began.elapsed())).await;
-    let more = places(world, "posted_position").await?;
-    ensure!(more > posted, "nothing was posted while the archive was away");
+    ensure!(posted > away.posted, "nothing was posted while the archive was away");
     ensure!(world.statement().await?["archive_available"] == false, "the archive was not away");
-    let refused = archives(world).map(|proxy| proxy.counts().refused).sum::<u64>() - before;
+    let refused = refused(world) - away.refused;
     ensure!(refused > 0, "nobody looked for the archive");
     let delayed = is_slow(world).await?;
     world.story.count("F13", 2);
     world.story.tell(format!(
         "F13: archive away for {:?}, {refused} refused, then slow, {delayed} delayed",
-        began.elapsed()
+        away.since.elapsed()
     ));
     killed_at_an_insert(world, Fault::Before(INSERT)).await?;
     killed_at_an_insert(world, Fault::After(INSERT)).await

@@ -1,6 +1,6 @@
 //! F10 and F11: the broker is killed, mute, late, slow, or cannot be reached.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{
@@ -93,16 +93,21 @@ async fn bites(world: &World) -> Result<Bites> {
     })
 }
 
-/// F11: the broker cannot be reached for long; then, until a batch that came late was ignored, answers are
-/// dropped for a while and requests arrive long after they were given up.
-pub async fn is_mute_or_late(world: &mut World) -> Result<()> {
-    for time in 0..world.tier.broker_outages {
+/// F11: the broker cannot be reached for long, once for each of these times.
+pub async fn is_mute(world: &mut World, times: Range<u64>) -> Result<()> {
+    for time in times {
         let outage = Duration::from_secs(world.tier.broker_outage_s);
         let mute = world.moments.between(1_000, 8_000).min(outage);
         let did = drop_answers(world, mute, outage.saturating_sub(mute)).await?;
         world.story.count("F11", 1);
         world.story.tell(format!("F11 {}: away for {outage:?}: {did}", time + 1));
     }
+    Ok(())
+}
+
+/// F11: until a batch that came late was ignored, answers are dropped for a while and requests arrive
+/// long after they were given up.
+pub async fn is_late(world: &mut World) -> Result<()> {
     let before = bites(world).await?;
     for round in 1..=ROUNDS_MAX {
         let (mute, away) = (world.moments.between(1_000, 4_000), world.moments.between(100, 600));

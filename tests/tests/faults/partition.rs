@@ -11,7 +11,9 @@ use tests::{
 use tokio::time::{Instant, sleep};
 
 /// Longer than a member may be silent, so that others take its partitions.
-const CUT: Duration = Duration::from_secs(8);
+const CUT_FROM_KAFKA: Duration = Duration::from_secs(8);
+/// Long enough for some answers to be waited for in vain.
+const CUT_FROM_A_STORE: Duration = Duration::from_secs(3);
 /// Raters ask Postgres for little, and on a busy machine they ask late: a cut lasts until one has met it.
 const NOTICED_TIME_MAX: Duration = Duration::from_secs(120);
 /// Whose links are cut, and what they lead to: single processes, whose neighbours go on, and whole roles.
@@ -110,7 +112,11 @@ async fn cut_off(links: &Links, names: &[&str], to: To, fault: Fault) -> Result<
         }
     };
     let told = || proxies.iter().zip(&before).map(bites).collect::<Vec<u64>>();
-    sleep(CUT).await;
+    sleep(match to {
+        To::Kafka => CUT_FROM_KAFKA,
+        To::Postgres | To::ClickHouse => CUT_FROM_A_STORE,
+    })
+    .await;
     let deadline = Instant::now() + NOTICED_TIME_MAX;
     while told().iter().all(|bites| *bites == 0) && Instant::now() < deadline {
         sleep(Duration::from_millis(100)).await;

@@ -2,25 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use benches::{account::Sums, generator::team_name};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::{Differences, Oracle};
 use crate::{
     harness::expected::{Event, Expected},
-    system::{amount, integer},
+    oracle::parse,
+    system::integer,
 };
 
-/// Events of a page, about.
-const PAGE_EVENTS: usize = 50_000;
+/// Events of a page, about. Each page reads the ids of all.
+const PAGE_EVENTS: usize = 200_000;
+/// What each event did, as [`Effect`]s.
 const EFFECTS: &str = "SELECT event_id, toString(any(tenant_id)) AS tenant, any(team) AS team, \
-    uniqExact((partition, position, `index`)) AS places, toString(min(card_version)) AS version, toString(max(card_version)) AS last_version, \
-    toString(sumIf(sign, meter = 'llm_input_tokens')) AS events_0, toString(sumIf(sign, meter = 'llm_output_tokens')) AS events_1, \
-    toString(sumIf(quantity * sign, meter = 'llm_input_tokens')) AS quantity_0, toString(sumIf(quantity * sign, meter = 'llm_output_tokens')) AS quantity_1, \
-    toString(sumIf(charge * sign, meter = 'llm_input_tokens')) AS charge_0, toString(sumIf(charge * sign, meter = 'llm_output_tokens')) AS charge_1, \
-    toString(sumIf(cost * sign, meter = 'llm_input_tokens')) AS cost_0, toString(sumIf(cost * sign, meter = 'llm_output_tokens')) AS cost_1 \
-    FROM usage_lines WHERE startsWith(event_id, 'call-') AND cityHash64(event_id) % {pages:UInt64} = {page:UInt64} GROUP BY event_id";
+    toUInt32(uniqExact((partition, position, `index`))) AS places, min(card_version) AS version, max(card_version) AS last_version, \
+    [toInt32(sumIf(sign, meter = 'llm_input_tokens')), toInt32(sumIf(sign, meter = 'llm_output_tokens'))] AS events, \
+    arrayMap(sum -> toString(ifNull(sum, 0)), [sumIf(quantity * sign, meter = 'llm_input_tokens'), sumIf(quantity * sign, meter = 'llm_output_tokens'), \
+    sumIf(charge * sign, meter = 'llm_input_tokens'), sumIf(charge * sign, meter = 'llm_output_tokens'), \
+    sumIf(cost * sign, meter = 'llm_input_tokens'), sumIf(cost * sign, meter = 'llm_output_tokens')]) AS amounts \
+    FROM usage_lines WHERE startsWith(event_id, 'call-') AND ";
 /// First and last places of each version of a tenant's prices, in each partition.
 const VERSIONS: &str = "SELECT toString(tenant_id) AS tenant, partition, card_version, \
     tupleElement(min((position, `index`)) AS first, 1) AS first_position, tupleElement(first, 2) AS first_index, \
@@ -29,6 +31,38 @@ const VERSIONS: &str = "SELECT toString(tenant_id) AS tenant, partition, card_ve
     ORDER BY tenant_id, partition, card_version";
 const OTHERS: &str = "SELECT event_id, toString(outcome) AS outcome FROM rejected_events \
     WHERE startsWith(event_id, 'call-') AND outcome != 'duplicate' GROUP BY event_id, outcome";
+
+/// What an event did.
+#[derive(Debug, Deserialize)]
+struct Effect<'a> {
+    event_id: &'a str,
+    tenant: &'a str,
+    team: &'a str,
+    /// In how many places of the log it took effect.
+    places: u32,
+    version: u32,
+    last_version: u32,
+    /// Of each of the two meters.
+    events: [i32; 2],
+    /// Quantity, charge and cost, each of the two meters.
+    #[serde(borrow)]
+    amounts: [&'a str; 6],
+}
+
+impl Effect<'_> {
+    fn lines(&self) -> Result<[Sums; 2]> {
+        let line = |number: usize| {
+            let amount = |of: usize| parse(self.amounts[2 * of + number]);
+            Ok::<_, anyhow::Error>(Sums {
+                events: self.events[number].into(),
+                quantity: amount(0)?,
+                charge: amount(1)?,
+                cost: amount(2)?,
+            })
+        };
+        Ok([line(0)?, line(1)?])
+    }
+}
 
 impl Oracle<'_> {
     /// INV-01, INV-02, INV-03, INV-08, INV-12 and INV-18: every event has its one effect, to the last
@@ -41,15 +75,15 @@ impl Oracle<'_> {
         let pages = expected.rated.len() / PAGE_EVENTS + 1;
         let mut found = HashMap::new();
         for page in 0..pages {
-            let (pages, page) = (pages.to_string(), page.to_string());
-            let parameters = [("pages", pages.as_str()), ("page", page.as_str())];
-            for row in self.system.clickhouse().query_json_rows(EFFECTS, &parameters).await? {
-                let id = row["event_id"].as_str().context("an event without an id")?;
-                match expected.rated.get(id) {
-                    Some(event) => self.effect(event, &row, differences)?,
-                    None => differences.other("INV-03", || format!("nobody sent {row}")),
+            let sql = format!("{EFFECTS}cityHash64(event_id) % {pages} = {page} GROUP BY event_id");
+            let rows = self.system.clickhouse().query_bytes(&sql, "JSONEachRow").await?;
+            for effect in serde_json::Deserializer::from_slice(&rows).into_iter::<Effect>() {
+                let effect = effect?;
+                match expected.rated.get(effect.event_id) {
+                    Some(event) => self.effect(event, &effect, differences)?,
+                    None => differences.other("INV-03", || format!("nobody sent {effect:?}")),
                 }
-                found.insert(id.to_owned(), u32::try_from(integer(&row["version"])?)?);
+                found.insert(effect.event_id.to_owned(), effect.version);
             }
         }
         for (id, event) in expected.rated.iter().filter(|(id, _)| !found.contains_key(*id)) {
@@ -82,34 +116,35 @@ impl Oracle<'_> {
         Ok(())
     }
 
-    fn effect(&self, event: &Event, row: &Value, differences: &mut Differences) -> Result<()> {
-        let line = |number: u32| {
-            let field = |name: &str| &row[format!("{name}_{number}")];
-            Ok::<_, anyhow::Error>(Sums {
-                events: i64::try_from(integer(field("events"))?)?,
-                quantity: amount(field("quantity"))?,
-                charge: amount(field("charge"))?,
-                cost: amount(field("cost"))?,
-            })
-        };
-        let lines = [line(0)?, line(1)?];
-        if integer(&row["places"])? != 1 || lines.iter().any(|line| line.events > 1) {
+    fn effect(
+        &self,
+        event: &Event,
+        effect: &Effect<'_>,
+        differences: &mut Differences,
+    ) -> Result<()> {
+        if effect.places != 1 || effect.events.iter().any(|events| *events > 1) {
             differences.doubled += 1;
-            differences.tell(|| format!("INV-02: two effects: {row}: {}", self.history_of(event)));
+            differences
+                .tell(|| format!("INV-02: two effects: {effect:?}: {}", self.history_of(event)));
             return Ok(());
         }
         let owner = (self.tenants[event.tenant].id.to_string(), team_name(event.call.team));
-        if (row["tenant"].as_str(), row["team"].as_str()) != (Some(&owner.0), Some(&owner.1)) {
+        if (effect.tenant, effect.team) != (&owner.0, &owner.1) {
             differences.other("INV-03", || {
-                format!("{row} is not of {owner:?}: {}", self.history_of(event))
+                format!("{effect:?} is not of {owner:?}: {}", self.history_of(event))
             });
         }
-        let version = u32::try_from(integer(&row["version"])?)?;
-        if row["version"] != row["last_version"] || !(1..=self.prices).contains(&version) {
-            differences.other("INV-18", || format!("{row} has other prices than were published"));
-        } else if lines != event.lines(version) {
+        let version = effect.version;
+        if version != effect.last_version || !(1..=self.prices).contains(&version) {
+            differences
+                .other("INV-18", || format!("{effect:?} has other prices than were published"));
+        } else if effect.lines()? != event.lines(version) {
             differences.other("INV-08", || {
-                format!("{row}, expected {:?}: {}", event.lines(version), self.history_of(event))
+                format!(
+                    "{effect:?}, expected {:?}: {}",
+                    event.lines(version),
+                    self.history_of(event)
+                )
             });
         }
         Ok(())
