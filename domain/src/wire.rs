@@ -9,6 +9,7 @@ pub mod block;
 pub mod carry;
 pub mod codec;
 pub mod columns;
+mod interner;
 pub mod rated;
 pub mod record;
 pub mod row;

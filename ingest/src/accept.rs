@@ -139,12 +139,14 @@ fn prepare(
         + texts.iter().map(|text| text.len() + 2).sum::<usize>();
     let (strings, id_at) = (&mut batch.strings, batch.ids.len());
     batch.ids.push_str(id);
+    let before = batch.events.last();
+    let team_number = strings.intern_like(before.map(|event| event.team), team);
     Ok(Prepared {
         partition,
-        team: strings.intern(team),
-        subject: strings.intern(&subject),
-        source: strings.intern(source),
-        event_type: strings.intern(&event_type),
+        team: team_number,
+        subject: strings.intern_like(Some(team_number), &subject),
+        source: strings.intern_like(before.map(|event| event.source), source),
+        event_type: strings.intern_like(before.map(|event| event.event_type), &event_type),
         user: user.map(|user| strings.intern(&user)),
         feature: feature.map(|feature| strings.intern(&feature)),
         id_at,

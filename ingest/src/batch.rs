@@ -15,48 +15,75 @@ use domain::{
         trace::TraceContext,
     },
 };
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     admit::Caller,
     budget::{Full, Held},
 };
 
-/// The different texts of a request, by number.
+/// The different texts of a request, by number, without memory of its own for each.
 #[derive(Debug, Default)]
 pub struct Strings {
-    numbers: HashMap<Arc<str>, u32>,
-    texts: Vec<Arc<str>>,
-    bytes: usize,
+    /// Numbers, by the hash of what they stand for.
+    numbers: HashTable<u32>,
+    /// Where each begins and ends in `texts`.
+    places: Vec<(u32, u32)>,
+    texts: String,
     /// Whether each text names a member of an LLM usage object; empty while none does.
     usage: Vec<bool>,
+}
+
+/// What a text's number, place and share of the table take.
+const NUMBER_BYTES: usize = 24;
+
+fn text_of<'a>(places: &[(u32, u32)], texts: &'a str, number: u32) -> Option<&'a str> {
+    let place = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
+    let (from, to) = places.get(place(number))?;
+    texts.get(place(*from)..place(*to))
 }
 
 impl Strings {
     /// The number of a text.
     pub fn intern(&mut self, text: &str) -> u32 {
-        if let Some(number) = self.numbers.get(text) {
+        let Strings { numbers, places, texts, usage } = self;
+        let hash = xxh3_64(text.as_bytes());
+        if let Some(number) =
+            numbers.find(hash, |number| text_of(places, texts, *number) == Some(text))
+        {
             return *number;
         }
-        let number = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
-        let text: Arc<str> = text.into();
-        // A text is held once; its number twice, with the table's overhead.
-        self.bytes += text.len() + 64;
-        if llm_usage::concerns(&text) {
-            self.usage.resize(self.texts.len(), false);
-            self.usage.push(true);
+        // The budget of one request is far below 4 GiB.
+        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        let number = place(places.len());
+        if llm_usage::concerns(text) {
+            usage.resize(places.len(), false);
+            usage.push(true);
         }
-        self.texts.push(Arc::clone(&text));
-        self.numbers.insert(text, number);
+        let from = texts.len();
+        texts.push_str(text);
+        places.push((place(from), place(texts.len())));
+        numbers.insert_unique(hash, number, |number| {
+            xxh3_64(text_of(places, texts, *number).unwrap_or_default().as_bytes())
+        });
         number
+    }
+
+    /// The number of a text that is probably the one of `number`.
+    pub fn intern_like(&mut self, number: Option<u32>, text: &str) -> u32 {
+        let is_it = |number: &u32| text_of(&self.places, &self.texts, *number) == Some(text);
+        match number.filter(is_it) {
+            Some(number) => number,
+            None => self.intern(text),
+        }
     }
 
     /// The text of a number that [`Strings::intern`] gave.
     #[must_use]
     pub fn get(&self, number: u32) -> &str {
-        let place = usize::try_from(number).unwrap_or(usize::MAX);
-        self.texts.get(place).map_or("", |text| text)
+        text_of(&self.places, &self.texts, number).unwrap_or_default()
     }
 
     /// Whether a text is the pointer of a member of an LLM usage object.
@@ -69,7 +96,7 @@ impl Strings {
     /// Bytes of memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.texts.len() + self.places.len() * NUMBER_BYTES
     }
 }
 

@@ -96,6 +96,8 @@ pub enum Fault {
 pub struct Found {
     /// Pointers are numbers of the strings; places are in the text.
     pub attributes: Vec<Attribute>,
+    /// Pointers of the event before: events of one request are mostly of one shape.
+    before: Vec<u32>,
     /// Bytes of the pointers.
     pub pointer_bytes: usize,
     /// The first thing that is wrong.
@@ -118,12 +120,15 @@ impl Found {
             return;
         }
         let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        let pointer = strings.intern(path);
+        let before = self.before.get(self.attributes.len()).copied();
+        let pointer = strings.intern_like(before, path);
         let (offset, length) = (place(leaf.offset), place(leaf.length));
         self.attributes.push(Attribute { pointer, kind: leaf.kind, offset, length });
     }
 
     fn clear(&mut self) {
+        self.before.clear();
+        self.before.extend(self.attributes.iter().map(|attribute| attribute.pointer));
         self.attributes.clear();
         self.pointer_bytes = 0;
         self.fault = None;
@@ -159,7 +164,11 @@ pub struct Collector {
     frames: Vec<Frame>,
     path: String,
     objects: u32,
+    /// Object and hash of each name, in their order.
     names: Vec<(u32, u64)>,
+    /// Those of an event before, which are all different.
+    different: Vec<(u32, u64)>,
+    sorted: Vec<(u32, u64)>,
 }
 
 impl Collector {
@@ -192,9 +201,15 @@ impl Collector {
             self.fault = Some(Fault::TooLarge);
             return;
         }
-        self.names.sort_unstable();
-        if self.names.array_windows().any(|[first, second]| first == second) {
+        if self.names == self.different {
+            return;
+        }
+        self.sorted.clone_from(&self.names);
+        self.sorted.sort_unstable();
+        if self.sorted.array_windows().any(|[first, second]| first == second) {
             self.fault = Some(Fault::Duplicate);
+        } else {
+            self.different.clone_from(&self.names);
         }
     }
 

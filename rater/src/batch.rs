@@ -3,21 +3,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use domain::{
-    catalog::{CardVersionName, Catalog},
+    catalog::Catalog,
     chain::Hash,
-    money::Amount,
     planted::{self, Bug},
     rating::{Binding, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         carry::carry,
-        codec::DictionaryWriter,
         rated::{Counts, Forward, Header, Outer, Parts, encode},
         record::{Entry, EventRecord, Origin, Refused, Verdict},
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
         rows::ColumnsWriter,
-        sums::{self, Sum, SumKey},
         trace::{self, TraceContext},
     },
 };
@@ -26,10 +23,11 @@ use uuid::Uuid;
 
 use crate::{
     catalogs::Catalogs,
-    names::{Names, number_of},
+    names::Names,
     ranges::Ranges,
-    seen::{Seen, Taken},
+    seen::{Free, Seen, Taken},
     state::StateError,
+    sums::{Account, Sums},
 };
 
 /// What a table covers.
@@ -61,24 +59,27 @@ pub struct Known<'a> {
     pub ranges: &'a Ranges,
 }
 
-/// Memory for the rows of a batch: what one has used is used by the next.
+/// Memory for the rows and sums of a batch: what one has used is used by the next.
 #[derive(Clone, Debug)]
 pub struct Memory {
     rows: ColumnsWriter,
     others: ColumnsWriter,
+    sums: Sums,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { rows: ColumnsWriter::usage_events(), others: ColumnsWriter::rejected_events() }
+        let (rows, others) = (ColumnsWriter::usage_events(), ColumnsWriter::rejected_events());
+        Memory { rows, others, sums: Sums::default() }
     }
 }
 
 impl Memory {
-    fn of(mut rows: ColumnsWriter, mut others: ColumnsWriter) -> Memory {
+    fn of(mut rows: ColumnsWriter, mut others: ColumnsWriter, mut sums: Sums) -> Memory {
         rows.clear();
         others.clear();
-        Memory { rows, others }
+        sums.clear();
+        Memory { rows, others, sums }
     }
 }
 
@@ -103,28 +104,12 @@ pub struct Batch {
     serial: u32,
     counts: Vec<(Uuid, Counts)>,
     traces: Vec<TraceContext>,
-    dictionary: DictionaryWriter,
-    /// What the sums' keys have in common, and the number of each.
-    classes: Vec<SumKey>,
-    class_numbers: HashMap<SumKey, u32>,
-    sums: HashMap<ShortKey, Sum>,
+    sums: Sums,
     rows: ColumnsWriter,
     others: ColumnsWriter,
     forwards: Vec<Forward>,
     forward_bytes: usize,
     forward_block: BlockWriter,
-}
-
-/// The meter and the numbers of the rate card's and of the cost card's version.
-pub(crate) type ClassOf = (usize, Option<u32>, Option<u32>);
-
-/// A [`SumKey`] by the number of its class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct ShortKey {
-    class: u32,
-    team: u32,
-    bucket: i64,
-    hold: Option<Uuid>,
 }
 
 /// One block on its way through rating: everything its entries share.
@@ -136,8 +121,8 @@ struct Desk<'a> {
     block: &'a Block<'a>,
     /// Per tenant of the block: its place in the batch's counts.
     tenants: Vec<u32>,
-    /// Per string of the block: its number in the sums' dictionary.
-    interned: Vec<Option<u32>>,
+    /// Per string of the block: its number as a team of the sums.
+    teams: Vec<Option<u32>>,
 }
 
 /// The entry being decided.
@@ -151,7 +136,7 @@ impl Batch {
     /// An empty batch that begins at `from`, in memory that was used before.
     #[must_use]
     pub fn new(from: i64, append_time_us: i64, memory: Memory) -> Batch {
-        let Memory { rows, others } = memory;
+        let Memory { rows, others, sums } = memory;
         Batch {
             from,
             to: from - 1,
@@ -163,10 +148,7 @@ impl Batch {
             serial: 0,
             counts: Vec::new(),
             traces: Vec::new(),
-            dictionary: DictionaryWriter::default(),
-            classes: Vec::new(),
-            class_numbers: HashMap::new(),
-            sums: HashMap::new(),
+            sums,
             rows,
             others,
             forwards: Vec::new(),
@@ -222,7 +204,7 @@ impl Batch {
             header,
             block,
             tenants,
-            interned: vec![None; block.dictionary.texts().len()],
+            teams: vec![None; block.dictionary.texts().len()],
         };
         if planted::is(Bug::CatalogByClock)
             && let Some(last) = coming.last()
@@ -300,19 +282,23 @@ impl Batch {
         known: &mut Known<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), StateError> {
-        let here = (desk.position, case.index);
-        if let Some(taken) = known.seen.find(case.event.identity) {
-            let (position, index) = (taken.position, taken.index);
-            let first = (position, index);
-            assert!(first < here, "the table knows only what lies before: {first:?} and {here:?}");
-            let outcome = if taken.content == case.event.content {
-                OtherOutcome::Duplicate { position, index }
-            } else {
-                OtherOutcome::Conflict { position, index }
-            };
-            self.put_other(desk, case, rules, &outcome);
-            return Ok(());
-        }
+        let free = match known.seen.look_up(case.event.identity) {
+            Err(free) => free,
+            Ok(Taken { position, index, content }) => {
+                let (first, here) = ((position, index), (desk.position, case.index));
+                assert!(
+                    first < here,
+                    "the table knows only what lies before: {first:?} and {here:?}"
+                );
+                let outcome = if content == case.event.content {
+                    OtherOutcome::Duplicate { position, index }
+                } else {
+                    OtherOutcome::Conflict { position, index }
+                };
+                self.put_other(desk, case, rules, &outcome);
+                return Ok(());
+            }
+        };
         let again = match case.copy.map(|(verdict, _)| verdict) {
             Some(Verdict::DuplicateOf { position, index }) => {
                 self.put_other(desk, case, rules, &OtherOutcome::Duplicate { position, index });
@@ -336,7 +322,7 @@ impl Batch {
                 return self.forward(desk, case, reported);
             }
         }
-        self.rate(desk, case, rules, known.seen, scratch);
+        self.rate(desk, case, rules, free, scratch);
         Ok(())
     }
 
@@ -374,7 +360,7 @@ impl Batch {
         desk: &mut Desk<'_>,
         case: &Case<'_>,
         rules: &mut Rules<'_>,
-        seen: &mut Seen,
+        free: Free<'_>,
         scratch: &mut Scratch,
     ) {
         let append_time_us =
@@ -391,13 +377,11 @@ impl Batch {
         match rate(&rating, case.event, scratch, &mut lines) {
             Err(rejection) => self.put_other(desk, case, rules, &OtherOutcome::Rejected(rejection)),
             Ok(outcome) => {
-                let taken = Taken {
+                free.take(Taken {
                     position: desk.position,
                     index: case.index,
                     content: case.event.content,
-                };
-                let new = seen.take(case.event.identity, taken);
-                assert!(new, "an identity takes effect once: {taken:?}");
+                });
                 self.added.push(case.event.identity);
                 match outcome {
                     Outcome::Rated => {}
@@ -409,10 +393,7 @@ impl Batch {
                     Outcome::Unmetered => counts.unmetered += 1,
                     Outcome::Unpriced => counts.unpriced += 1,
                 });
-                for line in &lines {
-                    self.rounded += u64::from(line.rounded);
-                    self.add_line(desk, case.event, rules, line, bucket_of(time_us));
-                }
+                self.add_lines(desk, case.event, rules, &lines, bucket_of(time_us));
                 let place =
                     row_place(desk, case.index, case.event.tenant, rules.place(), case.copy);
                 self.rows.push(|out| {
@@ -439,82 +420,35 @@ impl Batch {
         }
     }
 
-    fn add_line(
+    fn add_lines(
         &mut self,
         desk: &mut Desk<'_>,
         event: &EventRecord<'_>,
         rules: &mut Rules<'_>,
-        line: &Line<'_>,
+        lines: &[Line<'_>],
         bucket: i64,
     ) {
-        let team = self.intern_text(desk, event.team);
-        let cost_version = line.cost.map(|(_, number)| number);
-        let of = (line.meter, line.charge.card_version(), cost_version);
-        let class = match rules.names.class(of) {
-            Some(class) => class,
-            None => {
-                let key = self.class(batch_tenant(desk, event.tenant), rules, of);
-                let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-                let class = *self.class_numbers.entry(key).or_insert_with(|| {
-                    self.classes.push(key);
-                    next
-                });
-                rules.names.classes.push((of, class));
-                class
-            }
-        };
-        let key = ShortKey { class, team, bucket, hold: event.hold };
-        let cost = line.cost.map_or(0, |(amount, _)| amount.raw());
-        self.sums.entry(key).or_default().add(&Sum {
-            quantity: line.quantity.raw(),
-            charge: line.charge.amount().map_or(0, Amount::raw),
-            cost,
-            events: 1,
-        });
-    }
-
-    /// What a line of a meter with these versions of cards is summed up under, team and time left out.
-    fn class(
-        &mut self,
-        tenant: u32,
-        rules: &mut Rules<'_>,
-        (meter, card, cost_card): ClassOf,
-    ) -> SumKey {
-        let Rules { catalog, names, .. } = rules;
-        let name = catalog.meters.get(meter).map_or("", |meter| &meter.key);
-        let meter = number_of(&mut names.meters, meter, &mut self.dictionary, name);
-        let version = |number: u32| {
-            let number = usize::try_from(number).ok()?;
-            catalog.card_versions.get(number).map(|name| (number, name))
-        };
-        let (card, cost_card) = (card.and_then(version), cost_card.and_then(version));
-        let mut currency = |(number, name): (usize, &CardVersionName), dictionary: &mut _| {
-            number_of(&mut names.currencies, number, dictionary, &name.currency)
-        };
-        SumKey {
-            tenant,
-            team: 0,
-            meter,
-            card: card.map(|(number, name)| {
-                number_of(&mut names.cards, number, &mut self.dictionary, &name.card)
-            }),
-            card_version: card.map_or(0, |(_, name)| name.version),
-            currency: card.map(|card| currency(card, &mut self.dictionary)),
-            cost_currency: cost_card.map(|card| currency(card, &mut self.dictionary)),
-            hold: None,
-            bucket: 0,
-            user: None,
-            app: None,
-            key: None,
-            feature: None,
+        if lines.is_empty() {
+            return;
+        }
+        let tenant = batch_tenant(desk, event.tenant);
+        let account =
+            Account { tenant, team: self.team(desk, event.team), bucket, hold: event.hold };
+        for line in lines {
+            self.rounded += u64::from(line.rounded);
+            self.sums.add(account, rules.catalog, rules.names, line);
         }
     }
 
-    /// The sums' number of a string of the block, looked up once per block.
-    fn intern_text(&mut self, desk: &mut Desk<'_>, number: u32) -> u32 {
+    /// The sums' number of a team of the block, looked up once per block.
+    fn team(&mut self, desk: &mut Desk<'_>, number: u32) -> u32 {
+        let sums = &mut self.sums;
         let text = desk.block.dictionary.get(number).unwrap_or_default();
-        let place = usize::try_from(number).unwrap_or(usize::MAX);
-        number_of(&mut desk.interned, place, &mut self.dictionary, text)
+        let known = usize::try_from(number).ok().and_then(|place| desk.teams.get_mut(place));
+        match known {
+            Some(known) => *known.get_or_insert_with(|| sums.intern(text)),
+            None => sums.intern(text),
+        }
     }
 
     fn put_other(
@@ -572,16 +506,6 @@ impl Batch {
         for (tenant, counts) in &self.counts {
             assert!(counts.balanced(), "every entry of {tenant} has one outcome: {counts:?}");
         }
-        let mut entries: Vec<(SumKey, Sum)> = Vec::with_capacity(self.sums.len());
-        for (key, sum) in self.sums {
-            let ShortKey { class, team, bucket, hold } = key;
-            let class = usize::try_from(class).ok().and_then(|class| self.classes.get(class));
-            let same = |class: &SumKey| SumKey { team, bucket, hold, ..*class };
-            entries.extend(class.map(|class| (same(class), sum)));
-        }
-        entries.sort_unstable_by_key(|(key, _)| *key);
-        let mut section = Vec::new();
-        sums::encode(&self.dictionary, &entries, &mut section);
         let header = Header {
             catalog_version,
             rules_version: RULES_VERSION,
@@ -593,13 +517,13 @@ impl Batch {
         };
         let parts = Parts {
             header,
-            sums: section,
+            sums: self.sums.encode(),
             rows: self.rows,
             others: self.others,
             forwards: self.forwards,
         };
         let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
-        (outer, message, self.added, Memory::of(parts.rows, parts.others))
+        (outer, message, self.added, Memory::of(parts.rows, parts.others, self.sums))
     }
 }
 

@@ -16,6 +16,7 @@ pub mod seen;
 mod start;
 pub mod state;
 mod store;
+mod sums;
 pub mod table;
 mod upkeep;
 pub mod verdict;

@@ -2,7 +2,7 @@
 
 use domain::{catalog::Catalog, wire::codec::DictionaryWriter};
 
-use crate::batch::ClassOf;
+use crate::sums::ClassOf;
 
 /// Numbers of a catalog's names.
 pub struct Names {

@@ -6,7 +6,10 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::{
+    HashMap,
+    hash_map::{Entry, VacantEntry},
+};
 
 /// The event that took an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,32 +55,39 @@ impl Hasher for IdentityHasher {
     }
 }
 
+type BuildHasher = BuildHasherDefault<IdentityHasher>;
+
 /// The table of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    taken: HashMap<Key, Taken, BuildHasherDefault<IdentityHasher>>,
+    taken: HashMap<Key, Taken, BuildHasher>,
+}
+
+/// The place of an identity that nobody has taken.
+pub struct Free<'a>(VacantEntry<'a, Key, Taken, BuildHasher>);
+
+impl Free<'_> {
+    /// Records an effect.
+    pub fn take(self, taken: Taken) {
+        self.0.insert(taken);
+    }
 }
 
 const _: () = assert!(size_of::<(Key, Taken)>() == 40);
 
 impl Seen {
-    /// Who took this identity.
-    #[must_use]
-    pub fn find(&self, identity: u128) -> Option<Taken> {
-        self.taken.get(&Key::from(identity)).copied()
+    /// Who took this identity, or else its place: it is looked up once, and nobody can take it twice.
+    pub fn look_up(&mut self, identity: u128) -> Result<Taken, Free<'_>> {
+        match self.taken.entry(Key::from(identity)) {
+            Entry::Occupied(place) => Ok(*place.get()),
+            Entry::Vacant(place) => Err(Free(place)),
+        }
     }
 
-    /// Records an effect; false, and nothing changes, where the identity has taken effect before. A
-    /// second effect would be a double charge: the caller must not go on with it.
+    /// Records an effect; false, and nothing changes, where the identity has taken effect before.
     #[must_use]
     pub fn take(&mut self, identity: u128, taken: Taken) -> bool {
-        match self.taken.entry(Key::from(identity)) {
-            Entry::Vacant(place) => {
-                place.insert(taken);
-                true
-            }
-            Entry::Occupied(_) => false,
-        }
+        self.look_up(identity).map_err(|free| free.take(taken)).is_err()
     }
 
     /// Takes out what a batch that was not accepted had added, or what has left for a range.

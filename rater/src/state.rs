@@ -248,11 +248,10 @@ impl State {
             }
             if planted::is(Bug::OthersTakeIds) {
                 for head in sections.others().map_err(damaged)?.heads() {
-                    if head.identity != 0 && self.table.seen.find(head.identity).is_none() {
-                        let RowHead { position, index, content, .. } = head;
-                        if self.table.seen.take(head.identity, Taken { position, index, content }) {
-                            added.push(head.identity);
-                        }
+                    let RowHead { position, index, content, .. } = head;
+                    let taken = Taken { position, index, content };
+                    if head.identity != 0 && self.table.seen.take(head.identity, taken) {
+                        added.push(head.identity);
                     }
                 }
             }

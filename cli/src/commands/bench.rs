@@ -32,8 +32,9 @@ use crate::{
 
 mod stages;
 
-/// How often threads are looked at; those that end leave nothing behind.
-const SAMPLE: Duration = Duration::from_millis(200);
+/// How often threads are looked at; those that end leave nothing behind. A look takes some 10 ms of
+/// processor time itself.
+const SAMPLE: Duration = Duration::from_secs(1);
 /// Events of a run with a time and no number.
 const EVENTS_UNLIMITED: u64 = u64::MAX / 2;
 const EVENTS_DEFAULT: u64 = 1_000_000;

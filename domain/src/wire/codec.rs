@@ -1,14 +1,11 @@
 //! Primitives of the formats: little-endian integers, varints, length-prefixed bytes.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::cell::RefCell;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::interner::Interner;
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -249,58 +246,31 @@ pub(super) fn compress(plain: &[u8], out: &mut Vec<u8>) {
 /// More than this is not kept.
 const SCRATCH_MAX: usize = 8 << 20;
 
-/// One-shot xxh3 for the dictionary's short strings.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct TextHasher(u64);
-
-impl Hasher for TextHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    /// The end mark of a string: one string is the whole key.
-    fn write_u8(&mut self, _: u8) {}
-}
-
 /// Collects the different strings of a message, so that each is written once.
 #[derive(Clone, Debug, Default)]
-pub struct DictionaryWriter {
-    places: HashMap<Box<str>, u32, BuildHasherDefault<TextHasher>>,
-    encoded: Vec<u8>,
-}
+pub struct DictionaryWriter(Interner);
 
 impl DictionaryWriter {
     /// The number of a string, written now if it is new.
     pub fn intern(&mut self, text: &str) -> u32 {
-        if let Some(place) = self.places.get(text) {
-            return *place;
-        }
-        let place = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-        self.places.insert(text.into(), place);
-        self.encoded.text(text);
-        place
+        self.0.intern(text.as_bytes())
     }
 
     /// Bytes that the strings take so far.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.encoded.len()
+        self.0.encoded().len()
     }
 
     /// Writes count and strings.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.length(self.places.len());
-        out.raw(&self.encoded);
+        out.length(self.0.len());
+        out.raw(self.0.encoded());
     }
 
     /// Forgets all strings and keeps the memory.
     pub fn clear(&mut self) {
-        self.places.clear();
-        self.encoded.clear();
+        self.0.clear();
     }
 }
 

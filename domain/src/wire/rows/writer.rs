@@ -1,11 +1,10 @@
 //! Rows in the making.
 
-use std::{collections::HashMap, hash::BuildHasherDefault};
-
 use super::{Columns, RowOutput, parts_of, put_numbers, word_width};
 use crate::wire::{
-    codec::{DecodeError, Input, Output, TextHasher, compress},
+    codec::{DecodeError, Input, Output, compress},
     columns::{Column, Kind, REJECTED_EVENTS, Table, USAGE_EVENTS, Value},
+    interner::Interner,
 };
 
 /// Rows of one table in the making; keeps its memory when it is cleared.
@@ -131,7 +130,7 @@ impl ColumnsWriter {
     #[must_use]
     pub fn size(&self) -> usize {
         let of = |values: &Values| {
-            let words = values.words.texts.len() + values.words.values.len() * 4;
+            let words = values.words.different.encoded().len() + values.words.values.len() * 4;
             values.heads.len() + values.values.len() + values.more.len() + words
         };
         self.lists.len() + self.columns.iter().map(of).sum::<usize>()
@@ -184,9 +183,9 @@ impl ColumnsWriter {
                 ended = plain.len();
             };
             if values.is_words {
-                plain.raw(&values.words.texts);
+                plain.raw(values.words.different.encoded());
                 end(&plain);
-                let width = word_width(values.words.places.len());
+                let width = word_width(values.words.different.len());
                 put_numbers(&mut plain, values.words.values.iter().copied(), width);
                 end(&plain);
                 continue;
@@ -326,10 +325,7 @@ impl Values {
 /// The different words of a column, and the number of each value's.
 #[derive(Clone, Debug, Default)]
 struct Words {
-    numbers: HashMap<Box<[u8]>, u32, BuildHasherDefault<TextHasher>>,
-    /// Where each begins and ends in `texts`.
-    places: Vec<(usize, usize)>,
-    texts: Vec<u8>,
+    different: Interner,
     values: Vec<u32>,
     /// Names of words that came lately, and their numbers.
     named: [(u64, u32); NAMED],
@@ -338,7 +334,7 @@ struct Words {
 /// Names that are remembered, each at the place of its last bits.
 const NAMED: usize = 4;
 /// Words that are looked for one by one, before the hash: most columns have very few.
-const NEAR: usize = 4;
+const NEAR: u32 = 4;
 
 impl Words {
     #[inline]
@@ -356,35 +352,15 @@ impl Words {
     }
 
     fn push(&mut self, word: &[u8]) -> u32 {
-        let near =
-            self.places.iter().take(NEAR).position(|(from, to)| {
-                self.texts.get(*from..*to).is_some_and(|known| known == word)
-            });
-        let number = match near {
-            Some(place) => u32::try_from(place).unwrap_or(u32::MAX),
-            None => self.number(word),
-        };
+        let known = u32::try_from(self.different.len()).unwrap_or(u32::MAX);
+        let near = (0..known.min(NEAR)).find(|number| self.different.get(*number) == word);
+        let number = near.unwrap_or_else(|| self.different.intern(word));
         self.values.push(number);
         number
     }
 
-    fn number(&mut self, word: &[u8]) -> u32 {
-        if let Some(number) = self.numbers.get(word) {
-            return *number;
-        }
-        let number = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-        self.texts.length(word.len());
-        let from = self.texts.len();
-        self.texts.raw(word);
-        self.places.push((from, self.texts.len()));
-        self.numbers.insert(word.into(), number);
-        number
-    }
-
     fn clear(&mut self) {
-        self.numbers.clear();
-        self.places.clear();
-        self.texts.clear();
+        self.different.clear();
         self.values.clear();
         self.named = Default::default();
     }
