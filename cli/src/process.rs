@@ -185,6 +185,12 @@ pub struct ArchiveArguments {
     clickhouse_cluster: Option<String>,
 }
 
+impl Default for ArchiveArguments {
+    fn default() -> Self {
+        Self { clickhouse_engine: "MergeTree".to_owned(), clickhouse_cluster: None }
+    }
+}
+
 /// Number, name and text of every file in `migrations/clickhouse`.
 pub const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "spine", include_str!("../../migrations/clickhouse/0001_spine.sql")),

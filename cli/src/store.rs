@@ -4,6 +4,7 @@ pub mod books;
 pub mod confirmed;
 pub mod keys;
 pub mod measures;
+pub mod plain;
 pub mod private;
 pub mod roles;
 pub mod schema;

@@ -380,20 +380,10 @@ async fn system_runs(http: &Http) -> Result<bool> {
     Ok(http.exchange("GET", "/health", Vec::new()).await?.0 == 200)
 }
 
-/// `weir bench pipeline` on the settings; its report.
-async fn bench(settings: &[(String, String)]) -> Result<Value> {
+/// `weir bench` on the settings; its report.
+async fn bench(arguments: &[&str], settings: &[(String, String)]) -> Result<Value> {
     let folder = TestFolder::new("bench")?;
-    let arguments = [
-        "bench",
-        "pipeline",
-        "--events",
-        "4000",
-        "--connections",
-        "4",
-        "--partitions",
-        "4",
-        "--json",
-    ];
+    let arguments = [&["bench"], arguments, &["--json"]].concat();
     let mut process = Process::start("bench", folder.path(), &arguments, settings)?;
     let code = process.ended(Duration::from_secs(300)).await?;
     let output = process.output();
@@ -402,11 +392,36 @@ async fn bench(settings: &[(String, String)]) -> Result<Value> {
 }
 
 #[tokio::test]
+async fn the_bench_of_a_stage_reports_once_its_sums_are_right() -> Result<()> {
+    let alone = ["--one-by-one", "300"];
+    let stages: [(&[&str], &[&str]); 3] = [
+        (&["rate", "--events", "30000"], &[]),
+        (&["post", "--events", "30000"], &alone),
+        (&["archive", "--events", "30000", "--rows", "15000"], &alone),
+    ];
+    for (stage, more) in stages {
+        let report = bench(&[stage, more].concat(), &[]).await?;
+        ensure!(report["oracle"] == "ok", "{stage:?}: {report}");
+        for name in report.as_object().context("a report")?.keys().filter(|name| *name != "oracle")
+        {
+            let figures = match &report[name] {
+                Value::Object(figures) => figures.values().cloned().collect(),
+                one => vec![one.clone()],
+            };
+            let positive = |figure: &Value| figure.as_f64().is_some_and(|number| number > 0.0);
+            ensure!(figures.iter().all(positive), "{stage:?}, {name}: {report}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_bench_reports_by_role_once_its_books_are_right_on_both_logs() -> Result<()> {
     let broker = Broker::start()?;
     let on_kafka = [("WEIR_KAFKA_BROKERS".to_owned(), broker.bootstrap())];
     for settings in [&[][..], &on_kafka] {
-        let report = bench(settings).await?;
+        let arguments = ["pipeline", "--events", "4000", "--connections", "4", "--partitions", "4"];
+        let report = bench(&arguments, settings).await?;
         ensure!(report["oracle"] == "ok" && report["events"] == 4_000, "{report}");
         for role in
             ["rater", "archive", "ledger", "api", "tokio (http, sql)", "postgres", "clickhouse"]

@@ -22,7 +22,7 @@ use runtime::{
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::books::Stores;
+use super::{books::Stores, watch::Pids};
 use crate::{client::Client, config::Config, endpoints::Endpoints, process, store};
 
 const START_TIME_MAX: Duration = Duration::from_secs(180);
@@ -41,7 +41,8 @@ pub struct System {
     pub endpoints: Endpoints,
     /// Databases made on servers of others.
     borrowed: Borrowed,
-    clickhouse: ClickHouseConfig,
+    /// How to reach its ClickHouse.
+    pub clickhouse: ClickHouseConfig,
     /// What stores events: `local log, private Postgres, …`.
     pub engines: String,
 }
@@ -105,6 +106,13 @@ impl System {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process of a server that it brought along.
+    pub fn server(&self, name: &str) -> Result<u32> {
+        let pids = Pids::of(self.pid());
+        let server = pids.trees.iter().find(|(known, _)| *known == name).map(|(_, pid)| *pid);
+        server.with_context(|| format!("`weir up` has no {name} of its own here"))
     }
 
     /// Where its data are.
@@ -201,7 +209,7 @@ impl Borrowed {
 }
 
 /// The URL with another database.
-fn with_database(url: &str, name: &str) -> Result<String> {
+pub fn with_database(url: &str, name: &str) -> Result<String> {
     let mut url = reqwest::Url::parse(url).context("DATABASE_URL is no URL")?;
     url.set_path(name);
     Ok(url.into())

@@ -54,6 +54,10 @@ enum Bench {
     Pipeline(PipelineArguments),
     /// Parsing, packing and rating alone, in one thread and in memory, beside a plain loop
     Rate(stages::RateArguments),
+    /// Posting alone, into the Postgres of a fresh `weir up`, beside a row per line of an event
+    Post(stages::PostArguments),
+    /// Archiving alone, into the engine of a fresh `weir up`, beside text inserts
+    Archive(stages::ArchiveArguments),
 }
 
 /// What the events of a bench are.
@@ -144,6 +148,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
         Bench::Pipeline(arguments) => run_pipeline(arguments),
         Bench::Rate(arguments) => stages::rate(&arguments),
+        Bench::Post(arguments) => process::block_on("bench", stages::post(&arguments)),
+        Bench::Archive(arguments) => process::block_on("bench", stages::archive(&arguments)),
     }
 }
 

@@ -5,6 +5,7 @@ use benches::account::{Books, Sums, parse};
 use runtime::clickhouse::ClickHouse;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use uuid::Uuid;
 
 /// Events that are posted, of all tenants.
 pub async fn posted(connection: &mut PgConnection) -> Result<i64> {
@@ -78,12 +79,27 @@ pub async fn create_database(connection: &mut PgConnection, name: &str) -> Resul
     Ok(())
 }
 
+/// A tenant whose id is given, in a database of a run.
+pub async fn insert_tenant(connection: &mut PgConnection, id: Uuid) -> Result<()> {
+    let insert = sqlx::query("INSERT INTO tenants (tenant_id, key) VALUES ($1, 'bench')");
+    insert.bind(id).execute(connection).await?;
+    Ok(())
+}
+
 /// Drops the database of a run.
 pub async fn drop_database(connection: &mut PgConnection, name: &str) -> Result<()> {
     connection
         .execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")))
         .await?;
     Ok(())
+}
+
+/// Merges that go on in the archive's engine.
+pub async fn merges(clickhouse: &ClickHouse) -> Result<i64> {
+    let rows =
+        clickhouse.query_json_rows("SELECT count() AS merges FROM system.merges", &[]).await?;
+    let merges = rows.first().and_then(|row| integer(row.get("merges")?));
+    merges.context("no answer about merges")
 }
 
 /// Drops the archive of a run.

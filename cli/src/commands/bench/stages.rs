@@ -1,17 +1,21 @@
-//! `weir bench rate`: one stage after the other, in one thread and in memory, by processor time.
+//! `weir bench rate` and the others of one stage alone, by processor time.
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
-use benches::account::Account;
-use runtime::task::now_us;
+use benches::{account::Account, generator::Generator};
+use bytes::Bytes;
+use runtime::{config::Secret, task::now_us};
 use serde_json::json;
 
 use super::LoadArguments;
 use crate::{
     bench::{
+        archive::Archive,
         blocks::Desk,
+        post::Ledger,
         rate::{check, one_by_one, rate as rate_blocks},
+        system::System,
     },
     output::sayln,
 };
@@ -74,5 +78,114 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
             bytes(&rated.messages)
         );
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `weir bench post` is started with.
+#[derive(Debug, clap::Args)]
+pub struct PostArguments {
+    #[command(flatten)]
+    batches: BatchArguments,
+    /// Rated batches of one window
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    window: u16,
+}
+
+/// What `weir bench archive` is started with.
+#[derive(Debug, clap::Args)]
+pub struct ArchiveArguments {
+    #[command(flatten)]
+    batches: BatchArguments,
+    /// Rows of one insert, about
+    #[arg(long, default_value_t = 100_000)]
+    rows: usize,
+}
+
+/// The rated batches that a stage begins with.
+#[derive(Debug, clap::Args)]
+struct BatchArguments {
+    /// Events; 10,000 are a rated batch
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    events: u64,
+    #[command(flatten)]
+    load: LoadArguments,
+    /// Events that are also taken one by one
+    #[arg(long, default_value_t = 20_000)]
+    one_by_one: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Requests of one block: 400 events, of which 25 blocks are a batch.
+const REQUESTS: u64 = 4;
+
+impl BatchArguments {
+    /// The batches, what they must come to, and what made their events.
+    fn batches(&self) -> Result<(Vec<Bytes>, Account, Generator)> {
+        let now_us = now_us();
+        let generator = self.load.generator(now_us)?;
+        let sizes = (self.load.batch, REQUESTS);
+        let blocks = Desk::new(now_us)?.blocks(&generator, 0..self.events, sizes, now_us)?;
+        let rated = rate_blocks(&blocks.messages, now_us)?;
+        Ok((rated.messages, Account::of(&generator, self.events), generator))
+    }
+
+    /// Prints figures with their names.
+    fn print(&self, figures: &[(&str, f64)]) {
+        if self.json {
+            let mut all: serde_json::Map<String, serde_json::Value> =
+                figures.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
+            all.insert("oracle".to_owned(), json!("ok"));
+            sayln!("{:#}", serde_json::Value::Object(all));
+        } else {
+            figures.iter().for_each(|(name, figure)| sayln!("{name:<24}{figure:>10.2}"));
+            sayln!("the sums are right");
+        }
+    }
+}
+
+/// Microseconds of each of so many.
+fn each(time: Duration, count: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / count.max(1) as f64
+}
+
+/// Posts into a database beside that of a fresh `weir up`.
+pub async fn post(arguments: &PostArguments) -> Result<ExitCode> {
+    let (messages, account, generator) = arguments.batches.batches()?;
+    let system = System::start(None, 1).await?;
+    let url = Secret::new(system.endpoints.postgres.clone());
+    let mut ledger = Ledger::make(&url, system.server("postgres")?).await?;
+    let posted = ledger.post(&messages, usize::from(arguments.window), &account).await?;
+    let plain = ledger.one_by_one(&generator, arguments.batches.one_by_one).await?;
+    drop(ledger);
+    system.stop().await?;
+    let events = arguments.batches.events;
+    arguments.batches.print(&[
+        ("us_per_total", each(posted.used.total(), posted.totals)),
+        ("us_per_total.postgres", each(posted.used.server, posted.totals)),
+        ("us_per_event", each(posted.used.total(), events)),
+        ("us_per_event.one_by_one", each(plain.used.total(), arguments.batches.one_by_one)),
+        ("totals", posted.totals as f64),
+        ("windows", posted.windows as f64),
+    ]);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Archives into a database beside that of a fresh `weir up`.
+pub async fn archive(arguments: &ArchiveArguments) -> Result<ExitCode> {
+    let (messages, account, generator) = arguments.batches.batches()?;
+    let system = System::start(None, 1).await?;
+    let archive = Archive::make(&system.clickhouse, system.server("clickhouse")?).await?;
+    let archived = archive.archive(&messages, arguments.rows, &account).await?;
+    let plain = archive.one_by_one(&generator, arguments.batches.one_by_one).await?;
+    system.stop().await?;
+    arguments.batches.print(&[
+        ("us_per_row", each(archived.used.total(), archived.rows)),
+        ("us_per_row.clickhouse", each(archived.used.server, archived.rows)),
+        ("us_per_row.one_by_one", each(plain.used.total(), plain.rows)),
+        ("rows", archived.rows as f64),
+        ("inserts", archived.inserts as f64),
+    ]);
     Ok(ExitCode::SUCCESS)
 }
