@@ -7,9 +7,11 @@ PROFILE ?= dev
 MINUTES ?= 60
 # Of each fuzz target.
 SECONDS ?= 600
+# Of each run of `make bench`.
+BENCH_SECONDS ?= 60
 WEIR = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/weir
 
-.PHONY: help up down status test test-deep test-planted soak fuzz supply-chain reproduce
+.PHONY: help up down status test test-deep test-planted soak fuzz bench supply-chain reproduce
 
 help:
 	@echo "make up          start Weir with a demo on this machine, and print what to try"
@@ -21,6 +23,7 @@ help:
 	@echo "make soak        the fault tests with new seeds for MINUTES=$(MINUTES), added to the totals"
 	@echo "make fuzz        every fuzz target for $(SECONDS) s (TARGETS names some)"
 	@echo "make supply-chain  licences and sources of dependencies, unused ones, and a list of all"
+	@echo "make bench       measures every bar of speed, $(BENCH_SECONDS) s of load each (BENCH_SECONDS)"
 	@echo "make reproduce   two builds from nothing are the same, byte by byte"
 
 up:
@@ -46,6 +49,10 @@ soak:
 
 fuzz:
 	@deploy/fuzz.sh $(SECONDS) $(TARGETS)
+
+bench:
+	@deploy/setup/all.sh
+	@cargo run --locked --release --bin weir -- bench bars --seconds $(BENCH_SECONDS)
 
 supply-chain:
 	@deploy/supply-chain.sh

@@ -394,7 +394,9 @@ async fn bench(arguments: &[&str], settings: &[(String, String)]) -> Result<Valu
 #[tokio::test]
 async fn the_bench_of_a_stage_reports_once_its_sums_are_right() -> Result<()> {
     let alone = ["--one-by-one", "300"];
-    let stages: [(&[&str], &[&str]); 3] = [
+    let stages: [(&[&str], &[&str]); 5] = [
+        (&["ingest", "--events", "3000", "--partitions", "4"], &[]),
+        (&["ingest", "--events", "300", "--batch", "1", "--partitions", "4"], &[]),
         (&["rate", "--events", "30000"], &[]),
         (&["post", "--events", "30000"], &alone),
         (&["archive", "--events", "30000", "--rows", "15000"], &alone),

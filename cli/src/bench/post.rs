@@ -17,21 +17,16 @@ use ledger::{
     seal::GENESIS,
 };
 use ledger_writer::window::Window;
-use runtime::{
-    config::{PostgresConfig, Secret},
-    postgres,
-};
-use sqlx::{Connection as _, PgConnection};
+use runtime::postgres;
+use sqlx::PgConnection;
 
-use super::{blocks::TENANT, used::Used};
+use super::{database, used::Used};
 use crate::{
     config::Config,
     process,
     store::{self, plain::Line},
 };
 
-/// The audit chain of a bench has no secret.
-const AUDIT_KEY: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 /// Events whose rows are committed together, as a request's.
 const ROWS_TOGETHER: u64 = 100;
 
@@ -55,21 +50,9 @@ pub struct Ledger {
 
 impl Ledger {
     /// Makes it on the server behind `url`, whose process is `server`.
-    pub async fn make(url: &Secret, server: u32) -> Result<Ledger> {
-        let name = format!("weir_bench_post_{}", std::process::id());
-        let mut connection = process::sign_in(url).await?;
-        store::books::create_database(&mut connection, &name).await?;
-        connection.close().await?;
-        let mut config = Config::read(None)?;
-        config.postgres = PostgresConfig {
-            url: Secret::new(super::system::with_database(url.expose(), &name)?),
-            ..config.postgres
-        };
-        config.log.partitions = 1;
-        config.ledger_writer.audit_key = Secret::new(AUDIT_KEY.to_owned());
-        process::prepare_postgres(&config, "bench").await?;
-        let mut connection = process::sign_in(&config.postgres.url).await?;
-        store::books::insert_tenant(&mut connection, TENANT).await?;
+    pub async fn make(url: &str, server: u32) -> Result<Ledger> {
+        let config = database::make(url, 1).await?;
+        let connection = process::sign_in(&config.postgres.url).await?;
         Ok(Ledger { config, connection, server })
     }
 

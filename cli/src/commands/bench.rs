@@ -30,6 +30,7 @@ use crate::{
     process,
 };
 
+mod bars;
 mod stages;
 
 /// How often threads are looked at; those that end leave nothing behind. A look takes some 10 ms of
@@ -52,10 +53,14 @@ pub struct Arguments {
 enum Bench {
     /// From the request until everything is posted and archived, in a fresh `weir up`
     Pipeline(PipelineArguments),
+    /// Ingest alone, over HTTP into a local log, beside a message of the log for each request
+    Ingest(stages::IngestArguments),
     /// Parsing, packing and rating alone, in one thread and in memory, beside a plain loop
     Rate(stages::RateArguments),
     /// Posting alone, into the Postgres of a fresh `weir up`, beside a row per line of an event
     Post(stages::PostArguments),
+    /// All of these, and what each bar asks for
+    Bars(bars::BarsArguments),
     /// Archiving alone, into the engine of a fresh `weir up`, beside text inserts
     Archive(stages::ArchiveArguments),
 }
@@ -147,7 +152,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     match arguments.bench {
         Bench::Pipeline(arguments) => run_pipeline(arguments),
+        Bench::Ingest(arguments) => process::block_on("bench", stages::ingest(&arguments)),
         Bench::Rate(arguments) => stages::rate(&arguments),
+        Bench::Bars(arguments) => bars::bars(&arguments),
         Bench::Post(arguments) => process::block_on("bench", stages::post(&arguments)),
         Bench::Archive(arguments) => process::block_on("bench", stages::archive(&arguments)),
     }

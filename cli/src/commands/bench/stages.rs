@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Result, ensure};
 use benches::{account::Account, generator::Generator};
 use bytes::Bytes;
-use runtime::{config::Secret, task::now_us};
+use runtime::{shutdown::Shutdown, task::now_us};
 use serde_json::json;
 
 use super::LoadArguments;
@@ -13,6 +13,9 @@ use crate::{
     bench::{
         archive::Archive,
         blocks::Desk,
+        database,
+        ingest::{Packing, Taken, take},
+        load::Plan,
         post::Ledger,
         rate::{check, one_by_one, rate as rate_blocks},
         system::System,
@@ -81,6 +84,63 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What `weir bench ingest` is started with.
+#[derive(Debug, clap::Args)]
+pub struct IngestArguments {
+    /// Events
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    events: u64,
+    #[command(flatten)]
+    load: LoadArguments,
+    /// Connections that send, each with one request at a time
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    connections: u32,
+    /// Partitions of the log
+    #[arg(long, default_value_t = 16)]
+    partitions: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Takes the events into a log, twice: packed as configured, and request by request.
+pub async fn ingest(arguments: &IngestArguments) -> Result<ExitCode> {
+    let shutdown = Shutdown::on_signals()?;
+    let generator = arguments.load.generator(now_us())?;
+    let system = System::start(None, 1).await?;
+    let config = database::make(&system.endpoints.postgres, arguments.partitions).await?;
+    let plan = Plan {
+        generator,
+        events: arguments.events,
+        batch: arguments.load.batch,
+        rate: None,
+        duration: None,
+        connections: arguments.connections,
+    };
+    let folder = |name| system.folder().join(name);
+    let run =
+        async |name, packing| take(&config, &folder(name), packing, plan.clone(), &shutdown).await;
+    let shared = run("bench-shared", Packing::Shared).await?;
+    let single = run("bench-single", Packing::Single).await?;
+    system.stop().await?;
+    let per_s = |taken: &Taken| taken.sent.events as f64 / taken.sent.time.as_secs_f64();
+    let p99 = |taken: &Taken| taken.sent.http_us.value_at_quantile(0.99) as f64 / 1e3;
+    print(
+        arguments.json,
+        &[
+            ("us_per_event", each(shared.time, shared.sent.events)),
+            ("us_per_event.single", each(single.time, single.sent.events)),
+            ("events_per_s", per_s(&shared)),
+            ("events_per_s.single", per_s(&single)),
+            ("http_p99_ms", p99(&shared)),
+            ("http_p99_ms.single", p99(&single)),
+            ("messages", shared.messages as f64),
+            ("messages.single", single.messages as f64),
+        ],
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What `weir bench post` is started with.
 #[derive(Debug, clap::Args)]
 pub struct PostArguments {
@@ -130,18 +190,18 @@ impl BatchArguments {
         let rated = rate_blocks(&blocks.messages, now_us)?;
         Ok((rated.messages, Account::of(&generator, self.events), generator))
     }
+}
 
-    /// Prints figures with their names.
-    fn print(&self, figures: &[(&str, f64)]) {
-        if self.json {
-            let mut all: serde_json::Map<String, serde_json::Value> =
-                figures.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
-            all.insert("oracle".to_owned(), json!("ok"));
-            sayln!("{:#}", serde_json::Value::Object(all));
-        } else {
-            figures.iter().for_each(|(name, figure)| sayln!("{name:<24}{figure:>10.2}"));
-            sayln!("the sums are right");
-        }
+/// Prints figures with their names.
+fn print(json: bool, figures: &[(&str, f64)]) {
+    if json {
+        let mut all: serde_json::Map<String, serde_json::Value> =
+            figures.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
+        all.insert("oracle".to_owned(), json!("ok"));
+        sayln!("{:#}", serde_json::Value::Object(all));
+    } else {
+        figures.iter().for_each(|(name, figure)| sayln!("{name:<24}{figure:>12.2}"));
+        sayln!("the sums are right");
     }
 }
 
@@ -154,21 +214,23 @@ fn each(time: Duration, count: u64) -> f64 {
 pub async fn post(arguments: &PostArguments) -> Result<ExitCode> {
     let (messages, account, generator) = arguments.batches.batches()?;
     let system = System::start(None, 1).await?;
-    let url = Secret::new(system.endpoints.postgres.clone());
-    let mut ledger = Ledger::make(&url, system.server("postgres")?).await?;
+    let mut ledger = Ledger::make(&system.endpoints.postgres, system.server("postgres")?).await?;
     let posted = ledger.post(&messages, usize::from(arguments.window), &account).await?;
     let plain = ledger.one_by_one(&generator, arguments.batches.one_by_one).await?;
     drop(ledger);
     system.stop().await?;
     let events = arguments.batches.events;
-    arguments.batches.print(&[
-        ("us_per_total", each(posted.used.total(), posted.totals)),
-        ("us_per_total.postgres", each(posted.used.server, posted.totals)),
-        ("us_per_event", each(posted.used.total(), events)),
-        ("us_per_event.one_by_one", each(plain.used.total(), arguments.batches.one_by_one)),
-        ("totals", posted.totals as f64),
-        ("windows", posted.windows as f64),
-    ]);
+    print(
+        arguments.batches.json,
+        &[
+            ("us_per_total", each(posted.used.total(), posted.totals)),
+            ("us_per_total.postgres", each(posted.used.server, posted.totals)),
+            ("us_per_event", each(posted.used.total(), events)),
+            ("us_per_event.one_by_one", each(plain.used.total(), arguments.batches.one_by_one)),
+            ("totals", posted.totals as f64),
+            ("windows", posted.windows as f64),
+        ],
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,12 +242,15 @@ pub async fn archive(arguments: &ArchiveArguments) -> Result<ExitCode> {
     let archived = archive.archive(&messages, arguments.rows, &account).await?;
     let plain = archive.one_by_one(&generator, arguments.batches.one_by_one).await?;
     system.stop().await?;
-    arguments.batches.print(&[
-        ("us_per_row", each(archived.used.total(), archived.rows)),
-        ("us_per_row.clickhouse", each(archived.used.server, archived.rows)),
-        ("us_per_row.one_by_one", each(plain.used.total(), plain.rows)),
-        ("rows", archived.rows as f64),
-        ("inserts", archived.inserts as f64),
-    ]);
+    print(
+        arguments.batches.json,
+        &[
+            ("us_per_row", each(archived.used.total(), archived.rows)),
+            ("us_per_row.clickhouse", each(archived.used.server, archived.rows)),
+            ("us_per_row.one_by_one", each(plain.used.total(), plain.rows)),
+            ("rows", archived.rows as f64),
+            ("inserts", archived.inserts as f64),
+        ],
+    );
     Ok(ExitCode::SUCCESS)
 }
