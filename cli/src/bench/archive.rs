@@ -57,7 +57,8 @@ impl Archive {
     /// Makes it in the engine of `config`, whose process is `server`.
     pub async fn make(config: &ClickHouseConfig, server: u32) -> Result<Archive> {
         let mut own = Config::read(None)?;
-        own.clickhouse = ClickHouseConfig { database: "bench_archive".to_owned(), ..config.clone() };
+        own.clickhouse =
+            ClickHouseConfig { database: "bench_archive".to_owned(), ..config.clone() };
         process::prepare_clickhouse(&own, &ArchiveArguments::default()).await?;
         Ok(Archive { clickhouse: ClickHouse::new(&own.clickhouse), server })
     }
