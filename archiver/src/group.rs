@@ -157,12 +157,6 @@ impl Gathering {
         })
     }
 
-    /// Rows of `usage_events` in the group.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.group.as_ref().map_or(0, |group| group.row_count)
-    }
-
     /// Ends the group.
     pub fn take(&mut self) -> Option<Group> {
         self.group.take()

@@ -50,6 +50,7 @@ pub struct Archived {
 /// A database of its own in an engine.
 pub struct Archive {
     clickhouse: ClickHouse,
+    config: archiver::config::Config,
     server: u32,
 }
 
@@ -60,7 +61,8 @@ impl Archive {
         own.clickhouse =
             ClickHouseConfig { database: "bench_archive".to_owned(), ..config.clone() };
         process::prepare_clickhouse(&own, &ArchiveArguments::default()).await?;
-        Ok(Archive { clickhouse: ClickHouse::new(&own.clickhouse), server })
+        let clickhouse = ClickHouse::new(&own.clickhouse);
+        Ok(Archive { clickhouse, config: own.archiver, server })
     }
 
     /// Archives rated batches in inserts of about `rows` rows, and compares the sums.
@@ -71,21 +73,20 @@ impl Archive {
         account: &Account,
     ) -> Result<Archived> {
         let before = Used::now(self.server);
+        let config = archiver::config::Config { group_rows: rows, ..self.config.clone() };
         let (mut gathering, mut inserts, mut count) = (Gathering::new(0, Place::EMPTY), 0, 0);
-        let mut waiting = 0;
         for (position, message) in (0_i64..).zip(messages) {
-            let gathered = gathering.offer(position, message, End::At(i64::MAX))?;
+            let gathered = gathering.offer(position, message, End::Full)?;
             ensure!(matches!(gathered, Gathered::Added), "batch {position} continues the chain");
-            waiting += 1;
-            let full = gathering.rows() >= rows || usize::try_from(position + 1)? == messages.len();
-            if full && let Some(group) = gathering.take() {
+            let last = usize::try_from(position + 1)? == messages.len();
+            if (last || gathering.is_full(End::Full, &config))
+                && let Some(group) = gathering.take()
+            {
                 count += u64::try_from(group.row_count + group.other_count)?;
                 inserts += 1;
-                waiting = 0;
                 self.insert(group).await?;
             }
         }
-        ensure!(waiting == 0, "{waiting} batches were left over");
         self.merged().await?;
         let used = before.until_now(self.server);
         let difference = account.first_difference(&store::books::lines(&self.clickhouse).await?);

@@ -4,13 +4,13 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use benches::measure::{Process, Threads};
+use benches::measure::Threads;
 use domain::wire::block::BlockHeader;
-use ingest::Service;
+use ingest::{Service, block::USAGE};
 use runtime::{
     http::{Readiness, ServeOptions, bind, serve},
     keys,
-    log::{SharedLog, Topic},
+    log::SharedLog,
     shutdown::Shutdown,
     task::Tasks,
     telemetry::Metrics,
@@ -20,10 +20,10 @@ use super::{
     blocks::TENANT,
     connection::Connection,
     load::{self, Plan, Sent},
+    watch::time_of,
 };
 use crate::{config::Config, process, store};
 
-const USAGE: Topic = Topic("usage");
 /// So small a block has the events of one request.
 const SMALL_BLOCK: usize = 1;
 /// How long what was sent may take to be in the log, and the tasks to end.
@@ -86,7 +86,8 @@ pub async fn take(
         Ok(serve(listener, router, stop, ServeOptions::default()).await?)
     });
     tasks.spawn("ingest", async move { Ok(service.run().await?) });
-    let (own, mut threads) = (own_time(), Threads::of(std::process::id()));
+    let own_pid = std::process::id();
+    let (own, mut threads) = (time_of(own_pid), Threads::of(own_pid));
     let sent =
         load::send(plan, || Connection::new(address, "/v1/events", &key.text), parent).await?;
     threads.sample();
@@ -95,7 +96,7 @@ pub async fn take(
         .filter(|(name, _)| name.starts_with(load::THREAD_NAME))
         .map(|(_, time)| time)
         .sum();
-    let time = own_time().saturating_sub(own).saturating_sub(generator);
+    let time = time_of(own_pid).saturating_sub(own).saturating_sub(generator);
     shutdown.trigger();
     tasks.drain(PATIENCE).await?;
     let (messages, events) = tokio::task::block_in_place(|| count(&log))?;
@@ -105,10 +106,6 @@ pub async fn take(
         sent.events
     );
     Ok(Taken { sent, time, messages })
-}
-
-fn own_time() -> Duration {
-    Process::read(std::process::id()).map_or(Duration::ZERO, |process| process.own)
 }
 
 /// Messages and events of a log.

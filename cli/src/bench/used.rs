@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use benches::measure::{Process, processes, tree, tree_time};
+use benches::measure::{processes, tree, tree_time};
+
+use super::watch::time_of;
 
 /// Processor time, since some moment or since the processes began.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,10 +18,7 @@ pub struct Used {
 impl Used {
     /// Since the processes began.
     pub fn now(server: u32) -> Used {
-        Used {
-            own: Process::read(std::process::id()).map_or(Duration::ZERO, |process| process.own),
-            server: tree_time(&tree(server, &processes())),
-        }
+        Used { own: time_of(std::process::id()), server: tree_time(&tree(server, &processes())) }
     }
 
     /// Since `self`.

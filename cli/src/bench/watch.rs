@@ -203,7 +203,8 @@ fn role_of(thread: &str) -> &'static str {
     role.map_or("other", |(_, role)| role)
 }
 
-fn time_of(pid: u32) -> Duration {
+/// Processor time of a process so far.
+pub fn time_of(pid: u32) -> Duration {
     Process::read(pid).map_or(Duration::ZERO, |process| process.own)
 }
 

@@ -51,18 +51,17 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let (plain, books) = one_by_one(&generator, events, arguments.load.batch)?;
     let difference = account.first_difference(&books);
     ensure!(difference.is_none(), "the sums of the plain loop are wrong: {difference:?}");
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / events.max(1) as f64;
     let bytes = |messages: &[bytes::Bytes]| {
         messages.iter().map(bytes::Bytes::len).sum::<usize>() as f64 / events.max(1) as f64
     };
     let lines = [
-        ("parse", each(blocks.parsing)),
-        ("pack", each(blocks.packing)),
-        ("open", each(rated.opening)),
-        ("rate", each(rated.rating)),
-        ("cut", each(rated.cutting)),
-        ("rater", each(rated.total())),
-        ("one_by_one", each(plain)),
+        ("parse", each(blocks.parsing, events)),
+        ("pack", each(blocks.packing, events)),
+        ("open", each(rated.opening, events)),
+        ("rate", each(rated.rating, events)),
+        ("cut", each(rated.cutting, events)),
+        ("rater", each(rated.total(), events)),
+        ("one_by_one", each(plain, events)),
     ];
     if arguments.json {
         let us: serde_json::Map<String, serde_json::Value> =
