@@ -410,8 +410,11 @@ async fn the_bench_of_a_stage_reports_once_its_sums_are_right() -> Result<()> {
                 Value::Object(figures) => figures.values().cloned().collect(),
                 one => vec![one.clone()],
             };
-            let positive = |figure: &Value| figure.as_f64().is_some_and(|number| number > 0.0);
-            ensure!(figures.iter().all(positive), "{stage:?}, {name}: {report}");
+            // A part that is shorter than a tick of the processor clock reads as nothing, the
+            // whole does not.
+            let mut numbers = figures.iter().map(|figure| figure.as_f64().unwrap_or(-1.0));
+            ensure!(numbers.clone().all(|number| number >= 0.0), "{stage:?}, {name}: {report}");
+            ensure!(numbers.any(|number| number > 0.0), "{stage:?}, {name}: {report}");
         }
     }
     Ok(())
