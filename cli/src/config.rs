@@ -108,9 +108,9 @@ impl Config {
             "it must be between 5 and 3600",
         );
         faults.check(
-            (1..=4096).contains(&self.log.partitions),
+            (0..=4096).contains(&self.log.partitions),
             "log.partitions",
-            "it must be between 1 and 4096",
+            "it must be between 1 and 4096, or 0 for as many as suit the log",
         );
         faults.check(
             (4096..=2 << 30).contains(&self.log.local.segment_bytes),

@@ -1,6 +1,6 @@
 //! What a role stands on, opened once per process: the log, the archive, signals, metrics.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{num::NonZero, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ledger::install::{InstallError, Installation};
@@ -20,6 +20,7 @@ use runtime::{
     telemetry::{self, Metrics},
     traces,
 };
+use serde::Deserialize;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
@@ -30,6 +31,11 @@ use crate::{
 
 /// The topics of Weir, in the order that the local log numbers them.
 pub const TOPICS: &[Topic] = &[Topic("usage"), Topic("rated")];
+
+/// Partitions of every topic in Kafka where the configuration leaves them open; the most of a local log.
+const KAFKA_PARTITIONS: u32 = 16;
+/// The file of a local log that says what it was created with.
+const CREATED: &str = "log.json";
 
 /// A log and the name by which its database knows it.
 pub struct NamedLog {
@@ -66,12 +72,17 @@ pub async fn local_log(config: &LogConfig, folder: &Path) -> Result<NamedLog> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let path = folder.to_owned();
+    let partitions = match (config.partitions, folder.join(CREATED).try_exists()?) {
+        (0, true) => Created::read(folder)?.partitions,
+        (0, false) => new_local_partitions(),
+        (configured, _) => configured,
+    };
     let options = LocalOptions {
         segment_bytes: config.local.segment_bytes,
-        ..LocalOptions::new(config.partitions, TOPICS)
+        ..LocalOptions::new(partitions, TOPICS)
     };
     let log = task::blocking(move || LocalLog::open(&path, options)).await??;
-    let name = local_name(&folder.join("log.json"))?;
+    let name = Created::read(folder)?.name();
     Ok(NamedLog { log: Arc::clone(&log) as SharedLog, name, local: Some(log) })
 }
 
@@ -80,17 +91,46 @@ pub async fn local_view(folder: &Path, partitions: u32) -> Result<NamedLog> {
     let path = folder.to_owned();
     let options = LocalOptions::new(partitions, TOPICS);
     let log = task::blocking(move || LocalLog::view(&path, options)).await??;
-    let name = local_name(&folder.join("log.json"))?;
+    let name = Created::read(folder)?.name();
     Ok(NamedLog { log, name, local: None })
 }
 
-/// A local log is named by the random seed that it was created with, wherever its folder is.
-pub fn local_name(created: &Path) -> Result<String> {
-    let text =
-        std::fs::read(created).with_context(|| format!("cannot read {}", created.display()))?;
-    let created: serde_json::Value = serde_json::from_slice(&text)?;
-    let seed = created.get("seed").and_then(serde_json::Value::as_u64);
-    Ok(format!("local-{:016x}", seed.context("the log's log.json has no seed")?))
+/// What a local log was created with.
+#[derive(Deserialize)]
+pub struct Created {
+    /// Partitions of every topic.
+    pub partitions: u32,
+    seed: u64,
+}
+
+impl Created {
+    /// Reads it from the log in `folder`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(CREATED);
+        let read = || Ok::<_, anyhow::Error>(serde_json::from_slice(&std::fs::read(&path)?)?);
+        read().with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The log's name, wherever its folder is: the random seed.
+    pub fn name(&self) -> String {
+        format!("local-{:016x}", self.seed)
+    }
+}
+
+/// Partitions of a new local log where the configuration leaves them open: two for each processor,
+/// so that none idles while a partition waits, from 4 to 16. Each one more makes smaller messages
+/// and more rows of them.
+pub fn new_local_partitions() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(2 * processors).unwrap_or(u32::MAX).clamp(4, KAFKA_PARTITIONS)
+}
+
+/// Partitions of every topic in Kafka: as configured, or 16.
+pub fn kafka_partitions(config: &LogConfig) -> u32 {
+    match config.partitions {
+        0 => KAFKA_PARTITIONS,
+        configured => configured,
+    }
 }
 
 /// How to reach the cluster that the configuration names.
@@ -98,7 +138,7 @@ pub fn kafka_options(config: &LogConfig) -> KafkaOptions {
     KafkaOptions {
         prefix: config.kafka.prefix.clone(),
         properties: config.kafka.properties.clone(),
-        partitions: Some(config.partitions),
+        partitions: Some(kafka_partitions(config)),
         ..KafkaOptions::new(config.kafka.brokers.clone(), TOPICS)
     }
 }
@@ -119,8 +159,8 @@ pub async fn kafka_log(config: &LogConfig) -> Result<NamedLog> {
 }
 
 /// Refuses a database that belongs to another log.
-pub async fn check_installation(config: &Config, role: Role, log_name: &str) -> Result<()> {
-    installation(config, role).await?.check(config.log.partitions, log_name)?;
+pub async fn check_installation(config: &Config, role: Role, named: &NamedLog) -> Result<()> {
+    installation(config, role).await?.check(named.log.partitions(), &named.name)?;
     Ok(())
 }
 
@@ -132,7 +172,7 @@ async fn installation(config: &Config, role: Role) -> Result<Installation, Insta
 
 /// Makes the topics that are missing.
 pub async fn make_topics(config: &LogConfig, replication: u32) -> Result<()> {
-    let (options, partitions) = (kafka_options(config), config.partitions);
+    let (options, partitions) = (kafka_options(config), kafka_partitions(config));
     task::blocking(move || create_topics(&options, partitions, replication)).await??;
     Ok(())
 }
@@ -161,14 +201,15 @@ pub async fn sign_in(url: &Secret) -> Result<PgConnection> {
     PgConnection::connect_with(&options).await.context("cannot sign in to Postgres")
 }
 
-/// Brings Postgres up to date: roles, tables, the installation, the tenant `default`.
-pub async fn prepare_postgres(config: &Config, log_name: &str) -> Result<()> {
+/// Brings Postgres up to date: roles, tables, the installation for a log of this name and so many
+/// partitions, the tenant `default`.
+pub async fn prepare_postgres(config: &Config, log_name: &str, partitions: u32) -> Result<()> {
     let url = &config.postgres.url;
     let mut connection = sign_in(url).await?;
     store::roles::ensure_roles(&mut connection).await?;
     store::schema::migrate(url).await?;
     let audit_key = config.ledger_writer.key().context("ledger_writer.audit_key is not a key")?;
-    ledger::install(&mut connection, config.log.partitions, log_name, &audit_key.id()).await?;
+    ledger::install(&mut connection, partitions, log_name, &audit_key.id()).await?;
     store::tenants::ensure_default(&mut connection).await?;
     connection.close().await?;
     Ok(())
@@ -218,4 +259,27 @@ pub async fn prepare_clickhouse(config: &Config, arguments: &ArchiveArguments) -
         .context("cannot make the archive's database")?;
     clickhouse.migrate(ARCHIVE_MIGRATIONS, templating).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_local_log_keeps_the_partitions_that_it_was_created_with() {
+        let folder = std::env::temp_dir().join(format!("weir-log-{}", uuid::Uuid::now_v7()));
+        let with = |partitions| LogConfig { partitions, ..Config::read(None).unwrap().log };
+        let opened = async |partitions, folder: &Path| {
+            Ok::<_, anyhow::Error>(local_log(&with(partitions), folder).await?.log.partitions())
+        };
+        assert_eq!(opened(3, &folder).await.unwrap(), 3);
+        assert_eq!(opened(0, &folder).await.unwrap(), 3);
+        let refused = opened(5, &folder).await.unwrap_err().to_string();
+        assert!(refused.contains("set it back to 3"), "{refused}");
+        let new = opened(0, &folder.join("new")).await.unwrap();
+        assert!((4..=16).contains(&new), "{new}");
+        assert_eq!(kafka_partitions(&with(0)), 16);
+        assert_eq!(kafka_partitions(&with(5)), 5);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

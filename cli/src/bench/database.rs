@@ -24,7 +24,7 @@ pub async fn make(url: &str, partitions: u32) -> Result<Config> {
     config.postgres = PostgresConfig { url, ..config.postgres };
     config.log.partitions = partitions;
     config.ledger_writer.audit_key = Secret::new(AUDIT_KEY.to_owned());
-    process::prepare_postgres(&config, "bench").await?;
+    process::prepare_postgres(&config, "bench", partitions).await?;
     let mut connection = process::sign_in(&config.postgres.url).await?;
     store::books::insert_tenant(&mut connection, TENANT).await?;
     connection.close().await?;

@@ -57,7 +57,7 @@ struct Borrowed {
 
 impl System {
     /// Starts it, in `folder` or one that is removed again, and waits until it is ready.
-    pub async fn start(folder: Option<&Path>, partitions: u32) -> Result<Self> {
+    pub async fn start(folder: Option<&Path>, partitions: Option<u32>) -> Result<Self> {
         let id = format!("weir_bench_{}_{}", std::process::id(), now_us() / 1_000);
         let path = folder.map_or_else(|| std::env::temp_dir().join(&id), Path::to_owned);
         ensure!(
@@ -73,7 +73,7 @@ impl System {
         let mut command =
             Command::new(std::env::current_exe().context("cannot find our own program")?);
         command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(&path);
-        command.env("WEIR_LOG__PARTITIONS", partitions.to_string());
+        command.envs(partitions.map(|number| ("WEIR_LOG__PARTITIONS", number.to_string())));
         command.envs(borrowed.settings.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let mut child = command.spawn().context("cannot start `weir up`")?;

@@ -125,9 +125,9 @@ pub struct PipelineArguments {
     /// Connections that send, each with one request at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
-    /// Partitions of the log
-    #[arg(long, default_value_t = 16)]
-    partitions: u32,
+    /// Partitions of the log; by default as many as `weir up` takes
+    #[arg(long)]
+    partitions: Option<u32>,
     /// Empty folder for the data, which are kept; by default a temporary one
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,

@@ -40,9 +40,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 
 async fn migrate(config: Config, arguments: Arguments) -> Result<ExitCode> {
     process::make_topics(&config.log, arguments.replication).await.context("Kafka")?;
-    sayln!("Kafka: topics are there ({} partitions)", config.log.partitions);
+    let partitions = process::kafka_partitions(&config.log);
+    sayln!("Kafka: topics are there ({partitions} partitions)");
     let log_name = process::kafka_name(&config.log).await.context("Kafka")?;
-    process::prepare_postgres(&config, &log_name).await.context("Postgres")?;
+    process::prepare_postgres(&config, &log_name, partitions).await.context("Postgres")?;
     sayln!("Postgres: tables are up to date");
     process::prepare_clickhouse(&config, &arguments.archive).await.context("ClickHouse")?;
     sayln!("ClickHouse: tables are up to date");
@@ -55,7 +56,7 @@ async fn migrate(config: Config, arguments: Arguments) -> Result<ExitCode> {
 
 /// Makes the door of a tenant if it is missing; answers its topic.
 async fn make_door(config: &LogConfig, tenant: &str, replication: u32) -> Result<String> {
-    let (options, partitions) = (process::kafka_options(config), config.partitions);
+    let (options, partitions) = (process::kafka_options(config), process::kafka_partitions(config));
     let tenant = tenant.to_owned();
     let make = move || create_inbox(&options, (DOORS, &tenant), partitions, replication);
     Ok(task::blocking(make).await??)

@@ -52,7 +52,7 @@ async fn start(
     let database = startup
         .wait_for("postgres", async || process::sign_in(&config.postgres.url).await.map(drop));
     let (Some(named), Some(())) = tokio::try_join!(log, database)? else { return Ok(()) };
-    let check = async || process::check_installation(config, role, &named.name).await;
+    let check = async || process::check_installation(config, role, &named).await;
     let Some(()) = startup.wait_for("postgres", check).await? else { return Ok(()) };
     let readiness = startup.readiness.clone();
     let context = process::context(config, named.log, readiness, shutdown.clone());

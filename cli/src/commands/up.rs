@@ -259,7 +259,7 @@ impl Up {
             return Ok(());
         };
         let prepare = async || {
-            process::prepare_postgres(config, &named.name).await?;
+            process::prepare_postgres(config, &named.name, named.log.partitions()).await?;
             admin_key(config, &self.folder).await
         };
         let Some(admin_key) = startup.wait_for("postgres", prepare).await? else { return Ok(()) };

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use runtime::{
+    config::LogConfig,
     log::{
         SharedLog,
         kafka::{KafkaLog, KafkaOptions, cluster_id},
@@ -30,12 +31,12 @@ pub async fn check(
     database: Option<&Database>,
     report: &mut Report,
 ) -> Option<SharedLog> {
-    let (name, log) = match &target.log_folder {
-        Some(folder) => (local(folder, report), None),
+    let (found, log) = match &target.log_folder {
+        Some(folder) => (local(&target.config.log, folder, report), None),
         None => kafka(target, report).await,
     };
-    if let (Some(name), Some(database)) = (name, database) {
-        match database.installation.check(target.config.log.partitions, &name) {
+    if let (Some(found), Some(database)) = (found, database) {
+        match database.installation.check(found.partitions, &found.name) {
             Ok(()) => report.ok("log.installation", "the database belongs to this log"),
             Err(error) => {
                 let action = "set log.partitions, the brokers, or the database's URL right";
@@ -46,10 +47,16 @@ pub async fn check(
     log
 }
 
-/// Name of the log in the folder.
-fn local(folder: &Path, report: &mut Report) -> Option<String> {
-    match process::local_name(&folder.join("log.json")) {
-        Ok(name) => {
+/// What is expected of the database's installation.
+struct Found {
+    name: String,
+    partitions: u32,
+}
+
+/// The log in the folder.
+fn local(config: &LogConfig, folder: &Path, report: &mut Report) -> Option<Found> {
+    match process::Created::read(folder) {
+        Ok(created) => {
             report.ok("log", format!("the local log is in {}", folder.display()));
             match measures::disk(folder) {
                 Ok(space) => report.disk("log.disk", space),
@@ -62,7 +69,11 @@ fn local(folder: &Path, report: &mut Report) -> Option<String> {
                     report.wrong("log.sync", format!("{error:#}"), action);
                 }
             }
-            Some(name)
+            let partitions = match config.partitions {
+                0 => created.partitions,
+                configured => configured,
+            };
+            Some(Found { name: created.name(), partitions })
         }
         Err(error) => {
             let action = "name its folder (log.directory), or restore it from the backup";
@@ -82,9 +93,11 @@ fn write_durably(folder: &Path) -> Result<()> {
     written.with_context(|| format!("cannot write and sync {}", path.display()))
 }
 
-/// Name of the log in the cluster, and the log.
-async fn kafka(target: &Target, report: &mut Report) -> (Option<String>, Option<SharedLog>) {
+/// The log in the cluster, where it can be opened too.
+async fn kafka(target: &Target, report: &mut Report) -> (Option<Found>, Option<SharedLog>) {
     let config = &target.config.log;
+    let partitions = process::kafka_partitions(config);
+    let found = |id, prefix| Some(Found { name: format!("kafka-{id}-{prefix}"), partitions });
     let options =
         KafkaOptions { connect_timeout: CONNECT_TIME_MAX, ..process::kafka_options(config) };
     let prefix = options.prefix.clone();
@@ -96,7 +109,7 @@ async fn kafka(target: &Target, report: &mut Report) -> (Option<String>, Option<
     match answered {
         Ok((id, Ok(log))) => {
             report.ok("log", format!("Kafka at {} keeps its promises", config.kafka.brokers));
-            (Some(format!("kafka-{id}-{prefix}")), Some(log))
+            (found(id, prefix), Some(log))
         }
         Ok((id, Err(error))) => {
             report.wrong(
@@ -104,7 +117,7 @@ async fn kafka(target: &Target, report: &mut Report) -> (Option<String>, Option<
                 error.to_string(),
                 "change the topic with kafka-configs, or run `weir migrate`",
             );
-            (Some(format!("kafka-{id}-{prefix}")), None)
+            (found(id, prefix), None)
         }
         Err(error) => {
             let action = "start the brokers, or mend log.kafka (WEIR_KAFKA_BROKERS); ingest answers 503 meanwhile";

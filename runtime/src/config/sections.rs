@@ -47,7 +47,7 @@ pub struct LogConfig {
     /// Folder of the local log.
     #[serde(default)]
     pub directory: Option<PathBuf>,
-    /// Partitions of every topic; fixed when the topics are created.
+    /// Partitions of every topic, fixed when the topics are created; 0 where Weir chooses.
     pub partitions: u32,
     /// The local log.
     pub local: LocalLogConfig,

@@ -21,6 +21,7 @@ use crate::{
         system::System,
     },
     output::sayln,
+    process,
 };
 
 /// What `weir bench rate` is started with.
@@ -94,9 +95,9 @@ pub struct IngestArguments {
     /// Connections that send, each with one request at a time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
-    /// Partitions of the log
-    #[arg(long, default_value_t = 16)]
-    partitions: u32,
+    /// Partitions of the log; by default as many as `weir up` takes
+    #[arg(long)]
+    partitions: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -106,8 +107,9 @@ pub struct IngestArguments {
 pub async fn ingest(arguments: &IngestArguments) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
     let generator = arguments.load.generator(now_us())?;
-    let system = System::start(None, 1).await?;
-    let config = database::make(&system.endpoints.postgres, arguments.partitions).await?;
+    let system = System::start(None, Some(1)).await?;
+    let partitions = arguments.partitions.unwrap_or_else(process::new_local_partitions);
+    let config = database::make(&system.endpoints.postgres, partitions).await?;
     let plan = Plan {
         generator,
         events: arguments.events,
@@ -212,7 +214,7 @@ fn each(time: Duration, count: u64) -> f64 {
 /// Posts into a database beside that of a fresh `weir up`.
 pub async fn post(arguments: &PostArguments) -> Result<ExitCode> {
     let (messages, account, generator) = arguments.batches.batches()?;
-    let system = System::start(None, 1).await?;
+    let system = System::start(None, Some(1)).await?;
     let mut ledger = Ledger::make(&system.endpoints.postgres, system.server("postgres")?).await?;
     let posted = ledger.post(&messages, usize::from(arguments.window), &account).await?;
     let plain = ledger.one_by_one(&generator, arguments.batches.one_by_one).await?;
@@ -236,7 +238,7 @@ pub async fn post(arguments: &PostArguments) -> Result<ExitCode> {
 /// Archives into a database beside that of a fresh `weir up`.
 pub async fn archive(arguments: &ArchiveArguments) -> Result<ExitCode> {
     let (messages, account, generator) = arguments.batches.batches()?;
-    let system = System::start(None, 1).await?;
+    let system = System::start(None, Some(1)).await?;
     let archive = Archive::make(&system.clickhouse, system.server("clickhouse")?).await?;
     let archived = archive.archive(&messages, arguments.rows, &account).await?;
     let plain = archive.one_by_one(&generator, arguments.batches.one_by_one).await?;
