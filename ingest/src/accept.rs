@@ -49,25 +49,24 @@ impl Reject {
 /// Adds the collected event to `batch`, or says why not. `text` is what the collector's places are
 /// in, and begins at byte `text_at` of the batch's body; `now_us` is ingest's clock.
 ///
-/// Answers the id, as far as there is a usable one.
+/// Answers the event's number in the batch, or why it is not there, with its id, as far as there is
+/// a usable one.
 pub fn accept(
     collected: &mut Collector,
     batch: &mut Batch,
     (text, text_at): (&str, usize),
     (begin, end): (usize, usize),
     now_us: i64,
-) -> (Option<String>, Result<u32, Reject>) {
-    let id = match field(collected, text, Field::Id) {
-        Ok(id) => id,
-        Err(reject) => return (None, Err(reject)),
-    };
-    let event = prepare(collected, batch, text, (begin, end), id.as_deref(), now_us);
-    let event = event.map(|mut event| {
-        event.raw_at += text_at;
-        batch.events.push(event);
-        u32::try_from(batch.events.len() - 1).unwrap_or(u32::MAX)
-    });
-    (id.map(Cow::into_owned), event)
+) -> Result<u32, (Option<String>, Reject)> {
+    let id = field(collected, text, Field::Id).map_err(|reject| (None, reject))?;
+    match prepare(collected, batch, text, (begin, end), id.as_deref(), now_us) {
+        Ok(mut event) => {
+            event.raw_at += text_at;
+            batch.events.push(event);
+            Ok(u32::try_from(batch.events.len() - 1).unwrap_or(u32::MAX))
+        }
+        Err(reject) => Err((id.map(Cow::into_owned), reject)),
+    }
 }
 
 fn prepare(

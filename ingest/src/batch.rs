@@ -240,6 +240,13 @@ impl Batch {
         Ok(())
     }
 
+    /// The id of an event, by its place.
+    #[must_use]
+    pub fn id(&self, place: usize) -> Option<&str> {
+        let event = self.events.get(place)?;
+        self.ids.get(event.id_at..event.id_at + event.id_length)
+    }
+
     /// What was refused under a number that follows those of the events.
     #[must_use]
     pub fn refusal(&self, number: u32) -> Option<&Refusal> {
@@ -280,7 +287,7 @@ impl Encoder {
             self.writer.trace(context);
         }
         self.numbers.clear();
-        self.numbers.resize(batch.strings.texts.len(), 0);
+        self.numbers.resize(batch.strings.places.len(), 0);
         for number in events {
             let place = usize::try_from(*number).unwrap_or(usize::MAX);
             if let Some(event) = batch.events.get(place) {

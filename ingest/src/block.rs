@@ -27,6 +27,7 @@ use runtime::{
     task::{TaskError, now_us},
     traces::{self, Kind, Span},
 };
+use serde::{Serialize, Serializer, ser::Error as _};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -52,6 +53,32 @@ pub struct Placed {
     pub position: i64,
     /// Index of the chunk's first event.
     pub first: u32,
+}
+
+impl Serialize for Placed {
+    /// As a receipt, `partition:position:index`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let [mut partition, mut position, mut first] = [itoa::Buffer::new(); 3];
+        let parts = [
+            partition.format(self.partition),
+            ":",
+            position.format(self.position),
+            ":",
+            first.format(self.first),
+        ];
+        // Two numbers of ten digits and one of nineteen, with a sign.
+        let mut text = [0; 42];
+        let mut length = 0;
+        for part in parts {
+            let to = length + part.len();
+            if let Some(slot) = text.get_mut(length..to) {
+                slot.copy_from_slice(part.as_bytes());
+                length = to;
+            }
+        }
+        let text = text.get(..length).unwrap_or_default();
+        serializer.serialize_str(std::str::from_utf8(text).map_err(S::Error::custom)?)
+    }
 }
 
 /// Events of one request that go into one block together.

@@ -63,5 +63,5 @@ pub struct ProblemDocument {
     pub request_id: Option<String>,
     /// What became of each event, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub results: Option<Vec<crate::answer::EventResult>>,
+    pub results: Option<Vec<crate::answer::EventResult<'static>>>,
 }

@@ -64,7 +64,7 @@ pub struct Parsed {
 /// One event of the body.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Its id, where it has a usable one.
+    /// The id of one that is not in the batch, where it has a usable one.
     pub id: Option<String>,
     /// Its number in the batch, or why it is not there.
     pub event: Result<u32, Reject>,
@@ -239,7 +239,10 @@ impl Parser {
             return self.reject(reject, (text_at + begin, end - begin)).map(Ok);
         }
         let (id, event) =
-            accept(collector, &mut parsed.batch, (text, text_at), (begin, end), *now_us);
+            match accept(collector, &mut parsed.batch, (text, text_at), (begin, end), *now_us) {
+                Ok(number) => (None, Ok(number)),
+                Err((id, reject)) => (id, Err(reject)),
+            };
         self.item(Item { id, event, raw: (text_at + begin, end - begin) }).map(Ok)
     }
 

@@ -25,6 +25,7 @@ use crate::{
     accept::Reject,
     admit::Caller,
     answer::{self, Answer, Fates},
+    batch::Batch,
     binary,
     block::Placed,
     body,
@@ -229,8 +230,7 @@ async fn respond(
     let deadline = received.deadline;
     let parsed = received.parse()?;
     count_rejected(ingest, &parsed.items);
-    let (items, fates) = logged(ingest, parsed, deadline).await?;
-    Ok(answer::answer(items, &fates))
+    Ok(logged(ingest, parsed, deadline).await?.answer())
 }
 
 /// A body of somebody who was let in.
@@ -308,13 +308,27 @@ pub(crate) fn count_rejected(ingest: &Ingest, items: &[Item]) {
     }
 }
 
+/// A request whose events went to the log.
+pub(crate) struct Logged {
+    items: Vec<Item>,
+    batch: Arc<Batch>,
+    fates: Fates,
+}
+
+impl Logged {
+    /// What it is told.
+    pub(crate) fn answer(&self) -> Response {
+        answer::answer(&self.items, &self.batch, &self.fates)
+    }
+}
+
 /// Hands the accepted events to the log and waits for their fates, if limits and quota have room for
 /// all of them. What is not known to be in the log does not count against the quota.
 pub(crate) async fn logged(
     ingest: &Ingest,
     parsed: Parsed,
     deadline: Instant,
-) -> Result<(Vec<Item>, Fates), Problem> {
+) -> Result<Logged, Problem> {
     let Parsed { mut batch, items } = parsed;
     // Reading the body may have taken long: what is known of aliases must be young enough still.
     ingest.door.fresh(&batch.caller.snapshot)?;
@@ -328,7 +342,8 @@ pub(crate) async fn logged(
         counter.take(batch.events.len())?;
     }
     let mut fates: Fates = vec![None; batch.events.len()];
-    for (events, answer) in ingest.blocks.push(&Arc::new(batch), &numbers) {
+    let batch = Arc::new(batch);
+    for (events, answer) in ingest.blocks.push(&batch, &numbers) {
         let outcome = match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(AppendError::Unknown("the task ended".into())),
@@ -346,7 +361,7 @@ pub(crate) async fn logged(
     if let Some(counter) = counter {
         counter.give_back(fates.iter().filter(|fate| !matches!(fate, Some(Ok(_)))).count());
     }
-    Ok((items, fates))
+    Ok(Logged { items, batch, fates })
 }
 
 fn status_label(status: StatusCode) -> &'static str {

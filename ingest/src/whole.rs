@@ -131,10 +131,9 @@ async fn respond(ingest: &Ingest, received: Received) -> Result<Response, Proble
     let parsed = received.parse()?;
     if parsed.items.iter().any(|item| item.event.is_err()) {
         count_rejected(ingest, &parsed.items);
-        return Ok(answer::none_of_all(parsed.items));
+        return Ok(answer::none_of_all(&parsed.items, &parsed.batch));
     }
-    let (items, fates) = logged(ingest, parsed, deadline).await?;
-    let answered = answer::answer(items, &fates);
+    let answered = logged(ingest, parsed, deadline).await?.answer();
     if answered.status() == StatusCode::OK {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -161,11 +160,10 @@ async fn respond_lago(
     let parsed = received.parse()?;
     if parsed.items.iter().any(|item| item.event.is_err()) {
         count_rejected(ingest, &parsed.items);
-        return Ok(answer::none_of_all(parsed.items));
+        return Ok(answer::none_of_all(&parsed.items, &parsed.batch));
     }
     let identities: Vec<u128> = parsed.batch.events.iter().map(|event| event.identity).collect();
-    let (items, fates) = logged(ingest, parsed, deadline).await?;
-    let answered = answer::answer(items, &fates);
+    let answered = logged(ingest, parsed, deadline).await?.answer();
     if answered.status() != StatusCode::OK {
         return Ok(answered);
     }

@@ -2,11 +2,7 @@
 //!
 //! Strings become numbers of the window once per batch, so that adding a sum hashes a few integers.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, hash::Hash, sync::Arc};
 
 use domain::{
     chain::{Offer, Place},
@@ -17,6 +13,7 @@ use domain::{
         trace::{self, TraceContext},
     },
 };
+use hashbrown::HashMap;
 use ledger::post::{Charge, Cost, Figures, Posting, Usage};
 use uuid::Uuid;
 
