@@ -239,6 +239,7 @@ pub const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
     (3, "compact_parts", include_str!("../../migrations/clickhouse/0003_compact_parts.sql")),
     (4, "audit_heads", include_str!("../../migrations/clickhouse/0004_audit_heads.sql")),
     (5, "origins", include_str!("../../migrations/clickhouse/0005_origins.sql")),
+    (6, "fewer_merges", include_str!("../../migrations/clickhouse/0006_fewer_merges.sql")),
 ];
 
 /// Brings the archive's schema up to date.

@@ -29,6 +29,10 @@ const RELEASED: &[(&str, &str)] = &[
         "acd4ea7f58f72761778b31d9dfaecc6718f9daca3649d40e620f0cceea401dd8",
     ),
     (
+        "migrations/clickhouse/0006_fewer_merges.sql",
+        "3f5960f2b80c42f4a18a872885aa42988c796687f9b4c7047d73586d103237df",
+    ),
+    (
         "migrations/postgres/0001_spine.sql",
         "60db733ef53c51eb7c2bf357ad795ab0f354b7d6fb2459c447ac37a1538f381c",
     ),
