@@ -18,6 +18,8 @@ const DUPLICATE_REACH: u64 = 100_000;
 /// Event times advance by this much per event, and begin again after [`TIME_SPAN_US`].
 const TIME_STEP_US: u64 = 2;
 const TIME_SPAN_US: u64 = 60_000_000;
+/// How much earlier the time of a late event is: two hours, twice what a rater's table covers.
+const LATE_US: i64 = 7_200_000_000;
 const INPUT_TOKENS_MAX: u64 = 4_096;
 const OUTPUT_TOKENS_MAX: u64 = 1_024;
 
@@ -34,6 +36,8 @@ pub struct Load {
     pub duplicates: f64,
     /// Share of events that ingest accepts and the rater rejects: a negative quantity.
     pub rejected: f64,
+    /// Share of events that are late: their time is two hours before that of others.
+    pub late: f64,
     /// The time of the first event, in microseconds since 1970.
     pub start_us: i64,
 }
@@ -72,6 +76,7 @@ pub struct Generator {
     duplicates: u32,
     /// Rolls below this and not below `duplicates` are rejected.
     rejected: u32,
+    late: u32,
     start_us: i64,
 }
 
@@ -92,6 +97,7 @@ impl Generator {
             teams: Teams::new(load.teams, load.skew),
             duplicates: scaled(load.duplicates),
             rejected: scaled(load.duplicates + load.rejected),
+            late: scaled(load.late),
             start_us: load.start_us,
         }
     }
@@ -105,7 +111,7 @@ impl Generator {
     /// What becomes of an event.
     #[must_use]
     pub fn fate(&self, number: u64) -> Fate {
-        match self.roll(number) {
+        match self.roll(number, 0) {
             roll if roll >= self.rejected => Fate::Rated,
             roll if roll >= self.duplicates => Fate::Rejected,
             _ => self.original(number).map_or(Fate::Rated, Fate::Duplicate),
@@ -120,11 +126,18 @@ impl Generator {
         let from = number.checked_sub(back + 1)?;
         (from.saturating_sub(DUPLICATE_REACH)..=from)
             .rev()
-            .find(|earlier| self.roll(*earlier) >= self.rejected)
+            .find(|earlier| self.roll(*earlier, 0) >= self.rejected)
     }
 
-    fn roll(&self, number: u64) -> u32 {
-        u32::try_from(self.bits(number, 0) >> 32).unwrap_or(u32::MAX)
+    fn roll(&self, number: u64, stream: u64) -> u32 {
+        u32::try_from(self.bits(number, stream) >> 32).unwrap_or(u32::MAX)
+    }
+
+    /// The time of an event that is no duplicate, in microseconds since 1970.
+    fn time_us(&self, number: u64) -> i64 {
+        let after_us = number.wrapping_mul(TIME_STEP_US) % TIME_SPAN_US;
+        let time_us = self.start_us.saturating_add_unsigned(after_us);
+        if self.roll(number, 5) < self.late { time_us - LATE_US } else { time_us }
     }
 
     fn bits(&self, number: u64, stream: u64) -> u64 {
@@ -172,8 +185,7 @@ impl Generator {
         body.extend_from_slice(b"\",\"user\":\"user-");
         write_decimal(call.rest & 0xf, body);
         body.extend_from_slice(b"\",\"time\":\"");
-        let after_us = number.wrapping_mul(TIME_STEP_US) % TIME_SPAN_US;
-        clock.write(self.start_us.saturating_add_unsigned(after_us), body);
+        clock.write(self.time_us(number), body);
         body.extend_from_slice(b"\",\"data\":{\"provider\":\"");
         body.extend_from_slice(provider.as_bytes());
         body.extend_from_slice(b"\",\"model\":\"");

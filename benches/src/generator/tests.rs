@@ -9,6 +9,7 @@ const LOAD: Load = Load {
     skew: 1.0,
     duplicates: 0.02,
     rejected: 0.001,
+    late: 0.01,
     start_us: 1_777_863_721_500_000,
 };
 
@@ -41,9 +42,12 @@ fn a_load_is_a_function_of_its_seed() {
 fn fates_have_the_shares_asked_for_and_ids_are_unique_but_for_duplicates() {
     let generator = Generator::new(&LOAD);
     let (count, mut ids, mut duplicates, mut rejected) = (200_000, HashSet::new(), 0, 0);
+    let mut late = 0;
     for number in 0..count {
         let event = array(&generator, number..number + 1);
         let new = ids.insert(member(&event, "id").to_owned());
+        // The first event is of 03:02, and all of them of one minute.
+        late += i32::from(member(&event, "time").contains("T01:0"));
         match generator.fate(number) {
             Fate::Rated => assert!(new, "{event}"),
             Fate::Rejected => {
@@ -60,11 +64,12 @@ fn fates_have_the_shares_asked_for_and_ids_are_unique_but_for_duplicates() {
     }
     assert!((3_800..4_200).contains(&duplicates), "{duplicates}");
     assert!((150..250).contains(&rejected), "{rejected}");
+    assert!((1_850..2_150).contains(&late), "{late}");
 }
 
 #[test]
 fn no_duplicates_and_no_rejects_on_request() {
-    let load = Load { duplicates: 0.0, rejected: 0.0, ..LOAD };
+    let load = Load { duplicates: 0.0, rejected: 0.0, late: 0.0, ..LOAD };
     let generator = Generator::new(&load);
     assert!((0..10_000).all(|number| generator.fate(number) == Fate::Rated));
 }

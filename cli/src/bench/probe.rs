@@ -20,8 +20,8 @@ use crate::client::Client;
 const PROBES: usize = 4;
 /// How often the live balance is read, and so the resolution of its freshness.
 const LIVE_POLL: Duration = Duration::from_millis(10);
-/// How often the posted balance is read.
-const POSTED_POLL: Duration = Duration::from_millis(50);
+/// How often the posted balance is read, and so the resolution of its freshness.
+const POSTED_POLL: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(120);
 const INPUT_TOKENS: u64 = 100;
 const OUTPUT_TOKENS: u64 = 10;

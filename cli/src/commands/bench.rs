@@ -83,6 +83,9 @@ pub struct LoadArguments {
     /// Share of events that the rater rejects
     #[arg(long, default_value_t = 0.001)]
     rejected: f64,
+    /// Share of events that are two hours late
+    #[arg(long, default_value_t = 0.01)]
+    late: f64,
     /// Another seed, other events
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -96,6 +99,7 @@ impl LoadArguments {
             shares.iter().all(|share| (0.0..1.0).contains(share)),
             "--duplicates and --rejected are shares, below 1 together"
         );
+        ensure!((0.0..1.0).contains(&self.late), "--late is a share, below 1");
         ensure!((0.0..=10.0).contains(&self.skew), "--skew is between 0 and 10");
         Ok(Generator::new(&Load {
             seed: self.seed,
@@ -103,6 +107,7 @@ impl LoadArguments {
             skew: self.skew,
             duplicates: self.duplicates,
             rejected: self.rejected,
+            late: self.late,
             start_us: now_us - PAST_US,
         }))
     }

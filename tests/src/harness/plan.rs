@@ -39,8 +39,15 @@ pub enum Form {
 impl Plan {
     /// A plan for so many tenants, in windows of so many events, whose events happened from `start_us` on.
     pub fn new(seed: u64, tenants: usize, window: u64, start_us: i64) -> Plan {
-        let load =
-            Load { seed, teams: TEAMS, skew: 1.0, duplicates: 0.02, rejected: 0.001, start_us };
+        let load = Load {
+            seed,
+            teams: TEAMS,
+            skew: 1.0,
+            duplicates: 0.02,
+            rejected: 0.001,
+            late: 0.0,
+            start_us,
+        };
         Plan { seed, tenants, window, generator: Generator::new(&load) }
     }
 
