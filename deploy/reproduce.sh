@@ -6,6 +6,8 @@ set -eu
 cd "$(dirname "$0")/.."
 profile=${1:-release}
 folder=${CARGO_TARGET_DIR:-$PWD/target}/reproduce
+# The allocator's C source writes down when it was compiled; compilers take the time from here.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-0}"
 for number in 1 2; do
     rm -rf "$folder/build"
     # C compilers write down the folder, so it is the same one both times.

@@ -23,13 +23,18 @@ pub(crate) fn compose(row: &EventRow, corrected: Option<&str>) -> Result<String,
             "send the event as the body",
         ));
     }
-    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|error| {
+    let not_an_object = |why: String| {
         Problem::unprocessable(
             "event_not_object",
-            format!("the event is not a JSON object: {error}"),
+            format!("the event is not a JSON object: {why}"),
             "send the corrected event as the body",
         )
-    })?;
+    };
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_str(text).map_err(|error| not_an_object(error.to_string()))?;
+    if !surrogates_are_pairs(text) {
+        return Err(not_an_object("a string has half of a surrogate pair".to_owned()));
+    }
     let mut added: Vec<(&str, String)> = Vec::new();
     // What could not be read had no identity to keep.
     let identity = [("id", &row.event_id), ("source", &row.source)];
@@ -67,6 +72,24 @@ fn quoted(text: &str) -> String {
 /// A string's value; `None` for anything else.
 fn text_of(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
+}
+
+/// Whether each escaped half of a surrogate pair in the strings of this JSON stands beside its other
+/// half. Who reads members as they stand does not look into them, and ingest, which does, would
+/// refuse all events that are sent again together.
+fn surrogates_are_pairs(json: &str) -> bool {
+    let (mut rest, mut first_half) = (json, false);
+    while let Some((before, escape)) = rest.split_once('\\') {
+        let digits = escape.strip_prefix('u').and_then(|digits| digits.get(..4));
+        let unit = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        let second_half = unit.is_some_and(|unit| (0xdc00..0xe000).contains(&unit));
+        if second_half != first_half || (first_half && !before.is_empty()) {
+            return false;
+        }
+        first_half = unit.is_some_and(|unit| (0xd800..0xdc00).contains(&unit));
+        rest = escape.get(if unit.is_some() { 5 } else { 1 }..).unwrap_or_default();
+    }
+    !first_half
 }
 
 /// The object with members put before its own: its own bytes stay as they are.
@@ -108,6 +131,8 @@ mod tests {
         let corrected = compose(&row(whole), Some(r#"{"subject":"bolt","data":{}}"#)).unwrap();
         assert_eq!(read(&corrected)["subject"], "bolt");
         assert!(read(&compose(&row("{}"), None).unwrap()).is_object());
+        let pair = r#"{"note":"\ud83d\ude00 \\ud83d \\\\ \u00e9"}"#;
+        assert!(compose(&row(pair), None).unwrap().ends_with(&pair[1..]));
     }
 
     #[test]
@@ -119,6 +144,11 @@ mod tests {
             ("\u{fffd}", None, "event_not_object"),
             ("[1]", None, "event_not_object"),
             ("{}", Some("7"), "event_not_object"),
+            (r#"{"note":"e\udda0"}"#, None, "event_not_object"),
+            (r#"{"data":{"\ud83d \ude00":1}}"#, None, "event_not_object"),
+            (r#"{"note":"\ud83d","more":"\ude00"}"#, None, "event_not_object"),
+            (r#"{"note":1,"note":"\ud83d\n"}"#, None, "event_not_object"),
+            ("{}", Some(r#"{"note":"\\\ud83d"}"#), "event_not_object"),
         ] {
             assert_eq!(
                 compose(&row(raw), corrected).unwrap_err().code(),
