@@ -12,7 +12,7 @@ use runtime::{
     log::{
         SharedLog, Topic,
         kafka::{KafkaLog, KafkaOptions, cluster_id, create_topics},
-        local::{LocalLog, LocalOptions},
+        local::{Created, LocalLog, LocalOptions},
     },
     postgres::{PostgresError, connect},
     shutdown::Shutdown,
@@ -20,7 +20,6 @@ use runtime::{
     telemetry::{self, Metrics},
     traces,
 };
-use serde::Deserialize;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
@@ -34,8 +33,6 @@ pub const TOPICS: &[Topic] = &[Topic("usage"), Topic("rated")];
 
 /// Partitions of every topic in Kafka where the configuration leaves them open; the most of a local log.
 const KAFKA_PARTITIONS: u32 = 16;
-/// The file of a local log that says what it was created with.
-const CREATED: &str = "log.json";
 
 /// A log and the name by which its database knows it.
 pub struct NamedLog {
@@ -72,14 +69,13 @@ pub async fn local_log(config: &LogConfig, folder: &Path) -> Result<NamedLog> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let path = folder.to_owned();
-    let partitions = match (config.partitions, folder.join(CREATED).try_exists()?) {
-        (0, true) => Created::read(folder)?.partitions,
-        (0, false) => new_local_partitions(),
-        (configured, _) => configured,
+    let open = match Created::is_in(folder)? {
+        true => Created::read(folder)?.partitions,
+        false => new_local_partitions(),
     };
     let options = LocalOptions {
         segment_bytes: config.local.segment_bytes,
-        ..LocalOptions::new(partitions, TOPICS)
+        ..LocalOptions::new(config.partitions_or(open), TOPICS)
     };
     let log = task::blocking(move || LocalLog::open(&path, options)).await??;
     let name = Created::read(folder)?.name();
@@ -95,28 +91,6 @@ pub async fn local_view(folder: &Path, partitions: u32) -> Result<NamedLog> {
     Ok(NamedLog { log, name, local: None })
 }
 
-/// What a local log was created with.
-#[derive(Deserialize)]
-pub struct Created {
-    /// Partitions of every topic.
-    pub partitions: u32,
-    seed: u64,
-}
-
-impl Created {
-    /// Reads it from the log in `folder`.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(CREATED);
-        let read = || Ok::<_, anyhow::Error>(serde_json::from_slice(&std::fs::read(&path)?)?);
-        read().with_context(|| format!("cannot read {}", path.display()))
-    }
-
-    /// The log's name, wherever its folder is: the random seed.
-    pub fn name(&self) -> String {
-        format!("local-{:016x}", self.seed)
-    }
-}
-
 /// Partitions of a new local log where the configuration leaves them open: two for each processor,
 /// so that none idles while a partition waits, from 4 to 16. Each one more makes smaller messages
 /// and more rows of them.
@@ -127,10 +101,7 @@ pub fn new_local_partitions() -> u32 {
 
 /// Partitions of every topic in Kafka: as configured, or 16.
 pub fn kafka_partitions(config: &LogConfig) -> u32 {
-    match config.partitions {
-        0 => KAFKA_PARTITIONS,
-        configured => configured,
-    }
+    config.partitions_or(KAFKA_PARTITIONS)
 }
 
 /// How to reach the cluster that the configuration names.

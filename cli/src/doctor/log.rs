@@ -13,6 +13,7 @@ use runtime::{
     log::{
         SharedLog,
         kafka::{KafkaLog, KafkaOptions, cluster_id},
+        local::Created,
     },
     task,
 };
@@ -55,7 +56,7 @@ struct Found {
 
 /// The log in the folder.
 fn local(config: &LogConfig, folder: &Path, report: &mut Report) -> Option<Found> {
-    match process::Created::read(folder) {
+    match Created::read(folder) {
         Ok(created) => {
             report.ok("log", format!("the local log is in {}", folder.display()));
             match measures::disk(folder) {
@@ -69,15 +70,12 @@ fn local(config: &LogConfig, folder: &Path, report: &mut Report) -> Option<Found
                     report.wrong("log.sync", format!("{error:#}"), action);
                 }
             }
-            let partitions = match config.partitions {
-                0 => created.partitions,
-                configured => configured,
-            };
+            let partitions = config.partitions_or(created.partitions);
             Some(Found { name: created.name(), partitions })
         }
         Err(error) => {
             let action = "name its folder (log.directory), or restore it from the backup";
-            report.wrong("log", format!("{error:#}"), action);
+            report.wrong("log", error.to_string(), action);
             None
         }
     }

@@ -55,6 +55,14 @@ pub struct LogConfig {
     pub kafka: KafkaConfig,
 }
 
+impl LogConfig {
+    /// Partitions of every topic, of which there are `open` where the configuration does not say.
+    #[must_use]
+    pub fn partitions_or(&self, open: u32) -> u32 {
+        if self.partitions == 0 { open } else { self.partitions }
+    }
+}
+
 /// What the local log keeps. See the default configuration for the units and limits.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -25,6 +25,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+pub use self::layout::Created;
 use self::{
     group::Groups,
     layout::Layout,

@@ -20,6 +20,8 @@ use crate::log::{LogError, Topic};
 
 /// The format of segments and indexes that this code writes.
 const FORMAT: u32 = 1;
+/// The file that says what was decided at creation.
+const CREATED: &str = "log.json";
 
 /// What was decided at creation, plus where it is.
 #[derive(Clone, Debug)]
@@ -34,11 +36,12 @@ pub(crate) struct Layout {
     pub seed: u64,
 }
 
-/// `log.json`.
-#[derive(Serialize, Deserialize)]
-struct Created {
+/// What a local log was created with: `log.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Created {
     format: u32,
-    partitions: u32,
+    /// Partitions of every topic.
+    pub partitions: u32,
     topics: Vec<String>,
     seed: u64,
 }
@@ -50,9 +53,8 @@ impl Layout {
         partitions: u32,
         topics: &'static [Topic],
     ) -> Result<Self, LogError> {
-        let path = dir.join("log.json");
-        if !path.try_exists().map_err(|error| broken("reading", &path, &error))? {
-            create(&path, partitions, topics)?;
+        if !Created::is_in(dir)? {
+            create(&dir.join(CREATED), partitions, topics)?;
         }
         Self::read(dir, partitions, topics)
     }
@@ -63,12 +65,8 @@ impl Layout {
         partitions: u32,
         topics: &'static [Topic],
     ) -> Result<Self, LogError> {
-        let path = dir.join("log.json");
-        let bytes = fs::read(&path).map_err(|error| broken("reading", &path, &error))?;
-        let created: Created = serde_json::from_slice(&bytes).map_err(|error| {
-            LogError::Broken(format!("{} cannot be read: {error}", path.display()))
-        })?;
-        created.check(&path, partitions, topics)?;
+        let created = Created::read(dir)?;
+        created.check(&dir.join(CREATED), partitions, topics)?;
         Ok(Self { dir: dir.to_path_buf(), partitions, topics, seed: created.seed })
     }
 
@@ -137,6 +135,27 @@ impl Layout {
 }
 
 impl Created {
+    /// Reads it from the log in the folder.
+    pub fn read(dir: &Path) -> Result<Self, LogError> {
+        let path = dir.join(CREATED);
+        let bytes = fs::read(&path).map_err(|error| broken("reading", &path, &error))?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            LogError::Broken(format!("{} cannot be read: {error}", path.display()))
+        })
+    }
+
+    /// Whether the folder has a log.
+    pub fn is_in(dir: &Path) -> Result<bool, LogError> {
+        let path = dir.join(CREATED);
+        path.try_exists().map_err(|error| broken("reading", &path, &error))
+    }
+
+    /// The log's name, wherever its folder is: the random seed that it was created with.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("local-{:016x}", self.seed)
+    }
+
     fn check(&self, path: &Path, partitions: u32, topics: &[Topic]) -> Result<(), LogError> {
         let path = path.display();
         if self.format != FORMAT {
