@@ -21,7 +21,8 @@ use runtime::{
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    admit::Door, block::Blocks, budget::Budget, metrics::Metrics, quotas::Quotas, store::StoreError,
+    admit::Door, block::Blocks, budget::Budget, metrics::Metrics, overload::Overload,
+    quotas::Quotas, store::StoreError,
 };
 
 pub mod accept;
@@ -40,6 +41,7 @@ pub mod forms;
 pub mod lago;
 pub mod limits;
 pub mod metrics;
+pub mod overload;
 pub mod quotas;
 mod routes;
 pub mod scan;
@@ -103,6 +105,7 @@ pub enum RunError {
 pub(crate) struct Ingest {
     door: Door,
     budget: Budget,
+    overload: Arc<Overload>,
     blocks: Arc<Blocks>,
     answer_timeout: Duration,
     metrics: Metrics,
@@ -154,6 +157,11 @@ impl Service {
         let ingest = Ingest {
             door: Door::new(known, config.lease(), attempts, quotas, &metrics),
             budget: Budget::new(config.memory_bytes, &metrics),
+            overload: Overload::new(
+                config.memory_bytes,
+                metrics.waiting_limit.clone(),
+                std::time::Instant::now(),
+            ),
             blocks: Arc::new(Blocks::new(
                 partitions,
                 config.block_bytes,

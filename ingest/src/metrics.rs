@@ -1,7 +1,8 @@
 //! What ingest counts. Declared here once.
 
 use runtime::telemetry::{
-    self, DURATION_BUCKETS_S, Histogram, IntCounter, IntCounterVec, IntGaugeVec, TelemetryError,
+    self, DURATION_BUCKETS_S, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    TelemetryError,
 };
 
 /// All metrics of this role. What waits is the difference of two counters.
@@ -25,6 +26,8 @@ pub struct Metrics {
     pub held_bytes: IntCounter,
     /// Bytes of bodies and events let go.
     pub released_bytes: IntCounter,
+    /// Bytes of requests that may wait for the log.
+    pub waiting_limit: IntGauge,
     /// API keys looked up among those known; malformed ones never are.
     pub key_lookups: IntCounter,
     /// Credentials refused, by code.
@@ -74,6 +77,10 @@ impl Metrics {
             released_bytes: counter(
                 "weir_ingest_released_bytes_total",
                 "Bytes of requests let go.",
+            )?,
+            waiting_limit: registry.gauge(
+                "weir_ingest_waiting_limit_bytes",
+                "Bytes of requests that may wait for the log.",
             )?,
             key_lookups: counter("weir_ingest_key_lookups_total", "API keys looked up.")?,
             keys_refused: counters(

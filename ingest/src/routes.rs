@@ -29,9 +29,10 @@ use crate::{
     binary,
     block::Placed,
     body,
-    budget::Held,
+    budget::{Full, Held},
     document::{EventDocument, ProblemDocument},
     forms::{self, Form, Item, Parsed},
+    overload::Waiting,
     whole,
 };
 
@@ -227,10 +228,9 @@ async fn respond(
     app: Option<&str>,
 ) -> Result<Response, Problem> {
     let received = receive(ingest, request, app).await?;
-    let deadline = received.deadline;
-    let parsed = received.parse()?;
+    let (parsed, turn) = received.parse()?;
     count_rejected(ingest, &parsed.items);
-    Ok(logged(ingest, parsed, deadline).await?.answer())
+    Ok(logged(ingest, parsed, turn).await?.answer())
 }
 
 /// A body of somebody who was let in.
@@ -244,18 +244,25 @@ pub(crate) struct Received {
     pub(crate) held: Held,
     /// Why the event in binary mode cannot be accepted.
     pub(crate) refused: Option<Reject>,
+    turn: Turn,
+}
+
+/// A request's turn at the log.
+pub(crate) struct Turn {
+    waiting: Waiting,
     /// When the request must be answered.
-    pub(crate) deadline: Instant,
+    deadline: Instant,
 }
 
 impl Received {
     /// The events of the body.
-    pub(crate) fn parse(self) -> Result<Parsed, Problem> {
-        let Received { caller, form, body, held, refused, .. } = self;
-        match refused {
-            Some(reject) => Ok(forms::refused(caller, held, reject)),
-            None => forms::parse(form, body, caller, held, task::now_us()),
-        }
+    pub(crate) fn parse(self) -> Result<(Parsed, Turn), Problem> {
+        let Received { caller, form, body, held, refused, turn } = self;
+        let parsed = match refused {
+            Some(reject) => forms::refused(caller, held, reject),
+            None => forms::parse(form, body, caller, held, task::now_us())?,
+        };
+        Ok((parsed, turn))
     }
 }
 
@@ -274,7 +281,11 @@ pub(crate) async fn receive(
     let attributes = body::binary_attributes(&parts.headers);
     let form = if attributes.is_some() { Form::Json } else { body::form(&parts.headers)? };
     let (body, mut held) = body::read(&parts.headers, body, &ingest.budget).await?;
-    let deadline = Instant::now() + ingest.answer_timeout;
+    let now = Instant::now();
+    let deadline = now + ingest.answer_timeout;
+    let waiting = ingest.overload.admit(body.len(), now.into_std());
+    let waiting = waiting.ok_or_else(|| forms::no_room(Full::Now))?;
+    let turn = Turn { waiting, deadline };
     let (mut body, mut refused) = (body, None);
     if let Some(attributes) = attributes {
         match of_binary(attributes, body::content_type(&parts.headers), &body) {
@@ -285,7 +296,7 @@ pub(crate) async fn receive(
             Err(reject) => refused = Some(reject),
         }
     }
-    Ok(Received { caller, form, body, held, refused, deadline })
+    Ok(Received { caller, form, body, held, refused, turn })
 }
 
 /// The event in structured mode of one in binary mode.
@@ -327,7 +338,7 @@ impl Logged {
 pub(crate) async fn logged(
     ingest: &Ingest,
     parsed: Parsed,
-    deadline: Instant,
+    Turn { waiting, deadline }: Turn,
 ) -> Result<Logged, Problem> {
     let Parsed { mut batch, items } = parsed;
     // Reading the body may have taken long: what is known of aliases must be young enough still.
@@ -360,6 +371,9 @@ pub(crate) async fn logged(
     }
     if let Some(counter) = counter {
         counter.give_back(fates.iter().filter(|fate| !matches!(fate, Some(Ok(_)))).count());
+    }
+    if fates.iter().any(|fate| matches!(fate, Some(Ok(_)))) {
+        waiting.logged(Instant::now().into_std());
     }
     Ok(Logged { items, batch, fates })
 }

@@ -127,13 +127,12 @@ async fn post_whole_batch(State(ingest): State<Arc<Ingest>>, request: Request) -
 
 /// CloudEvents: 204, or a problem.
 async fn respond(ingest: &Ingest, received: Received) -> Result<Response, Problem> {
-    let deadline = received.deadline;
-    let parsed = received.parse()?;
+    let (parsed, turn) = received.parse()?;
     if parsed.items.iter().any(|item| item.event.is_err()) {
         count_rejected(ingest, &parsed.items);
         return Ok(answer::none_of_all(&parsed.items, &parsed.batch));
     }
-    let answered = logged(ingest, parsed, deadline).await?.answer();
+    let answered = logged(ingest, parsed, turn).await?.answer();
     if answered.status() == StatusCode::OK {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -147,7 +146,6 @@ async fn respond_lago(
     batch: bool,
 ) -> Result<Response, Problem> {
     let body = received.body.clone();
-    let deadline = received.deadline;
     let read = if batch { LagoEvents::several(&body) } else { LagoEvents::one(&body) };
     let structured = read.as_ref().map_err(|_| ()).map(LagoEvents::structured);
     let (events, structured) = match (read, structured) {
@@ -157,13 +155,13 @@ async fn respond_lago(
     };
     received.held.grow(structured.len()).map_err(forms::no_room)?;
     (received.body, received.form) = (structured.into(), Form::Json);
-    let parsed = received.parse()?;
+    let (parsed, turn) = received.parse()?;
     if parsed.items.iter().any(|item| item.event.is_err()) {
         count_rejected(ingest, &parsed.items);
         return Ok(answer::none_of_all(&parsed.items, &parsed.batch));
     }
     let identities: Vec<u128> = parsed.batch.events.iter().map(|event| event.identity).collect();
-    let answered = logged(ingest, parsed, deadline).await?.answer();
+    let answered = logged(ingest, parsed, turn).await?.answer();
     if answered.status() != StatusCode::OK {
         return Ok(answered);
     }

@@ -16,7 +16,7 @@ const MARKS: (&str, &str) = ("<!-- totals: begin -->", "<!-- totals: end -->");
 /// So much of a commit's name is shown.
 const COMMIT_CHARACTERS: usize = 10;
 /// Kinds of faults that are told by name.
-const KINDS: [(&str, &str); 26] = [
+const KINDS: [(&str, &str); 27] = [
     ("F01", "a process killed (`kill -9`)"),
     ("F02", "an owner paused until another one had its partitions"),
     ("F03", "SIGTERM under load"),
@@ -40,6 +40,7 @@ const KINDS: [(&str, &str); 26] = [
     ("F21", "everything slow: links, processors, bandwidth"),
     ("F22", "little memory under as much load as clients can make"),
     ("F23", "no descriptors left, or clients that say nothing or little"),
+    ("F24", "far more events than the log takes"),
     ("F25", "a client that hung up"),
     ("F29", "Postgres and the archive lost, and restored from a backup and the log"),
     ("F30", "something changed, removed or added behind Weir's back, and found"),

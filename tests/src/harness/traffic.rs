@@ -64,6 +64,9 @@ pub struct Tally {
     pub unavailable: u64,
     /// The longest time from a request to its answer 503.
     pub unavailable_time: Duration,
+    /// Requests that had a definite answer at their first attempt, by time: the place is the number of
+    /// binary digits of its milliseconds.
+    pub answer_times: [u64; 24],
     /// Connections that failed, and answers that did not come.
     pub broken: u64,
     /// Requests of poison that were refused.
@@ -83,6 +86,21 @@ pub struct Sent {
     pub records: Vec<Record>,
     /// What they have seen.
     pub tally: Tally,
+}
+
+impl Tally {
+    /// The milliseconds within which 99 of 100 requests since `before` had their answer at the first
+    /// attempt: the next power of two.
+    pub fn answered_within_ms(&self, before: &Tally) -> u64 {
+        let times = self.answer_times.iter().zip(before.answer_times).map(|(now, then)| now - then);
+        let most = times.clone().sum::<u64>() * 99 / 100;
+        let mut seen = 0;
+        let within = times.take_while(|count| {
+            seen += count;
+            seen < most
+        });
+        1 << within.count()
+    }
 }
 
 impl Sent {
@@ -159,6 +177,13 @@ impl Traffic {
             workers.spawn(work(Arc::clone(&shared)));
         }
         Ok(Traffic { shared, workers })
+    }
+
+    /// So many further windows are on their way at once from now on.
+    pub fn widen(&mut self, windows: usize) {
+        for _ in 0..windows {
+            self.workers.spawn(work(Arc::clone(&self.shared)));
+        }
     }
 
     /// Where requests go from now on.
@@ -312,7 +337,7 @@ impl Shared {
         loop {
             attempts += 1;
             let base = self.base(mix(first) as usize + attempts as usize);
-            match self.attempt(&base, request.tenant, &body, request.numbers.len()).await {
+            match self.attempt(&base, request, &body, attempts == 1).await {
                 Reading::Definite(outcomes) => {
                     let record = Record {
                         first_ms,
@@ -340,9 +365,9 @@ impl Shared {
         bases[turn % bases.len()].clone()
     }
 
-    async fn attempt(&self, base: &str, tenant: usize, body: &[u8], events: usize) -> Reading {
+    async fn attempt(&self, base: &str, of: &Request, body: &[u8], first: bool) -> Reading {
         let request = self.client.post(format!("{base}/v1/events"));
-        let request = request.bearer_auth(&self.tenants[tenant].key);
+        let request = request.bearer_auth(&self.tenants[of.tenant].key);
         let request = request.header("Content-Type", "application/json").body(body.to_vec());
         let answer = async {
             let answer = request.send().await?;
@@ -355,9 +380,13 @@ impl Shared {
             Ok((status, retry, body)) => {
                 let took = began.elapsed();
                 let body = serde_json::from_slice(&body).unwrap_or_default();
-                let reading = answers::read(status, retry, &body, events);
+                let reading = answers::read(status, retry, &body, of.numbers.len());
                 let tally = &mut self.known().1;
                 tally.unavailable += u64::from(reading == Reading::Again);
+                if first && matches!(reading, Reading::Definite(_)) {
+                    let digits = u128::BITS - took.as_millis().leading_zeros();
+                    tally.answer_times[digits.min(23) as usize] += 1;
+                }
                 if status == 503 {
                     tally.unavailable_time = tally.unavailable_time.max(took);
                 }

@@ -1,5 +1,5 @@
-//! F21: everything is slow at once: links, processors, bandwidth. Nothing gives up for good, queues
-//! stay bounded (the oracle looks at memory), and all of it settles.
+//! F21 and F24: everything is slow at once: links, processors, bandwidth. Nothing gives up for good,
+//! queues stay bounded (the oracle looks at memory), and all of it settles.
 
 use std::{
     fs,
@@ -28,6 +28,10 @@ const NARROW_BYTES: usize = 125_000;
 /// How long processes work and how long they stand still, in turn: they have a fifth of the time.
 const WORK: Duration = Duration::from_millis(20);
 const STILL: Duration = Duration::from_millis(80);
+/// F24: as many windows on their way at once, of which each is some 50 requests.
+const WINDOWS: usize = 24;
+/// As fast as clients are answered.
+const RATE: u64 = 1_000_000;
 
 #[test]
 #[ignore = "make test-deep does it"]
@@ -38,6 +42,7 @@ fn of_everything() -> Result<()> {
         let before = world.snapshot().await?;
         processors_are_slow(&mut world).await?;
         links_are_slow(&mut world, Fault::Narrow(NARROW_BYTES), |did| did.narrowed).await?;
+        more_comes_than_the_log_takes(&mut world).await?;
         let mut rest = world.rest().await?;
         rest.check(Some(&before)).await
     })
@@ -109,6 +114,44 @@ async fn processors_are_slow(world: &mut World) -> Result<()> {
         began.elapsed()
     ));
     posts_again(world).await
+}
+
+/// F24: far more comes than the log takes. What it cannot take soon is refused at once, and what it
+/// takes does not wait behind the rest.
+async fn more_comes_than_the_log_takes(world: &mut World) -> Result<()> {
+    let link = world.links.kafka.as_ref().context("no link to Kafka")?;
+    link.set(Fault::Narrow(NARROW_BYTES));
+    world.moment().await?;
+    let usual = world.traffic.tally();
+    works_on(world).await?;
+    let before = world.traffic.tally();
+    world.traffic.widen(WINDOWS);
+    world.traffic.send_at(RATE);
+    world.traffic.until("a request is refused", |now| now.unavailable > before.unavailable).await?;
+    works_on(world).await?;
+    let (now, limits) = (world.traffic.tally(), waiting_limits(world).await?);
+    world.traffic.send_at(world.tier.rate);
+    world.links.heal();
+    posts_again(world).await?;
+    world.story.count("F24", 1);
+    world.story.tell(format!(
+        "F24: {} accepted, {} times 503; 99 of 100 that were taken at once had their answer within {} ms, \
+         before within {} ms; {limits:?} bytes might wait",
+        now.accepted - before.accepted,
+        now.unavailable - before.unavailable,
+        now.answered_within_ms(&before),
+        before.answered_within_ms(&usual),
+    ));
+    Ok(())
+}
+
+/// How much may wait for the log at each ingest.
+async fn waiting_limits(world: &World) -> Result<Vec<u64>> {
+    let mut limits = Vec::new();
+    for name in world.of_role("ingest") {
+        limits.push(world.metric(&name, "weir_ingest_waiting_limit_bytes", "").await?);
+    }
+    Ok(limits)
 }
 
 /// Processor time of all of them.
