@@ -15,7 +15,10 @@ use ingest::{
 };
 use runtime::log::kafka::{Letter, Place};
 
-use crate::world::{NOW_US, WORLD, rate_block};
+use crate::{
+    memory,
+    world::{NOW_US, WORLD, rate_block},
+};
 
 /// A body as JSON, and as lines.
 pub fn body(input: &[u8]) {
@@ -29,7 +32,10 @@ pub fn body(input: &[u8]) {
 /// Events as ingest reads them.
 pub fn parse(form: Form, body: Bytes) -> Option<Parsed> {
     let held = WORLD.budget.hold();
-    forms::parse(form, body, WORLD.caller.clone(), held, NOW_US).ok()
+    let parsed = forms::parse(form, body, WORLD.caller.clone(), held, NOW_US).ok()?;
+    // The path of each value repeats names that stand in the body once; the budget counts them.
+    memory::plain(parsed.batch.strings.bytes());
+    Some(parsed)
 }
 
 /// What was accepted goes into a block and comes out as it was sent; sent alone, it is the same
@@ -134,6 +140,7 @@ pub fn door(input: &[u8]) {
         message::read(&letter, "weir.in.default", caller, &WORLD.budget, NOW_US).ok()
     };
     let (Some(first), Some(again)) = (read(), read()) else { return };
+    memory::plain(first.batch.strings.bytes());
     let numbers: Vec<u32> = first.numbers().collect();
     let items: Vec<usize> = numbers.iter().map(|number| first.item(*number)).collect();
     assert!(!items.is_empty(), "nothing of a message vanishes");

@@ -11,7 +11,7 @@ mod bodies;
 mod catalogs;
 mod clickhouse;
 mod credentials;
-mod events;
+pub mod events;
 mod json;
 mod local_log;
 #[path = "../../cli/src/replay/mapping.rs"]
@@ -38,7 +38,8 @@ pub struct Target {
     pub name: &'static str,
     /// Takes any bytes.
     decode: fn(&[u8]),
-    /// Bytes of memory that it may take for each byte of its input and of what was decompressed.
+    /// Bytes of memory that it may take for each byte of its input, of what was decompressed and of what
+    /// a budget counted.
     factor: usize,
     /// Bytes of memory that it may take besides.
     room: usize,
@@ -100,14 +101,14 @@ const fn target(name: &'static str, decode: fn(&[u8]), factor: usize, room: usiz
 
 impl Target {
     /// Runs it on an input and looks at the memory that it took. Answers that, and the bytes that
-    /// warranted it: those of the input and those that were decompressed from it.
+    /// warranted it: those of the input and those that it said are [`memory::plain`].
     pub fn run(&self, input: &[u8]) -> (usize, usize) {
         let (taken, plain) = memory::peak(|| (self.decode)(input));
         let bytes = input.len() + plain;
         let allowed = bytes * self.factor + self.room;
         assert!(
             taken <= allowed,
-            "{} took {taken} bytes for an input of {} and {plain} of it decompressed, at most {allowed}",
+            "{} took {taken} bytes for an input of {} and {plain} decompressed or counted, at most {allowed}",
             self.name,
             input.len()
         );

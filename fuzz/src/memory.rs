@@ -40,8 +40,8 @@ pub fn peak(work: impl FnOnce()) -> (usize, usize) {
     (PEAK.get(), PLAIN.get())
 }
 
-/// So many bytes were decompressed: they warrant memory as those of the input do. What only claims to
-/// have so many is not counted.
+/// So many bytes were decompressed, or counted against a budget: they warrant memory as those of the
+/// input do. What only claims to have so many is not counted.
 pub fn plain(bytes: usize) {
     PLAIN.set(PLAIN.get().saturating_add(bytes));
 }
