@@ -30,6 +30,10 @@ pub struct Load {
     pub seed: u64,
     /// How many teams.
     pub teams: u32,
+    /// How many tenants share the teams, at most as many.
+    pub tenants: u32,
+    /// Events that follow one another are of one tenant, as many as this: those of a request.
+    pub batch: u64,
     /// How unevenly they are used: the weight of team `n` is `1 / n^skew`.
     pub skew: f64,
     /// Share of events that repeat an earlier one.
@@ -73,6 +77,8 @@ pub struct Call {
 pub struct Generator {
     seed: u64,
     teams: Teams,
+    tenants: u32,
+    batch: u64,
     duplicates: u32,
     /// Rolls below this and not below `duplicates` are rejected.
     rejected: u32,
@@ -95,6 +101,8 @@ impl Generator {
         Generator {
             seed: mix(load.seed.wrapping_add(1)),
             teams: Teams::new(load.teams, load.skew),
+            tenants: load.tenants.clamp(1, load.teams.max(1)),
+            batch: load.batch.max(1),
             duplicates: scaled(load.duplicates),
             rejected: scaled(load.duplicates + load.rejected),
             late: scaled(load.late),
@@ -108,6 +116,20 @@ impl Generator {
         self.teams.count()
     }
 
+    /// The tenant of an event, from 0: requests go to tenants in turn.
+    #[must_use]
+    pub fn tenant(&self, number: u64) -> u32 {
+        u32::try_from(number / self.batch % u64::from(self.tenants)).unwrap_or_default()
+    }
+
+    /// The team of an event that the bits choose: those of tenant `n` of `m` are `n`, `n + m`, …
+    fn team(&self, number: u64, bits: u64) -> u32 {
+        let (drawn, tenants) = (self.teams.draw(bits), self.tenants);
+        let team = drawn - drawn % tenants + self.tenant(number);
+        let is_one = usize::try_from(team).is_ok_and(|team| team < self.teams.count());
+        if is_one { team } else { team - tenants }
+    }
+
     /// What becomes of an event.
     #[must_use]
     pub fn fate(&self, number: u64) -> Fate {
@@ -118,15 +140,25 @@ impl Generator {
         }
     }
 
-    /// What a duplicate repeats: the nearest event that is neither a duplicate nor rejected, from a
-    /// random one before it. The first events may have none.
+    /// What a duplicate repeats: the nearest event of its tenant that is neither a duplicate nor
+    /// rejected, from a random one before it. The first events may have none.
     fn original(&self, number: u64) -> Option<u64> {
         let reach = number.min(DUPLICATE_REACH);
         let back = self.bits(number, 1).checked_rem(reach)?;
         let from = number.checked_sub(back + 1)?;
-        (from.saturating_sub(DUPLICATE_REACH)..=from)
-            .rev()
-            .find(|earlier| self.roll(*earlier, 0) >= self.rejected)
+        let tenants = u64::from(self.tenants);
+        let own = u64::from(self.tenant(number));
+        // The nearest request of the tenant, and the same place in it.
+        let others = (from / self.batch + tenants - own) % tenants;
+        let mut from = from.checked_sub(others * self.batch)?;
+        loop {
+            let first = from - from % self.batch;
+            let is_rated = |earlier: &u64| self.roll(*earlier, 0) >= self.rejected;
+            if let Some(earlier) = (first..=from).rev().find(is_rated) {
+                return Some(earlier);
+            }
+            from = (first + self.batch - 1).checked_sub(tenants * self.batch)?;
+        }
     }
 
     fn roll(&self, number: u64, stream: u64) -> u32 {
@@ -149,7 +181,7 @@ impl Generator {
     pub fn call(&self, number: u64) -> Call {
         let (tokens, rest) = (self.bits(number, 3), self.bits(number, 4));
         Call {
-            team: self.teams.draw(self.bits(number, 2)),
+            team: self.team(number, self.bits(number, 2)),
             model: usize::try_from((rest >> 48) % MODELS.len() as u64).unwrap_or_default(),
             input: 1 + (tokens & 0xffff_ffff) % INPUT_TOKENS_MAX,
             output: 1 + (tokens >> 32) % OUTPUT_TOKENS_MAX,

@@ -1,6 +1,6 @@
 //! `weir bench`: a fresh system, a load, what it took, and whether the books are right.
 //!
-//! Reading order: [`pipeline`](crate::commands::bench), [`system`], [`load`], [`probe`], [`watch`],
+//! Reading order: [`pipeline`](crate::commands::bench), [`system`], [`tenants`], [`load`], [`probe`], [`watch`],
 //! [`instructions`], [`books`], [`report`]; [`stages`](crate::commands::bench), [`blocks`], [`ingest`], [`rate`], [`database`], [`post`], [`archive`], [`used`]. Events and the arithmetic that checks them are in the crate `benches`.
 
 pub mod archive;
@@ -16,5 +16,6 @@ pub mod probe;
 pub mod rate;
 pub mod report;
 pub mod system;
+pub mod tenants;
 pub mod used;
 pub mod watch;

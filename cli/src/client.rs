@@ -111,6 +111,16 @@ impl Client {
         Ok(Answer { status, body, retry_after: seconds.map(Duration::from_secs) })
     }
 
+    /// The same address with another key.
+    pub fn with_key(&self, key: String) -> Client {
+        Client { key, ..self.clone() }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Sends a request whose repeat does nothing more, again while the server asks for it: a
     /// neighbour of it is away, or has just started. Gives the last answer.
     pub async fn send_patiently(

@@ -6,6 +6,8 @@ use crate::account::{Account, MODELS};
 const LOAD: Load = Load {
     seed: 1,
     teams: 100,
+    tenants: 1,
+    batch: 10,
     skew: 1.0,
     duplicates: 0.02,
     rejected: 0.001,
@@ -115,4 +117,27 @@ fn times_are_rfc_3339() {
 fn a_pace_is_exact() {
     assert_eq!(due_after(30_000, 20_000), Duration::from_millis(1_500));
     assert_eq!(due_after(0, 0), Duration::ZERO);
+}
+
+#[test]
+fn tenants_share_the_teams_and_repeat_only_their_own_events() {
+    let load = Load { tenants: 7, duplicates: 0.2, ..LOAD };
+    let generator = Generator::new(&load);
+    let (mut tenants, mut teams, mut duplicates) = (HashSet::new(), HashSet::new(), 0);
+    for number in 0..20_000 {
+        let (tenant, team) = (generator.tenant(number), generator.call(number).team);
+        assert_eq!(u64::from(tenant), number / load.batch % 7);
+        assert!(team < load.teams && team % 7 == tenant, "{team} of {tenant}");
+        tenants.insert(tenant);
+        teams.insert(team);
+        if let Fate::Duplicate(original) = generator.fate(number) {
+            assert_eq!(
+                (generator.tenant(original), generator.fate(original)),
+                (tenant, Fate::Rated)
+            );
+            duplicates += 1;
+        }
+    }
+    assert_eq!((tenants.len(), teams.len()), (7, 100));
+    assert!((3_700..4_300).contains(&duplicates), "{duplicates}");
 }

@@ -1,6 +1,9 @@
 //! Waits until everything is posted and archived, and compares the books with the arithmetic.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use benches::account::{Account, Fates};
@@ -22,8 +25,8 @@ pub struct Stores {
     pub postgres: PgConnection,
     /// ClickHouse.
     pub clickhouse: ClickHouse,
-    /// The api.
-    pub client: Client,
+    /// The api, for each tenant.
+    pub clients: Vec<Client>,
 }
 
 impl Stores {
@@ -76,27 +79,58 @@ impl Stores {
         Ok(difference.map(|difference| format!("usage_lines in ClickHouse: {difference}")))
     }
 
-    /// The total of the conservation statement, once nothing is pending.
-    async fn statement(&self) -> Result<Value> {
+    /// A key of each tenant.
+    pub fn keys(&self) -> Vec<String> {
+        self.clients.iter().map(|client| client.key().to_owned()).collect()
+    }
+
+    /// The totals of the tenants' conservation statements, once nothing is pending: added up.
+    async fn statement(&self) -> Result<Statement> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let statement = self.client.get("/v1/conservation").await?;
-            let total = statement.get("total").cloned().unwrap_or_default();
-            let is = |name: &str, value: Value| total.get(name) == Some(&value);
-            if (is("pending", 0.into()) && is("pending_complete", true.into()))
-                || Instant::now() > deadline
-            {
-                return Ok(total);
+        let mut sum = Statement::default();
+        for client in &self.clients {
+            loop {
+                let statement = client.get("/v1/conservation").await?;
+                let total = statement.get("total").cloned().unwrap_or_default();
+                let is = |name: &str, value: Value| total.get(name) == Some(&value);
+                if (is("pending", 0.into()) && is("pending_complete", true.into()))
+                    || Instant::now() > deadline
+                {
+                    sum.add(&total);
+                    break;
+                }
+                sleep(POLL * 4).await;
             }
-            sleep(POLL * 4).await;
+        }
+        Ok(sum)
+    }
+}
+
+/// Counts of conservation statements.
+#[derive(Debug, Default)]
+struct Statement {
+    counts: BTreeMap<String, u64>,
+    /// The first that does not balance, or in which something is pending.
+    unbalanced: Option<Value>,
+}
+
+impl Statement {
+    /// Adds the total of a tenant.
+    fn add(&mut self, total: &Value) {
+        for (name, count) in total.get("counts").and_then(Value::as_object).into_iter().flatten() {
+            *self.counts.entry(name.clone()).or_default() += count.as_u64().unwrap_or_default();
+        }
+        let is = |name: &str, value: Value| total.get(name) == Some(&value);
+        if !is("balanced", true.into()) || !is("pending", 0.into()) {
+            self.unbalanced.get_or_insert_with(|| total.clone());
         }
     }
 }
 
 /// What is wrong with the counts. A request that was sent again may have left its events in the log
 /// twice; they are duplicates then, and accepted.
-fn counts_difference(total: &Value, fates: Fates, repeated: bool) -> Option<String> {
-    let count = |name: &str| total.pointer(&format!("/counts/{name}")).and_then(Value::as_u64);
+fn counts_difference(statement: &Statement, fates: Fates, repeated: bool) -> Option<String> {
+    let count = |name: &str| statement.counts.get(name).copied();
     let extra = count("accepted").and_then(|accepted| accepted.checked_sub(fates.accepted()));
     let extra = if repeated { extra.unwrap_or_default() } else { 0 };
     let wanted = [
@@ -117,9 +151,7 @@ fn counts_difference(total: &Value, fates: Fates, repeated: bool) -> Option<Stri
             found => return Some(format!("{name} is {found:?} instead of {want}")),
         }
     }
-    let is = |name: &str, value: Value| total.get(name) == Some(&value);
-    (!is("balanced", true.into()) || !is("pending", 0.into()))
-        .then(|| format!("it does not balance: {total}"))
+    statement.unbalanced.as_ref().map(|total| format!("it does not balance: {total}"))
 }
 
 #[cfg(test)]
@@ -137,7 +169,9 @@ mod tests {
                 "unmetered": 0, "unpriced": 0, "conflicts": 0, "forwarded": 0, "lost": 0 } })
         };
         let check = |total: Value, repeated: bool, want: Option<&str>| {
-            let found = counts_difference(&total, fates, repeated);
+            let mut statement = Statement::default();
+            statement.add(&total);
+            let found = counts_difference(&statement, fates, repeated);
             match want {
                 None => assert_eq!(found, None),
                 Some(want) => {
@@ -151,5 +185,10 @@ mod tests {
         check(total(100, 3, 0), true, Some("duplicates is Some(3) instead of 2"));
         check(total(100, 2, 1), false, Some("does not balance"));
         check(json!({}), false, Some("accepted is None"));
+        let mut both = Statement::default();
+        both.add(&json!({ "balanced": false, "pending": 0, "counts": { "accepted": 40 } }));
+        both.add(&total(60, 0, 0));
+        assert_eq!(both.counts.get("accepted"), Some(&100));
+        assert!(both.unbalanced.is_some());
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,9 +22,10 @@ const READ_BYTES: usize = 64 << 10;
 pub struct Connection {
     address: SocketAddr,
     stream: Option<TcpStream>,
+    /// A request's head, of each tenant.
+    heads: Arc<[Vec<u8>]>,
     /// The request: head, then body.
     request: Vec<u8>,
-    head_length: usize,
     answer: Vec<u8>,
 }
 
@@ -38,23 +40,25 @@ pub struct Answer {
 }
 
 impl Connection {
-    /// Posts JSON to `path` of `address` with `key`. Connects when there is something to send.
-    pub fn new(address: SocketAddr, path: &str, key: &str) -> Self {
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\
-             Content-Type: application/json\r\nContent-Length: {:0LENGTH_DIGITS$}\r\n\r\n",
-            0
-        )
-        .into_bytes();
-        Self { address, stream: None, head_length: request.len(), request, answer: Vec::new() }
+    /// Posts JSON to `address` with some [`heads`]. Connects when there is something to send.
+    pub fn new(address: SocketAddr, heads: &Arc<[Vec<u8>]>) -> Self {
+        Self {
+            address,
+            stream: None,
+            heads: Arc::clone(heads),
+            request: Vec::new(),
+            answer: Vec::new(),
+        }
     }
 
-    /// Makes the next request's body by `write`.
-    pub fn prepare(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.request.truncate(self.head_length);
+    /// Makes the next request, of a tenant's head and the body that `write` makes.
+    pub fn prepare(&mut self, tenant: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let head = self.heads.get(tenant).map(Vec::as_slice).unwrap_or_default();
+        self.request.clear();
+        self.request.extend_from_slice(head);
         write(&mut self.request);
-        let length = format!("{:0LENGTH_DIGITS$}", self.request.len() - self.head_length);
-        let at = self.head_length - 4 - LENGTH_DIGITS;
+        let length = format!("{:0LENGTH_DIGITS$}", self.request.len() - head.len());
+        let at = head.len().saturating_sub(4 + LENGTH_DIGITS);
         if let Some(place) = self.request.get_mut(at..at + LENGTH_DIGITS) {
             place.copy_from_slice(length.as_bytes());
         }
@@ -102,6 +106,19 @@ impl Connection {
     }
 }
 
+/// Heads of requests to `path` of `address`, with a key each.
+pub fn heads(address: SocketAddr, path: &str, keys: &[String]) -> Arc<[Vec<u8>]> {
+    let head = |key: &String| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {:0LENGTH_DIGITS$}\r\n\r\n",
+            0
+        )
+        .into_bytes()
+    };
+    keys.iter().map(head).collect()
+}
+
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX)?;
     stream.set_nodelay(true)?;
@@ -143,8 +160,9 @@ mod tests {
     #[test]
     fn a_connection_is_kept_and_replaced_when_it_breaks() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut connection =
-            Connection::new(listener.local_addr().unwrap(), "/v1/events", "secret");
+        let address = listener.local_addr().unwrap();
+        let heads = heads(address, "/v1/events", &["other".to_owned(), "secret".to_owned()]);
+        let mut connection = Connection::new(address, &heads);
         let server = std::thread::Builder::new().spawn(move || {
             let mut requests = Vec::new();
             let (mut first, _) = listener.accept().unwrap();
@@ -163,14 +181,15 @@ mod tests {
                 .unwrap();
             requests
         });
-        connection.prepare(|body| body.extend_from_slice(b"[1]"));
+        connection.prepare(1, |body| body.extend_from_slice(b"[1]"));
         let answer = connection.send().unwrap();
         assert_eq!((answer.status, connection.body(&answer)), (200, &b"ok"[..]));
-        connection.prepare(|body| body.extend_from_slice(b"[1,2]"));
+        connection.prepare(0, |body| body.extend_from_slice(b"[1,2]"));
         assert_eq!(connection.send().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let answer = connection.send().unwrap();
         assert_eq!((answer.status, answer.retry_after), (503, Some(Duration::from_secs(2))));
         let requests = server.unwrap().join().unwrap();
+        assert!(requests[0].contains("Bearer secret\r\n"), "{}", requests[0]);
         assert!(requests[0].ends_with("Content-Length: 0000000003\r\n\r\n[1]"), "{}", requests[0]);
         assert!(
             requests[1].ends_with("Content-Length: 0000000005\r\n\r\n[1,2]"),

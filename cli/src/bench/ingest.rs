@@ -18,7 +18,7 @@ use runtime::{
 
 use super::{
     blocks::TENANT,
-    connection::Connection,
+    connection::{self, Connection},
     load::{self, Plan, Sent},
     watch::time_of,
 };
@@ -88,8 +88,8 @@ pub async fn take(
     tasks.spawn("ingest", async move { Ok(service.run().await?) });
     let own_pid = std::process::id();
     let (own, mut threads) = (time_of(own_pid), Threads::of(own_pid));
-    let sent =
-        load::send(plan, || Connection::new(address, "/v1/events", &key.text), parent).await?;
+    let heads = connection::heads(address, "/v1/events", &[key.text]);
+    let sent = load::send(plan, || Connection::new(address, &heads), parent).await?;
     threads.sample();
     let generator: Duration = threads
         .times()

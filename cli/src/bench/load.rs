@@ -115,7 +115,9 @@ impl Shared {
                 let due = self.started + due_after(from, rate);
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
-            connection.prepare(|body| self.plan.generator.write_array(from..to, &mut clock, body));
+            let generator = &self.plan.generator;
+            let tenant = usize::try_from(generator.tenant(from))?;
+            connection.prepare(tenant, |body| generator.write_array(from..to, &mut clock, body));
             let sent = Instant::now();
             repeated += u64::from(until_definite(&mut connection, to - from)?);
             http_us

@@ -13,7 +13,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use reqwest::Method;
 use runtime::{
     clickhouse::ClickHouse,
     config::{ClickHouseConfig, Secret, variable},
@@ -125,22 +124,13 @@ impl System {
         Client::new(&self.endpoints.http, &self.endpoints.admin_key)
     }
 
-    /// Its books.
-    pub async fn stores(&self) -> Result<Stores> {
+    /// Its books, read by a client of each tenant.
+    pub async fn stores(&self, clients: Vec<Client>) -> Result<Stores> {
         Ok(Stores {
             postgres: process::sign_in(&Secret::new(self.endpoints.postgres.clone())).await?,
             clickhouse: ClickHouse::new(&self.clickhouse),
-            client: self.client()?,
+            clients,
         })
-    }
-
-    /// Publishes the bench's catalog.
-    pub async fn publish(&self) -> Result<()> {
-        let body = catalog().to_string().into_bytes();
-        let headers = [("Idempotency-Key", "weir-bench")];
-        let answer =
-            self.client()?.send_patiently(Method::PUT, "/v1/catalog", body, &headers).await?;
-        answer.success("publishing the bench's catalog").map(drop)
     }
 
     /// Stops it and removes what nobody asked to keep.

@@ -19,11 +19,13 @@ use tokio::time::sleep;
 
 use crate::{
     bench::{
-        connection::Connection,
+        books::Stores,
+        connection::{self, Connection},
         load::{self, Plan, Sent},
         probe::{Freshness, Probes},
         report::{Report, Setting},
         system::System,
+        tenants,
         watch::{Pids, Used, Watch},
     },
     output::{note, sayln},
@@ -93,7 +95,7 @@ pub struct LoadArguments {
 
 impl LoadArguments {
     /// What makes the events. Their times lie before `now_us`, so that none is ahead of the clock.
-    fn generator(&self, now_us: i64) -> Result<Generator> {
+    fn generator(&self, tenants: u32, now_us: i64) -> Result<Generator> {
         let shares = [self.duplicates, self.rejected, self.duplicates + self.rejected];
         ensure!(
             shares.iter().all(|share| (0.0..1.0).contains(share)),
@@ -104,6 +106,8 @@ impl LoadArguments {
         Ok(Generator::new(&Load {
             seed: self.seed,
             teams: self.teams,
+            tenants,
+            batch: self.batch,
             skew: self.skew,
             duplicates: self.duplicates,
             rejected: self.rejected,
@@ -130,6 +134,9 @@ pub struct PipelineArguments {
     /// Connections that send, each with one request at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
+    /// Tenants that share the teams; each sends requests of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tenants: u32,
     /// Partitions of the log; by default as many as `weir up` takes
     #[arg(long)]
     partitions: Option<u32>,
@@ -166,7 +173,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn run_pipeline(arguments: PipelineArguments) -> Result<ExitCode> {
-    let generator = arguments.load.generator(now_us())?;
+    let tenants = arguments.tenants;
+    ensure!(tenants <= arguments.load.teams, "each of --tenants has one of --teams at least");
+    let generator = arguments.load.generator(tenants, now_us())?;
     process::block_on("bench", async {
         let shutdown = Shutdown::on_signals()?;
         let system = System::start(arguments.data.as_deref(), arguments.partitions).await?;
@@ -206,11 +215,11 @@ async fn pipeline(
     if setting.file_system == "tmpfs" {
         note("the data are in memory (tmpfs): nothing is durable there; give --data on a disk");
     }
-    system.publish().await?;
-    let measured = measure(arguments, system, generator, shutdown).await?;
+    let clients = tenants::make(system, arguments.tenants).await?;
+    let mut stores = system.stores(clients).await?;
+    let measured = measure(arguments, system, generator, &mut stores, shutdown).await?;
     let mut account = Account::of(generator, measured.sent.events);
     measured.freshness.add_to(&mut account);
-    let mut stores = system.stores().await?;
     if let Some(difference) = stores.first_difference(&account, &measured.sent).await? {
         if arguments.json {
             sayln!("{}", json!({ "oracle": difference }));
@@ -250,6 +259,7 @@ async fn measure(
     arguments: &PipelineArguments,
     system: &System,
     generator: &Generator,
+    stores: &mut Stores,
     shutdown: &Shutdown,
 ) -> Result<Measured> {
     let address: SocketAddr = system
@@ -258,7 +268,8 @@ async fn measure(
         .trim_start_matches("http://")
         .parse()
         .context("the address of `weir up`")?;
-    let (client, mut stores) = (system.client()?, system.stores().await?);
+    let client = system.client()?;
+    let heads = connection::heads(address, "/v1/events", &stores.keys());
     let mut pids = Pids::of(system.pid());
     pids.add("broker", arguments.broker_pid);
     pids.add("postgres", arguments.postgres_pid);
@@ -279,8 +290,7 @@ async fn measure(
     let started = Instant::now();
     let run = async {
         let probes = Probes::start(&client, shutdown)?;
-        let connection = || Connection::new(address, "/v1/events", &system.endpoints.admin_key);
-        let sent = load::send(plan, connection, shutdown).await?;
+        let sent = load::send(plan, || Connection::new(address, &heads), shutdown).await?;
         let freshness = probes.finish().await?;
         stores.settled(&sent, freshness.sent()).await?;
         Ok::<_, anyhow::Error>((sent, freshness, started.elapsed()))

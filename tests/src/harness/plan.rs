@@ -42,6 +42,8 @@ impl Plan {
         let load = Load {
             seed,
             teams: TEAMS,
+            tenants: 1,
+            batch: window,
             skew: 1.0,
             duplicates: 0.02,
             rejected: 0.001,

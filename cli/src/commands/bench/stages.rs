@@ -43,7 +43,7 @@ pub struct RateArguments {
 /// Runs it; the sums of both ways must be the account's.
 pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let now_us = now_us();
-    let generator = arguments.load.generator(now_us)?;
+    let generator = arguments.load.generator(1, now_us)?;
     let (events, sizes) = (arguments.events, (arguments.load.batch, arguments.requests));
     let account = Account::of(&generator, events);
     let blocks = Desk::new(now_us)?.blocks(&generator, 0..events, sizes, now_us)?;
@@ -106,7 +106,7 @@ pub struct IngestArguments {
 /// Takes the events into a log, twice: packed as configured, and request by request.
 pub async fn ingest(arguments: &IngestArguments) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
-    let generator = arguments.load.generator(now_us())?;
+    let generator = arguments.load.generator(1, now_us())?;
     let system = System::start(None, Some(1)).await?;
     let partitions = arguments.partitions.unwrap_or_else(process::new_local_partitions);
     let config = database::make(&system.endpoints.postgres, partitions).await?;
@@ -185,7 +185,7 @@ impl BatchArguments {
     /// The batches, what they must come to, and what made their events.
     fn batches(&self) -> Result<(Vec<Bytes>, Account, Generator)> {
         let now_us = now_us();
-        let generator = self.load.generator(now_us)?;
+        let generator = self.load.generator(1, now_us)?;
         let sizes = (self.load.batch, REQUESTS);
         let blocks = Desk::new(now_us)?.blocks(&generator, 0..self.events, sizes, now_us)?;
         let rated = rate_blocks(&blocks.messages, now_us)?;
