@@ -53,6 +53,8 @@ pub struct Sent {
     pub time: Duration,
     /// Microseconds from a request's first byte to its definite answer.
     pub http_us: Histogram<u64>,
+    /// Of it, those of the attempt that was answered so.
+    pub attempt_us: Histogram<u64>,
 }
 
 /// Microseconds in 3 digits, up to 2 minutes.
@@ -76,7 +78,13 @@ pub async fn send(
     connection: impl Fn() -> Connection,
     parent: &Shutdown,
 ) -> Result<Sent> {
-    let nothing = Sent { events: 0, repeated: 0, time: Duration::ZERO, http_us: histogram()? };
+    let nothing = Sent {
+        events: 0,
+        repeated: 0,
+        time: Duration::ZERO,
+        http_us: histogram()?,
+        attempt_us: histogram()?,
+    };
     let connections = plan.connections;
     let shared = Arc::new(Shared {
         plan,
@@ -101,6 +109,7 @@ impl Shared {
     /// One connection's thread: takes the next request until there is none.
     fn run(&self, mut connection: Connection) -> Result<()> {
         let (mut clock, mut http_us) = (TimeText::default(), histogram()?);
+        let mut attempt_us = histogram()?;
         let (mut events, mut repeated) = (0, 0);
         while !self.shutdown.is_cancelled()
             && self.plan.duration.is_none_or(|time| self.started.elapsed() < time)
@@ -119,9 +128,10 @@ impl Shared {
             let tenant = usize::try_from(generator.tenant(from))?;
             connection.prepare(tenant, |body| generator.write_array(from..to, &mut clock, body));
             let sent = Instant::now();
-            repeated += u64::from(until_definite(&mut connection, to - from)?);
-            http_us
-                .saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+            let (attempts, last) = until_definite(&mut connection, to - from)?;
+            repeated += u64::from(attempts > 1);
+            http_us.saturating_record(micros(sent.elapsed()));
+            attempt_us.saturating_record(micros(last.elapsed()));
             events = events.max(to);
         }
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,22 +139,28 @@ impl Shared {
         sent.repeated += repeated;
         sent.time = sent.time.max(self.started.elapsed());
         sent.http_us.add(&http_us)?;
+        sent.attempt_us.add(&attempt_us)?;
         Ok(())
     }
 }
 
-/// Sends what was prepared, with the same ids, until all of it is in the log; answers whether it
-/// took more than one attempt.
-fn until_definite(connection: &mut Connection, events: u64) -> Result<bool> {
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Sends what was prepared, with the same ids, until all of it is in the log; answers how
+/// many attempts it took and when the last one began.
+fn until_definite(connection: &mut Connection, events: u64) -> Result<(u32, Instant)> {
     let whole = format!("{{\"accepted\":{events},\"rejected\":0,");
-    let (mut pause, deadline, mut repeated) = (PAUSE_MIN, Instant::now() + PATIENCE, false);
-    loop {
+    let (mut pause, deadline) = (PAUSE_MIN, Instant::now() + PATIENCE);
+    for attempt in 1.. {
+        let began = Instant::now();
         let reason = match connection.send() {
             Ok(answer)
                 if answer.status == 200
                     && connection.body(&answer).starts_with(whole.as_bytes()) =>
             {
-                return Ok(repeated);
+                return Ok((attempt, began));
             }
             Ok(answer) => {
                 let text = String::from_utf8_lossy(connection.body(&answer))
@@ -163,8 +179,8 @@ fn until_definite(connection: &mut Connection, events: u64) -> Result<bool> {
         if Instant::now() + pause > deadline {
             return Err(reason).context("no definite answer for a minute");
         }
-        repeated = true;
         std::thread::sleep(pause.min(PAUSE_MAX));
         pause = (pause * 2).min(PAUSE_MAX);
     }
+    bail!("more attempts than can be counted")
 }

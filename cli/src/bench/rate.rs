@@ -18,7 +18,7 @@ use bytes::Bytes;
 use domain::{catalog::CatalogDocument, chain::Place, wire::rated::Sections};
 use rater::{batch::Coverage, catalogs::Catalogs, state::State, table::Limits};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{blocks::TENANT, system::catalog};
 
@@ -56,9 +56,39 @@ fn stored(mut catalog: Value) -> Value {
     catalog
 }
 
-/// Rates all blocks, each appended at `now_us`.
-pub fn rate(blocks: &[Bytes], now_us: i64) -> Result<Rated> {
-    let document: CatalogDocument = serde_json::from_value(stored(catalog()))?;
+/// What a catalog has besides what the load needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct More {
+    /// Meters of other types of events.
+    pub meters: u32,
+    /// Prices of other models.
+    pub rates: u32,
+}
+
+impl More {
+    fn add_to(self, catalog: &mut Value) {
+        let meters = catalog.get_mut("meters").and_then(Value::as_array_mut);
+        meters.into_iter().for_each(|meters| meters.extend((0..self.meters).map(other_meter)));
+        let rates = catalog.pointer_mut("/cards/0/versions/0/rates").and_then(Value::as_array_mut);
+        rates.into_iter().for_each(|rates| rates.extend((0..self.rates).map(other_rate)));
+    }
+}
+
+fn other_meter(number: u32) -> Value {
+    json!({ "key": format!("other_{number}"), "event_types": [format!("other.{number}.v1")],
+        "aggregation": "sum", "value": "$.amount", "unit": "piece" })
+}
+
+fn other_rate(number: u32) -> Value {
+    json!({ "meter": INPUT_METER, "price": "0.000001",
+        "dimensions": { "provider": "other", "model": format!("model-{number}") } })
+}
+
+/// Rates all blocks, each appended at `now_us`, by the bench's catalog and `more`.
+pub fn rate(blocks: &[Bytes], more: More, now_us: i64) -> Result<Rated> {
+    let mut catalog = catalog();
+    more.add_to(&mut catalog);
+    let document: CatalogDocument = serde_json::from_value(stored(catalog))?;
     let compiled = document.compile().map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
     let catalogs =
         Catalogs { version: 1, by_tenant: HashMap::from([(TENANT, Arc::new(compiled))]) };

@@ -102,6 +102,8 @@ pub struct Report {
     pub freshness_ms: FreshnessReport,
     /// From a request to its answer.
     pub http_ms: Percentiles,
+    /// The same without earlier attempts, which were refused.
+    pub attempt_ms: Percentiles,
     /// Requests that were sent again.
     pub repeated_requests: u64,
     /// The part of the machine's time in which it had nothing to do.
@@ -147,6 +149,7 @@ impl Report {
                 posted: Percentiles::of(&freshness.posted_us),
             },
             http_ms: Percentiles::of(&sent.http_us),
+            attempt_ms: Percentiles::of(&sent.attempt_us),
             repeated_requests: sent.repeated,
             idle_share: used.idle_share,
             oracle: "ok",
@@ -186,6 +189,7 @@ impl Report {
         }
         let percentiles = [
             ("http", self.http_ms),
+            ("http, last attempt", self.attempt_ms),
             ("fresh live", self.freshness_ms.live),
             ("fresh posted", self.freshness_ms.posted),
         ];

@@ -27,17 +27,53 @@ enum Run {
     /// In requests of one event.
     IngestOnes,
     Rate,
+    /// By a catalog of 1,000 meters.
+    RateMeters,
+    /// By a catalog of 100,000 prices.
+    RatePrices,
     Post,
     Archive,
-    /// As fast as it goes, in requests of 100.
+    /// As fast as it goes, in requests of 100, of one tenant and 10,000 teams.
     Full,
     /// At half the speed of the full run.
     Half,
+    /// With ten times as many requests at once as the full run.
+    Overload,
+    /// Of 1,000 tenants.
+    Tenants,
+    /// Of 1,000 teams.
+    FewTeams,
+    /// Of 1,000,000 teams.
+    ManyTeams,
+    /// On two partitions.
+    TwoPartitions,
+    /// On eight partitions.
+    EightPartitions,
     /// In requests of one event.
     Ones,
     /// Those at half the speed.
     HalfOnes,
 }
+
+const RUNS: [Run; 17] = [
+    Run::Ingest,
+    Run::IngestOnes,
+    Run::Rate,
+    Run::RateMeters,
+    Run::RatePrices,
+    Run::Post,
+    Run::Archive,
+    Run::Full,
+    Run::Half,
+    Run::Overload,
+    Run::Tenants,
+    Run::FewTeams,
+    Run::ManyTeams,
+    Run::TwoPartitions,
+    Run::EightPartitions,
+    Run::Ones,
+    Run::HalfOnes,
+];
 
 /// What must be reached.
 enum Bound {
@@ -45,114 +81,154 @@ enum Bound {
     AtLeast(f64),
 }
 
+/// A number of a run's report: at a place, less what is at others.
+struct Figure {
+    run: Run,
+    at: &'static str,
+    less: &'static [&'static str],
+}
+
 /// Something that is measured, and what must be reached.
 struct Bar {
     what: &'static str,
-    run: Run,
-    /// Where the run's report has it.
-    at: &'static str,
-    /// Where it has what is divided by that, for a ratio.
-    over: Option<&'static str>,
+    figure: Figure,
+    /// What it is divided by.
+    over: Option<Figure>,
     bound: Bound,
     unit: &'static str,
 }
 
-const fn bar(
-    what: &'static str,
-    run: Run,
-    at: &'static str,
-    bound: Bound,
-    unit: &'static str,
-) -> Bar {
-    Bar { what, run, at, over: None, bound, unit }
+const fn figure(run: Run, at: &'static str) -> Figure {
+    Figure { run, at, less: &[] }
 }
 
-const fn ratio(
-    what: &'static str,
-    run: Run,
-    (over, at): (&'static str, &'static str),
-    least: f64,
-) -> Bar {
-    Bar { what, run, at, over: Some(over), bound: Bound::AtLeast(least), unit: "times" }
+const fn bar(what: &'static str, figure: Figure, bound: Bound, unit: &'static str) -> Bar {
+    Bar { what, figure, over: None, bound, unit }
 }
 
-const BARS: [Bar; 16] = [
+/// `figure` is at least so many times `of`, such as the time of the plain way of that of ours.
+const fn times(what: &'static str, figure: Figure, of: Figure, least: f64) -> Bar {
+    Bar { what, figure, over: Some(of), bound: Bound::AtLeast(least), unit: "times" }
+}
+
+/// `figure` is at most so many times `of`.
+const fn growth(what: &'static str, figure: Figure, of: Figure, most: f64) -> Bar {
+    Bar { what, figure, over: Some(of), bound: Bound::AtMost(most), unit: "times" }
+}
+
+/// Flat: 20 % more at most.
+const GROWTH: f64 = 1.2;
+const CPU: &str = "/cpu_s_per_million/total";
+/// Posting is per account: where there are more accounts, it is not compared per event.
+const POSTING: &[&str] = &["/cpu_s_per_million/postgres", "/cpu_s_per_million/ledger"];
+
+const fn cpu_without_posting(run: Run) -> Figure {
+    Figure { run, at: CPU, less: POSTING }
+}
+
+const fn cpu(run: Run) -> Figure {
+    figure(run, CPU)
+}
+
+const fn rater(run: Run) -> Figure {
+    figure(run, "/us_per_event/rater")
+}
+
+const BARS: [Bar; 22] = [
     bar(
         "gateway, batches of 100, per event",
-        Run::Ingest,
-        "/us_per_event",
+        figure(Run::Ingest, "/us_per_event"),
         Bound::AtMost(1.1),
         "µs",
     ),
     bar(
         "gateway, batches of 1, per event",
-        Run::IngestOnes,
-        "/us_per_event",
+        figure(Run::IngestOnes, "/us_per_event"),
         Bound::AtMost(11.0),
         "µs",
     ),
-    ratio(
+    times(
         "gateway, batches of 1, to a message per request",
-        Run::IngestOnes,
-        ("/events_per_s", "/events_per_s.single"),
+        figure(Run::IngestOnes, "/events_per_s"),
+        figure(Run::IngestOnes, "/events_per_s.single"),
         4.0,
     ),
-    bar("rater, per event", Run::Rate, "/us_per_event/rater", Bound::AtMost(0.67), "µs"),
-    ratio(
+    bar("rater, per event", rater(Run::Rate), Bound::AtMost(0.67), "µs"),
+    times(
         "rater, to a plain loop",
-        Run::Rate,
-        ("/us_per_event/one_by_one", "/us_per_event/rater"),
+        figure(Run::Rate, "/us_per_event/one_by_one"),
+        rater(Run::Rate),
         2.0,
     ),
+    growth("rater, 1,000 meters to 2", rater(Run::RateMeters), rater(Run::Rate), GROWTH),
+    growth("rater, 100,000 prices to 8", rater(Run::RatePrices), rater(Run::Rate), GROWTH),
     bar(
         "posting, per team, meter and window",
-        Run::Post,
-        "/us_per_total",
+        figure(Run::Post, "/us_per_total"),
         Bound::AtMost(12.0),
         "µs",
     ),
-    ratio(
+    times(
         "posting, to a row per line",
-        Run::Post,
-        ("/us_per_event.one_by_one", "/us_per_event"),
+        figure(Run::Post, "/us_per_event.one_by_one"),
+        figure(Run::Post, "/us_per_event"),
         20.0,
     ),
-    bar("archive, per row", Run::Archive, "/us_per_row", Bound::AtMost(1.7), "µs"),
-    bar("pipeline, floor", Run::Full, "/events_per_s", Bound::AtLeast(150_000.0), "events/s"),
-    bar("pipeline, goal", Run::Full, "/events_per_s", Bound::AtLeast(300_000.0), "events/s"),
+    bar("archive, per row", figure(Run::Archive, "/us_per_row"), Bound::AtMost(1.7), "µs"),
     bar(
         "pipeline, floor",
-        Run::Full,
-        "/cpu_s_per_million/total",
-        Bound::AtMost(13.0),
-        "CPU s per million",
+        figure(Run::Full, "/events_per_s"),
+        Bound::AtLeast(150_000.0),
+        "events/s",
     ),
     bar(
         "pipeline, goal",
-        Run::Full,
-        "/cpu_s_per_million/total",
-        Bound::AtMost(6.6),
-        "CPU s per million",
+        figure(Run::Full, "/events_per_s"),
+        Bound::AtLeast(300_000.0),
+        "events/s",
     ),
-    bar("one-event requests", Run::Ones, "/accepted_per_s", Bound::AtLeast(40_000.0), "requests/s"),
+    bar("pipeline, floor", cpu(Run::Full), Bound::AtMost(13.0), "CPU s per million"),
+    bar("pipeline, goal", cpu(Run::Full), Bound::AtMost(6.6), "CPU s per million"),
+    growth("pipeline, 1,000 tenants to 1", cpu(Run::Tenants), cpu(Run::Full), GROWTH),
+    growth(
+        "pipeline without posting, 1,000,000 teams to 1,000",
+        cpu_without_posting(Run::ManyTeams),
+        cpu_without_posting(Run::FewTeams),
+        GROWTH,
+    ),
+    growth(
+        "pipeline, 8 partitions to 2",
+        cpu(Run::EightPartitions),
+        cpu(Run::TwoPartitions),
+        GROWTH,
+    ),
+    growth(
+        "accepted requests, p99, ten times as many at once",
+        figure(Run::Overload, "/attempt_ms/p99"),
+        figure(Run::Full, "/attempt_ms/p99"),
+        2.0,
+    ),
+    bar(
+        "one-event requests",
+        figure(Run::Ones, "/accepted_per_s"),
+        Bound::AtLeast(40_000.0),
+        "requests/s",
+    ),
     bar(
         "one-event requests, p99 at half load",
-        Run::HalfOnes,
-        "/http_ms/p99",
+        figure(Run::HalfOnes, "/http_ms/p99"),
         Bound::AtMost(25.0),
         "ms",
     ),
     bar(
         "live balance, p99 at half load",
-        Run::Half,
-        "/freshness_ms/live/p99",
+        figure(Run::Half, "/freshness_ms/live/p99"),
         Bound::AtMost(250.0),
         "ms",
     ),
     bar(
         "posted balance, p99 at half load",
-        Run::Half,
-        "/freshness_ms/posted/p99",
+        figure(Run::Half, "/freshness_ms/posted/p99"),
         Bound::AtMost(1_500.0),
         "ms",
     ),
@@ -161,9 +237,7 @@ const BARS: [Bar; 16] = [
 /// Runs all of it.
 pub fn bars(arguments: &BarsArguments) -> Result<ExitCode> {
     let mut reports: Vec<(Run, Value)> = Vec::new();
-    let stages = [Run::Ingest, Run::IngestOnes, Run::Rate, Run::Post, Run::Archive];
-    let pipelines = [Run::Full, Run::Half, Run::Ones, Run::HalfOnes];
-    for run in stages.into_iter().chain(pipelines) {
+    for run in RUNS {
         let command = run.command(arguments.seconds, &reports)?;
         note(&format!("weir bench {}", command.join(" ")));
         reports.push((run, report(&command)?));
@@ -203,15 +277,25 @@ impl Run {
             let speed = number(of(reports, full)?, "/events_per_s")?;
             Ok::<_, anyhow::Error>(format!(" --rate {:.0}", (speed / 2.0).max(1.0)))
         };
-        let pipeline = format!("pipeline --seconds {seconds} --connections 32");
+        let at_once =
+            |connections: u32| format!("pipeline --seconds {seconds} --connections {connections}");
+        let pipeline = at_once(32);
         let text = match self {
             Run::Ingest => "ingest".to_owned(),
             Run::IngestOnes => "ingest --batch 1 --events 200000 --connections 256".to_owned(),
             Run::Rate => "rate".to_owned(),
+            Run::RateMeters => "rate --more-meters 998".to_owned(),
+            Run::RatePrices => "rate --more-rates 99992".to_owned(),
             Run::Post => "post".to_owned(),
             Run::Archive => "archive".to_owned(),
             Run::Full => pipeline,
             Run::Half => pipeline + &half_of(Run::Full)?,
+            Run::Overload => at_once(320),
+            Run::Tenants => pipeline + " --tenants 1000",
+            Run::FewTeams => pipeline + " --teams 1000",
+            Run::ManyTeams => pipeline + " --teams 1000000",
+            Run::TwoPartitions => pipeline + " --partitions 2",
+            Run::EightPartitions => pipeline + " --partitions 8",
             Run::Ones => pipeline + " --batch 1",
             Run::HalfOnes => pipeline + " --batch 1" + &half_of(Run::Ones)?,
         };
@@ -237,12 +321,22 @@ impl Bound {
 
 impl Bar {
     fn measured(&self, reports: &[(Run, Value)]) -> Result<f64> {
-        let report = of(reports, self.run)?;
-        let figure = number(report, self.at)?;
-        Ok(match self.over {
+        let figure = self.figure.measured(reports)?;
+        Ok(match &self.over {
             None => figure,
-            Some(over) => number(report, over)? / figure,
+            Some(over) => figure / over.measured(reports)?,
         })
+    }
+}
+
+impl Figure {
+    fn measured(&self, reports: &[(Run, Value)]) -> Result<f64> {
+        let report = of(reports, self.run)?;
+        let mut figure = number(report, self.at)?;
+        for less in self.less {
+            figure -= number(report, less)?;
+        }
+        Ok(figure)
     }
 }
 

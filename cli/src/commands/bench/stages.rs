@@ -17,7 +17,7 @@ use crate::{
         ingest::{Packing, Taken, take},
         load::Plan,
         post::Ledger,
-        rate::{check, one_by_one, rate as rate_blocks},
+        rate::{More, check, one_by_one, rate as rate_blocks},
         system::System,
     },
     output::sayln,
@@ -35,6 +35,12 @@ pub struct RateArguments {
     /// Requests of one block of the log
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=100))]
     requests: u64,
+    /// Meters that the catalog has besides, of other types of events
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    more_meters: u32,
+    /// Prices that the catalog has besides, of other models
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    more_rates: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,7 +53,8 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let (events, sizes) = (arguments.events, (arguments.load.batch, arguments.requests));
     let account = Account::of(&generator, events);
     let blocks = Desk::new(now_us)?.blocks(&generator, 0..events, sizes, now_us)?;
-    let rated = rate_blocks(&blocks.messages, now_us)?;
+    let more = More { meters: arguments.more_meters, rates: arguments.more_rates };
+    let rated = rate_blocks(&blocks.messages, more, now_us)?;
     check(&rated.messages, &account)?;
     let (plain, books) = one_by_one(&generator, events, arguments.load.batch)?;
     let difference = account.first_difference(&books);
@@ -188,7 +195,7 @@ impl BatchArguments {
         let generator = self.load.generator(1, now_us)?;
         let sizes = (self.load.batch, REQUESTS);
         let blocks = Desk::new(now_us)?.blocks(&generator, 0..self.events, sizes, now_us)?;
-        let rated = rate_blocks(&blocks.messages, now_us)?;
+        let rated = rate_blocks(&blocks.messages, More::default(), now_us)?;
         Ok((rated.messages, Account::of(&generator, self.events), generator))
     }
 }
