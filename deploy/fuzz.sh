@@ -2,7 +2,7 @@
 # Runs the fuzz targets under libFuzzer, on stable Rust and without a sanitizer. `make fuzz` calls it.
 #
 #   deploy/fuzz.sh SECONDS [TARGET...]   # each target, all by default, for so many seconds
-#   deploy/fuzz.sh keep [TARGET...]      # keeps in fuzz/corpus what earlier runs found new
+#   deploy/fuzz.sh keep [TARGET...]      # keeps in fuzz/corpus what earlier runs found that reaches other code
 #
 # What runs find new is collected in target/fuzz-found, an input that fails in fuzz/artifacts: run
 # the target with it alone, mend what is wrong, and keep the input in fuzz/corpus.
@@ -29,7 +29,7 @@ failed=
 for target in "$@"; do
     mkdir -p "$found/$target" fuzz/artifacts
     if [ "$task" = keep ]; then
-        "$programs/$target" -merge=1 $limits "fuzz/corpus/$target" "$found/$target" 2>&1 | tail -1
+        "$programs/$target" -merge=1 -use_counters=0 $limits "fuzz/corpus/$target" "$found/$target" 2>&1 | tail -1
         continue
     fi
     echo "== $target, $task s"
