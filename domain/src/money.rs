@@ -57,9 +57,43 @@ pub fn round(numerator: I256, denominator: I256) -> I256 {
     }
 }
 
+/// The same within 128 bits, which is faster.
+#[must_use]
+fn round_small(numerator: i128, denominator: i128) -> i128 {
+    assert!(denominator > 0, "a denominator is positive");
+    let quotient = numerator.wrapping_div(denominator);
+    let remainder = numerator.wrapping_sub(quotient.wrapping_mul(denominator)).unsigned_abs();
+    // Both are below 2¹²⁷.
+    let (twice, denominator) = (remainder.wrapping_mul(2), denominator.unsigned_abs());
+    let away = twice > denominator || (twice == denominator && quotient & 1 == 1);
+    quotient.wrapping_add(if away { numerator.signum() } else { 0 })
+}
+
 /// Reads a decimal number (JSON's form, a leading `+` and leading zeros allowed too) at scale 12.
 /// `raw_limit` bounds the absolute raw value from above, exclusively.
 pub fn parse_scaled(text: &str, raw_limit: i128) -> Result<Parsed, NumberError> {
+    // Below 10³⁰.
+    match whole(text).map(|number| i128::from(number).wrapping_mul(ONE)) {
+        Some(raw) if raw < raw_limit => Ok(Parsed { raw, rounded: false }),
+        _ => parse_any(text, raw_limit),
+    }
+}
+
+/// The value of up to 18 digits and nothing else, as most quantities are.
+fn whole(text: &str) -> Option<u64> {
+    let digits = text.as_bytes();
+    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |byte: &u8| u64::from(byte.wrapping_sub(b'0'));
+    Some(
+        digits
+            .iter()
+            .fold(0, |number: u64, byte| number.wrapping_mul(10).wrapping_add(digit(byte))),
+    )
+}
+
+fn parse_any(text: &str, raw_limit: i128) -> Result<Parsed, NumberError> {
     let number = split_number(text)?;
     if number.digits().next().is_none() {
         return Ok(Parsed { raw: 0, rounded: false });
@@ -121,12 +155,15 @@ pub(crate) fn split_number(text: &str) -> Result<NumberText<'_>, NumberError> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
+    let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if !rest.is_empty() && all_digits(rest) {
+        return Ok(NumberText { negative, integer: rest, fraction: "", decimals: 0 });
+    }
     let (mantissa, exponent) = match rest.find(['e', 'E']) {
         Some(at) => (rest.get(..at).unwrap_or(""), rest.get(at.wrapping_add(1)..)),
         None => (rest, None),
     };
     let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if (integer.is_empty() && fraction.is_empty()) || !all_digits(integer) || !all_digits(fraction)
     {
         return Err(NumberError::NotANumber);
@@ -259,9 +296,9 @@ impl Price {
     pub fn charge(self, quantity_raw: i128) -> Option<Amount> {
         let divisor = i128::from(self.per.max(1)).checked_mul(ONE)?;
         if let Some(product) = self.amount.raw().checked_mul(quantity_raw)
-            && product.checked_rem(divisor) == Some(0)
+            && !planted::is(Bug::RoundedTwice)
         {
-            return product.checked_div(divisor).and_then(Amount::from_raw);
+            return Amount::from_raw(round_small(product, divisor));
         }
         let product = I256::from(self.amount.raw()).checked_mul(I256::from(quantity_raw))?;
         let rounded = round(product, I256::from(divisor));
@@ -377,6 +414,20 @@ mod tests {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
             let _ = parse_scaled(&text, AMOUNT_RAW_LIMIT);
+        }
+
+        #[test]
+        fn short_ways_are_the_long_ones(numerator: i128, part in 1..i128::MAX, small in 1..2_000i128, text in "[0-9]{0,20}") {
+            for denominator in [part, small, numerator.wrapping_abs().max(1), part / small + 1] {
+                let long = round(I256::from(numerator), I256::from(denominator));
+                prop_assert_eq!(I256::from(round_small(numerator, denominator)), long);
+                let ties = numerator / 4 * 2 + 1;
+                let long = round(I256::from(ties), I256::from(2));
+                prop_assert_eq!(I256::from(round_small(ties, 2)), long);
+            }
+            for limit in [AMOUNT_RAW_LIMIT, 1_000_000 * ONE] {
+                prop_assert_eq!(parse_scaled(&text, limit), parse_any(&text, limit));
+            }
         }
     }
 }

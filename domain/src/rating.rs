@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use crate::{
     catalog::{Catalog, CompiledFilter, EffectiveRates, Meter, Target},
     event::unescape,
@@ -91,8 +93,13 @@ pub struct Line<'a> {
     /// What the provider charges for it and the number of the cost card's version; `None` unknown.
     pub cost: Option<(Amount, u32)>,
     /// Values of the meter's dimensions, in the meter's order; `None` where the event has none.
-    pub dimensions: Vec<Option<Cow<'a, str>>>,
+    pub dimensions: Dimensions<'a>,
 }
+
+/// Values of a meter's dimensions; few in place, without memory of their own.
+pub type Dimensions<'a> = SmallVec<[Option<Cow<'a, str>>; 4]>;
+/// What the meters made of one event; few in place.
+pub type Lines<'a> = SmallVec<[Line<'a>; 4]>;
 
 /// The outcome of an event that took its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +168,7 @@ pub fn rate<'a>(
     rating: &Rating<'a>,
     event: &'a EventRecord<'a>,
     scratch: &mut Scratch,
-    lines: &mut Vec<Line<'a>>,
+    lines: &mut Lines<'a>,
 ) -> Result<Outcome, Rejection> {
     lines.clear();
     if rating.time_us > rating.append_time_us.saturating_add(FUTURE_US_MAX) {
@@ -321,7 +328,7 @@ fn line<'a>(
     (number, meter): (usize, &Meter),
     (quantity, rounded): (Quantity, bool),
 ) -> Result<Line<'a>, Rejection> {
-    let dimensions: Vec<Option<Cow<'a, str>>> =
+    let dimensions: Dimensions<'a> =
         meter.dimension_slots.iter().map(|slots| text_of(rating, event, scratch, slots)).collect();
     if let Some(name) = too_long(meter, &dimensions) {
         let detail = format!("the dimension `{name}` has more than {DIMENSION_BYTES_MAX} bytes");

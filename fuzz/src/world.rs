@@ -9,7 +9,7 @@ use std::{
 use domain::{
     catalog::{Catalog, CatalogDocument},
     event::IdentityKey,
-    rating::{Binding, Rating, Scratch, rate},
+    rating::{Binding, Lines, Rating, Scratch, rate},
     wire::{
         block::{Block, BlockHeader},
         record::Entry,
@@ -67,7 +67,7 @@ pub fn rate_block(message: &[u8]) {
     let Ok(body) = header.body(message) else { return };
     let Ok(block) = Block::decode(&header, &body) else { return };
     let binding = Binding::new(&CATALOG, &block.dictionary);
-    let (mut scratch, mut lines) = (Scratch::default(), Vec::new());
+    let (mut scratch, mut lines) = (Scratch::default(), Lines::new());
     for entry in &block.entries {
         let (Entry::Event(event) | Entry::Copy(_, _, event)) = entry else { continue };
         let rating = Rating {

@@ -335,10 +335,11 @@ fn field<'a>(
         let detail = format!("`{name}` has {} bytes; at most {FIELD_BYTES_MAX}", value.len());
         return Err(Reject::new("field_too_long", detail, "send a shorter one"));
     }
-    let controls = if value.is_ascii() {
-        value.bytes().any(|byte| byte.is_ascii_control())
-    } else {
-        value.chars().any(char::is_control)
+    // Without escapes, JSON itself allows but one of ASCII's control characters.
+    let controls = match (value.is_ascii(), leaf.kind) {
+        (true, AttributeKind::Text) => value.as_bytes().contains(&0x7f),
+        (true, _) => value.bytes().any(|byte| byte.is_ascii_control()),
+        (false, _) => value.chars().any(char::is_control),
     };
     if controls {
         let detail = format!("`{name}` holds a control character");

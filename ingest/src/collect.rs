@@ -14,13 +14,17 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     batch::Strings,
     scan::{Leaf, Token},
+    shape::{Name, Shape},
 };
 
 /// What a member of the top level is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
+pub enum Member {
+    /// Of the envelope.
     Field(Field),
+    /// `data`
     Data,
+    /// Another one.
     Rest,
 }
 
@@ -105,23 +109,43 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds an attribute within the limits.
-    pub fn add(&mut self, path: &str, leaf: Leaf, strings: &mut Strings) {
+    /// Adds an attribute within the limits; answers its pointer.
+    pub fn add(&mut self, path: &str, leaf: Leaf, strings: &mut Strings) -> Option<u32> {
+        if !self.has_room(path.len()) {
+            return None;
+        }
+        let before = self.before.get(self.attributes.len()).copied();
+        let pointer = strings.intern_like(before, path);
+        self.put(pointer, leaf);
+        Some(pointer)
+    }
+
+    /// Adds an attribute within the limits whose pointer, of so many bytes, is known.
+    fn add_known(&mut self, (pointer, length): (u32, usize), leaf: Leaf) {
+        if self.has_room(length) {
+            self.put(pointer, leaf);
+        }
+    }
+
+    /// Whether one with so long a pointer may still be added.
+    fn has_room(&mut self, pointer_bytes: usize) -> bool {
         if self.fault.is_some() {
-            return;
+            return false;
         }
         if self.attributes.len() >= ATTRIBUTES_MAX {
             self.fault = Some(Fault::Attributes);
-            return;
+            return false;
         }
-        self.pointer_bytes += path.len();
+        self.pointer_bytes += pointer_bytes;
         if self.pointer_bytes > POINTER_BYTES_MAX {
             self.fault = Some(Fault::Pointers);
-            return;
+            return false;
         }
+        true
+    }
+
+    fn put(&mut self, pointer: u32, leaf: Leaf) {
         let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        let before = self.before.get(self.attributes.len()).copied();
-        let pointer = strings.intern_like(before, path);
         let (offset, length) = (place(leaf.offset), place(leaf.length));
         self.attributes.push(Attribute { pointer, kind: leaf.kind, offset, length });
     }
@@ -164,6 +188,13 @@ pub struct Collector {
     frames: Vec<Frame>,
     path: String,
     objects: u32,
+    /// Arrays that are open.
+    arrays: u32,
+    /// The names outside of arrays, as the event before had them.
+    shape: Shape,
+    /// The last name's place in the shape, and whether the path does not have it yet.
+    at: Option<usize>,
+    path_is_behind: bool,
     /// Object and hash of each name, in their order.
     names: Vec<(u32, u64)>,
     /// Those of an event before, which are all different.
@@ -184,8 +215,10 @@ impl Collector {
         self.member = None;
         self.frames.clear();
         self.path.clear();
-        self.objects = 0;
+        (self.objects, self.arrays) = (0, 0);
         self.names.clear();
+        self.shape.begin();
+        (self.at, self.path_is_behind) = (None, false);
     }
 
     /// The value of a field.
@@ -230,7 +263,8 @@ impl Collector {
             Token::Begin { object, offset } => self.open(object, offset, text),
             Token::Leaf(leaf) => self.leaf(leaf, text, strings),
             Token::End(at) => {
-                self.frames.pop();
+                let ended = self.frames.pop();
+                self.arrays -= u32::from(ended.is_some_and(|frame| !frame.object));
                 if self.frames.len() == 1 {
                     self.member_ends(at, text);
                 }
@@ -240,6 +274,20 @@ impl Collector {
 
     fn key(&mut self, leaf: Leaf, text: &[u8]) {
         let bytes = leaf.bytes(text);
+        let Some(frame) = self.frames.last() else { return };
+        let (is_plain, top) = (leaf.kind != AttributeKind::EscapedText, self.frames.len() == 1);
+        (self.at, self.path_is_behind) = (None, false);
+        if self.arrays == 0
+            && is_plain
+            && let Some((at, known)) = self.shape.follow(frame.number, bytes)
+        {
+            self.names.push((frame.number, known.hash));
+            if top {
+                self.member = known.member;
+            }
+            (self.at, self.path_is_behind) = (Some(at), true);
+            return;
+        }
         let unescaped;
         let name = if leaf.kind == AttributeKind::EscapedText {
             unescaped = unescape(bytes);
@@ -247,20 +295,40 @@ impl Collector {
         } else {
             bytes
         };
-        let Some(frame) = self.frames.last() else { return };
         // Two names with one hash can be made, and only hurt the event that they are in.
-        self.names.push((frame.number, xxh3_64(name)));
-        let top = self.frames.len() == 1;
+        let (number, hash) = (frame.number, xxh3_64(name));
+        self.names.push((number, hash));
         if top {
             self.member = Some(member(name));
         }
-        if self.collects() {
-            self.path.truncate(frame.path_length);
-            // The pointer of `data` itself is empty; pointers of the rest begin at the event.
-            if !(top && self.member == Some(Member::Data)) {
-                push_name(&mut self.path, name);
-            }
+        if self.arrays == 0 {
+            let member = self.member.filter(|_| top);
+            let learned = Name { frame: number, hash, member, pointer: None };
+            self.at = self.shape.learn(is_plain.then_some(bytes), learned);
         }
+        if self.collects() {
+            self.put_name(name);
+        }
+    }
+
+    /// Ends the path of the innermost object with a name.
+    fn put_name(&mut self, name: &[u8]) {
+        let Some(frame) = self.frames.last() else { return };
+        self.path.truncate(frame.path_length);
+        // The pointer of `data` itself is empty; pointers of the rest begin at the event.
+        if !(self.frames.len() == 1 && self.member == Some(Member::Data)) {
+            push_name(&mut self.path, name);
+        }
+    }
+
+    /// Gives the path the last name, where that is only known by its place in the shape.
+    fn catch_up(&mut self) {
+        if let Some(at) = self.at.filter(|_| self.path_is_behind) {
+            let shape = std::mem::take(&mut self.shape);
+            self.put_name(shape.name(at));
+            self.shape = shape;
+        }
+        self.path_is_behind = false;
     }
 
     /// Whether what comes now may be data.
@@ -273,6 +341,10 @@ impl Collector {
     }
 
     fn open(&mut self, object: bool, offset: usize, text: &[u8]) {
+        if self.collects() {
+            self.catch_up();
+        }
+        self.at = None;
         self.element();
         self.value_begins(
             offset,
@@ -282,6 +354,7 @@ impl Collector {
         self.nests(self.frames.len());
         let path_length = self.path.len();
         self.frames.push(Frame { number: self.objects, object, elements: 0, path_length });
+        self.arrays += u32::from(!object);
         self.objects += 1;
     }
 
@@ -293,9 +366,19 @@ impl Collector {
             self.nests(self.frames.len());
         }
         if collects {
+            let pointer = self.at.and_then(|at| self.shape.pointer(at));
+            if pointer.is_none() {
+                self.catch_up();
+            }
             let found =
                 if self.member == Some(Member::Data) { &mut self.data } else { &mut self.rest };
-            found.add(&self.path, leaf, strings);
+            if let Some(pointer) = pointer {
+                found.add_known(pointer, leaf);
+            } else if let Some(number) = found.add(&self.path, leaf, strings)
+                && let Some(at) = self.at
+            {
+                self.shape.set_pointer(at, (number, self.path.len()));
+            }
         }
         if self.frames.len() == 1 {
             let quoted = matches!(leaf.kind, AttributeKind::Text | AttributeKind::EscapedText);
@@ -415,5 +498,69 @@ pub fn name_of(field: Field) -> &'static str {
         Field::HoldEnd => "holdend",
         Field::SpecVersion => "specversion",
         Field::DataBase64 => "data_base64",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scan::Scanner;
+
+    /// Pointer, kind and text of each attribute of the data and of the rest, and what is wrong.
+    type Seen = (Vec<(String, AttributeKind, String)>, Option<Fault>);
+
+    fn collect(collector: &mut Collector, strings: &mut Strings, text: &str) -> [Seen; 2] {
+        collector.start(0);
+        let mut scanner = Scanner::new(text, 0);
+        scanner.value(|token| collector.token(token, text.as_bytes(), strings)).unwrap();
+        collector.finish(scanner.at());
+        [&collector.data, &collector.rest].map(|found| {
+            let attribute = |attribute: &Attribute| {
+                let (from, length) = (attribute.offset as usize, attribute.length as usize);
+                let pointer = strings.get(attribute.pointer).to_owned();
+                (pointer, attribute.kind, text[from..from + length].to_owned())
+            };
+            let attributes = found.attributes.iter().map(attribute).collect();
+            (attributes, collector.fault.or(found.fault))
+        })
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let scalar = prop_oneof!["[0-9]", Just("\"x\"".to_owned()), Just("null".to_owned())];
+        scalar.prop_recursive(3, 12, 3, |inner| {
+            let name = prop_oneof!["[ab]", Just("a/~".to_owned()), Just("\\u0061".to_owned())];
+            let array = prop::collection::vec(inner.clone(), 0..3);
+            let object = prop::collection::vec((name, inner), 0..3);
+            prop_oneof![
+                array.prop_map(|values| format!("[{}]", values.join(","))),
+                object.prop_map(|members| object_of(&members)),
+            ]
+        })
+    }
+
+    fn object_of(members: &[(String, String)]) -> String {
+        let member = |(name, value): &(String, String)| format!("\"{name}\":{value}");
+        format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","))
+    }
+
+    fn event() -> impl Strategy<Value = String> {
+        let name = prop_oneof!["[abc]", Just("data".to_owned()), Just("id".to_owned())];
+        prop::collection::vec((name, value()), 0..4).prop_map(|members| object_of(&members))
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_is_read_as_if_it_were_alone(events in prop::collection::vec(event(), 1..5), repeated in 0..5_usize) {
+            let mut events = events;
+            events.extend(events.get(repeated).cloned());
+            let (mut collector, mut strings) = (Collector::default(), Strings::default());
+            for event in events {
+                let together = collect(&mut collector, &mut strings, &event);
+                let alone = collect(&mut Collector::default(), &mut Strings::default(), &event);
+                prop_assert_eq!(together, alone, "{}", event);
+            }
+        }
     }
 }

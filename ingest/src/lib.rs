@@ -45,6 +45,7 @@ pub mod overload;
 pub mod quotas;
 mod routes;
 pub mod scan;
+pub mod shape;
 pub mod store;
 pub mod usage;
 mod whole;

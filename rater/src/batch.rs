@@ -6,7 +6,7 @@ use domain::{
     catalog::Catalog,
     chain::Hash,
     planted::{self, Bug},
-    rating::{Binding, Line, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
+    rating::{Binding, Line, Lines, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
@@ -373,7 +373,7 @@ impl Batch {
             time_us,
             append_time_us,
         };
-        let mut lines = Vec::new();
+        let mut lines = Lines::new();
         match rate(&rating, case.event, scratch, &mut lines) {
             Err(rejection) => self.put_other(desk, case, rules, &OtherOutcome::Rejected(rejection)),
             Ok(outcome) => {

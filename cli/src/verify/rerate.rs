@@ -11,7 +11,7 @@ use bytes::Bytes;
 use domain::{
     catalog::Catalog,
     event::IdentityKey,
-    rating::{Binding, Rating, Scratch, rate},
+    rating::{Binding, Lines, Rating, Scratch, rate},
     wire::{
         block::{Block, BlockHeader},
         codec::Input,
@@ -155,7 +155,7 @@ impl Again {
             time_us,
             append_time_us: append_time_us.max(origin_us),
         };
-        let mut lines = Vec::new();
+        let mut lines = Lines::new();
         let outcome = rate(&rating, event, &mut Scratch::default(), &mut lines)
             .map_err(|rejection| anyhow!("it would be rejected: {}", rejection.detail))?;
         let place = RowPlace {

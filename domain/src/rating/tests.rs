@@ -128,7 +128,7 @@ fn rated_by(
         time_us,
         append_time_us: 2 * DAY_US,
     };
-    let mut lines = Vec::new();
+    let mut lines = Lines::new();
     match rate(&rating, event, &mut Scratch::default(), &mut lines) {
         Err(rejection) => format!("rejected {}", rejection.reason),
         Ok(outcome) => {

@@ -4,7 +4,7 @@ use domain::{
     catalog::{Catalog, CatalogDocument},
     event::ContentHasher,
     money::Amount,
-    rating::{Binding, Outcome, Rating, Rejection, Scratch, rate},
+    rating::{Binding, Lines, Outcome, Rating, Rejection, Scratch, rate},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
@@ -255,7 +255,7 @@ pub fn rows() -> (ColumnsWriter, ColumnsWriter) {
                     time_us,
                     append_time_us: TIME_US + 5,
                 };
-                let mut lines = Vec::new();
+                let mut lines = Lines::new();
                 let outcome = rate(&rating, event, &mut Scratch::default(), &mut lines).unwrap();
                 rows.push(|out| {
                     put_usage_event(

@@ -9,7 +9,7 @@ use domain::{
     chain::{Offer, Place},
     event::{ContentHasher, IdentityKey, IdentityParts},
     money::Amount,
-    rating::{Binding, Rating, Rejection, Scratch, rate},
+    rating::{Binding, Lines, Rating, Rejection, Scratch, rate},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
@@ -392,7 +392,7 @@ impl Rater {
                 time_us,
                 append_time_us,
             };
-            let mut lines = Vec::new();
+            let mut lines = Lines::new();
             let outcome = rate(&rating, event, &mut scratch, &mut lines)
                 .map_err(|fault| anyhow::anyhow!("{fault:?}"))?;
             match outcome {
