@@ -25,7 +25,7 @@ use rdkafka::{
 };
 use runtime::config::variable;
 
-use crate::{postgres::TestFolder, proxy::Proxy};
+use crate::{postgres::TestFolder, process::freeze, proxy::Proxy};
 
 /// The version that `deploy/setup/kafka.sh` fetches.
 const VERSION: &str = "4.1.1";
@@ -224,7 +224,7 @@ impl Broker {
 
     /// Stops it in its tracks (SIGSTOP): connections stay, nothing answers.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        freeze(self.running.as_ref().context("the broker was killed")?.java.id())
     }
 
     /// Lets it go on.

@@ -20,6 +20,34 @@ const START_TIME_MAX: Duration = Duration::from_secs(120);
 /// What a drain may take, and stopping the databases after it.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// How long it may take until a process that was told to stand still does, on a busy machine.
+const FREEZE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Sends SIGSTOP to a process and waits until each of its threads stands still: one that runs on another
+/// processor goes on for a moment, and may answer what is sent right after the signal.
+pub fn freeze(process: u32) -> Result<()> {
+    kill(Pid::from_raw(i32::try_from(process)?), Signal::SIGSTOP)?;
+    let deadline = Instant::now() + FREEZE_TIME_MAX;
+    while !stands_still(process)? {
+        ensure!(Instant::now() < deadline, "the process {process} does not stand still");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether all threads of a process are stopped; those that have ended meanwhile are not asked.
+fn stands_still(process: u32) -> Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let state = fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+        // Behind the name, which is in parentheses.
+        let state = state.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+        if !matches!(state, None | Some(Some('T' | 'Z' | 'X'))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The built program, beside the test programs.
 pub fn program() -> Result<PathBuf> {
     let test = env::current_exe()?;
@@ -144,8 +172,11 @@ impl Process {
         .await
     }
 
-    /// Sends a signal.
+    /// Sends a signal; after SIGSTOP it stands still.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        if signal == Signal::SIGSTOP {
+            return freeze(self.child.id());
+        }
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 

@@ -16,6 +16,7 @@ use nix::{
 use runtime::clickhouse::ClickHouseError;
 use tests::{
     believers::Believers,
+    process::freeze,
     proxy::{Fault, Proxy},
     wait::eventually,
 };
@@ -412,7 +413,7 @@ async fn a_backlog_larger_than_a_flush_is_caught_up_with() -> Result<()> {
     world.rater.batch(0, JANUARY_US, &events(0..9, JANUARY_US)).await?;
     world.complete().await?;
     let engine = Pid::from_raw(i32::try_from(world.engine.process_id())?);
-    kill(engine, Signal::SIGSTOP)?;
+    freeze(world.engine.process_id())?;
     world.rater.name_bytes = NAME_BYTES;
     let mut with_user = 0;
     while world.rater.chains.iter().any(|chain| chain.bytes.len() < flush_bytes * 5 / 4) {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tests::{
     broker::Broker,
-    process::Http,
+    process::{Http, freeze},
     system::{ROLES, System},
     wait::eventually,
 };
@@ -36,7 +36,7 @@ impl Frozen {
     fn new(ids: &[i32]) -> Result<Self> {
         let frozen = Self(ids.iter().map(|id| Pid::from_raw(*id)).collect());
         for id in &frozen.0 {
-            kill(*id, Signal::SIGSTOP)?;
+            freeze(u32::try_from(id.as_raw())?)?;
         }
         Ok(frozen)
     }

@@ -26,6 +26,8 @@ use runtime::{
     log::{AppendError, Pending, SharedLog},
 };
 
+use tests::process::freeze;
+
 use super::place::{Fixture, ONE, PARTITIONS, Place};
 
 /// Appends of one thread that may be on their way at once.
@@ -185,6 +187,9 @@ impl Worker {
     }
 
     pub fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGSTOP {
+            return freeze(self.child.id()).unwrap();
+        }
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
