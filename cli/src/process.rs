@@ -211,6 +211,7 @@ pub const ARCHIVE_MIGRATIONS: &[(u32, &str, &str)] = &[
     (4, "audit_heads", include_str!("../../migrations/clickhouse/0004_audit_heads.sql")),
     (5, "origins", include_str!("../../migrations/clickhouse/0005_origins.sql")),
     (6, "fewer_merges", include_str!("../../migrations/clickhouse/0006_fewer_merges.sql")),
+    (7, "plain_words", include_str!("../../migrations/clickhouse/0007_plain_words.sql")),
 ];
 
 /// Brings the archive's schema up to date.

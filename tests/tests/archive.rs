@@ -498,9 +498,15 @@ async fn the_columns_of_rows_are_those_of_the_tables() -> Result<()> {
             "SELECT name, type FROM system.columns
              WHERE database = 'weir' AND table = '{name}' AND name <> 'archived_at' ORDER BY position"
         );
-        // A quote is escaped in the answer.
-        let of =
-            |column: &Column| format!("{}|{}", column.name, column.data_type.replace('\'', "\\'"));
+        // A quote is escaped in the answer. Events arrive with words in a dictionary, and the table
+        // keeps them as strings.
+        let kept = |data_type: &str| match *name {
+            "usage_events" => data_type.replace("LowCardinality(String)", "String"),
+            _ => data_type.to_owned(),
+        };
+        let of = |column: &Column| {
+            format!("{}|{}", column.name, kept(column.data_type).replace('\'', "\\'"))
+        };
         let want: Vec<String> = columns.iter().map(of).collect();
         assert_eq!(world.lines(&sql).await?, want, "{name}");
     }

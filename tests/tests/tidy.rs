@@ -78,6 +78,7 @@ fn domain_depends_on_exactly_this() {
         "serde",
         "serde_json",
         "siphasher",
+        "smallvec",
         "thiserror",
         "uuid",
         "xxhash-rust",

@@ -33,6 +33,10 @@ const RELEASED: &[(&str, &str)] = &[
         "3f5960f2b80c42f4a18a872885aa42988c796687f9b4c7047d73586d103237df",
     ),
     (
+        "migrations/clickhouse/0007_plain_words.sql",
+        "265baf839c95b47b8b049f8e143737d023edadd34273132b21ba720d128c33b7",
+    ),
+    (
         "migrations/postgres/0001_spine.sql",
         "60db733ef53c51eb7c2bf357ad795ab0f354b7d6fb2459c447ac37a1538f381c",
     ),
