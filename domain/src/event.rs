@@ -6,6 +6,7 @@
 use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
+use smallvec::SmallVec;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -75,11 +76,11 @@ pub fn without_version(source: &str) -> &str {
 pub struct ContentHasher {
     sum: u64,
     /// What is hashed of one scalar.
-    scalar: Vec<u8>,
+    scalar: Scalar,
 }
 
-/// Most scalars and their pointers are shorter.
-const SCALAR_BYTES: usize = 128;
+/// Pointer and value of a scalar; most are shorter than this and need no memory of their own.
+type Scalar = SmallVec<[u8; 128]>;
 
 impl ContentHasher {
     /// Begins with what is not in `data`.
@@ -88,7 +89,7 @@ impl ContentHasher {
         let (first, second) = (xxh3_64(event_type.as_bytes()), xxh3_64(subject.as_bytes()));
         ContentHasher {
             sum: first.rotate_left(1).wrapping_add(second.rotate_left(2)),
-            scalar: Vec::with_capacity(SCALAR_BYTES),
+            scalar: Scalar::new(),
         }
     }
 
@@ -108,7 +109,7 @@ impl ContentHasher {
 }
 
 /// Appends one scalar, so that equal values are equal bytes: `1.0` as `1`, `"\u0061"` as `"a"`.
-fn put_value(kind: AttributeKind, bytes: &[u8], out: &mut Vec<u8>) {
+fn put_value(kind: AttributeKind, bytes: &[u8], out: &mut Scalar) {
     let tag = if kind == AttributeKind::EscapedText { AttributeKind::Text } else { kind };
     out.extend_from_slice(&[0xff, tag as u8]);
     match kind {
@@ -119,7 +120,7 @@ fn put_value(kind: AttributeKind, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Sign, decimals and digits, without zeros that say nothing.
-fn put_number(bytes: &[u8], out: &mut Vec<u8>) {
+fn put_number(bytes: &[u8], out: &mut Scalar) {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let Ok(number) = split_number(text) else { return out.extend_from_slice(bytes) };
     let begin = out.len();
