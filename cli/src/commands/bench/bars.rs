@@ -31,6 +31,8 @@ enum Run {
     RateMeters,
     /// By a catalog of 100,000 prices.
     RatePrices,
+    /// Of events that are late, with 50 million identities behind them.
+    RateLate,
     Post,
     Archive,
     /// As fast as it goes, in requests of 100, of one tenant and 10,000 teams.
@@ -55,12 +57,13 @@ enum Run {
     HalfOnes,
 }
 
-const RUNS: [Run; 17] = [
+const RUNS: [Run; 18] = [
     Run::Ingest,
     Run::IngestOnes,
     Run::Rate,
     Run::RateMeters,
     Run::RatePrices,
+    Run::RateLate,
     Run::Post,
     Run::Archive,
     Run::Full,
@@ -134,7 +137,7 @@ const fn rater(run: Run) -> Figure {
     figure(run, "/us_per_event/rater")
 }
 
-const BARS: [Bar; 22] = [
+const BARS: [Bar; 23] = [
     bar(
         "gateway, batches of 100, per event",
         figure(Run::Ingest, "/us_per_event"),
@@ -162,6 +165,12 @@ const BARS: [Bar; 22] = [
     ),
     growth("rater, 1,000 meters to 2", rater(Run::RateMeters), rater(Run::Rate), GROWTH),
     growth("rater, 100,000 prices to 8", rater(Run::RatePrices), rater(Run::Rate), GROWTH),
+    times(
+        "rater, timely to late events, 50 million identities behind them",
+        rater(Run::Rate),
+        rater(Run::RateLate),
+        0.7,
+    ),
     bar(
         "posting, per team, meter and window",
         figure(Run::Post, "/us_per_total"),
@@ -286,6 +295,7 @@ impl Run {
             Run::Rate => "rate".to_owned(),
             Run::RateMeters => "rate --more-meters 998".to_owned(),
             Run::RatePrices => "rate --more-rates 99992".to_owned(),
+            Run::RateLate => "rate --behind 50000000".to_owned(),
             Run::Post => "post".to_owned(),
             Run::Archive => "archive".to_owned(),
             Run::Full => pipeline,

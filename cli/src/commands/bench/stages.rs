@@ -41,6 +41,9 @@ pub struct RateArguments {
     /// Prices that the catalog has besides, of other models
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     more_rates: u32,
+    /// Identities that have left the table, which all events are too old for
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=200_000_000))]
+    behind: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -54,7 +57,7 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let account = Account::of(&generator, events);
     let blocks = Desk::new(now_us)?.blocks(&generator, 0..events, sizes, now_us)?;
     let more = More { meters: arguments.more_meters, rates: arguments.more_rates };
-    let rated = rate_blocks(&blocks.messages, more, now_us)?;
+    let rated = rate_blocks(&blocks.messages, more, arguments.behind, now_us)?;
     check(&rated.messages, &account)?;
     let (plain, books) = one_by_one(&generator, events, arguments.load.batch)?;
     let difference = account.first_difference(&books);
@@ -195,7 +198,7 @@ impl BatchArguments {
         let generator = self.load.generator(1, now_us)?;
         let sizes = (self.load.batch, REQUESTS);
         let blocks = Desk::new(now_us)?.blocks(&generator, 0..self.events, sizes, now_us)?;
-        let rated = rate_blocks(&blocks.messages, More::default(), now_us)?;
+        let rated = rate_blocks(&blocks.messages, More::default(), 0, now_us)?;
         Ok((rated.messages, Account::of(&generator, self.events), generator))
     }
 }
