@@ -42,7 +42,7 @@ pub struct Parsed {
     pub rounded: bool,
 }
 
-/// Divides and rounds half to even: the only rounding in Weir. `denominator` must be positive.
+/// Divides and rounds half to even: the only rule of rounding in Weir. `denominator` must be positive.
 #[must_use]
 pub fn round(numerator: I256, denominator: I256) -> I256 {
     assert!(denominator > I256::ZERO, "a denominator is positive");
@@ -57,7 +57,7 @@ pub fn round(numerator: I256, denominator: I256) -> I256 {
     }
 }
 
-/// The same within 128 bits, which is faster.
+/// The same rule within 128 bits, which is faster; a test compares the two.
 #[must_use]
 fn round_small(numerator: i128, denominator: i128) -> i128 {
     assert!(denominator > 0, "a denominator is positive");

@@ -89,20 +89,24 @@ impl Stores {
         let deadline = Instant::now() + PATIENCE;
         let mut sum = Statement::default();
         for client in &self.clients {
-            loop {
-                let statement = client.get("/v1/conservation").await?;
-                let total = statement.get("total").cloned().unwrap_or_default();
-                let is = |name: &str, value: Value| total.get(name) == Some(&value);
-                if (is("pending", 0.into()) && is("pending_complete", true.into()))
-                    || Instant::now() > deadline
-                {
-                    sum.add(&total);
-                    break;
-                }
-                sleep(POLL * 4).await;
-            }
+            sum.add(&total(client, deadline).await?);
         }
         Ok(sum)
+    }
+}
+
+/// The total of a tenant's conservation statement, once nothing is pending, or at the deadline.
+async fn total(client: &Client, deadline: Instant) -> Result<Value> {
+    loop {
+        let statement = client.get("/v1/conservation").await?;
+        let total = statement.get("total").cloned().unwrap_or_default();
+        let is = |name: &str, value: Value| total.get(name) == Some(&value);
+        if (is("pending", 0.into()) && is("pending_complete", true.into()))
+            || Instant::now() > deadline
+        {
+            return Ok(total);
+        }
+        sleep(POLL * 4).await;
     }
 }
 
