@@ -3,7 +3,7 @@
 //! Reading order: [`money`] and [`quantity`] (exact numbers), [`time`], [`event`] (what a client
 //! reports and how it is identified), [`token`] (what an app may sign), [`llm_usage`] (what a
 //! provider's usage object says), [`meter`], [`rate_card`] and [`catalog`] (what counts and
-//! what it costs), [`rating`] (an event becomes lines), [`chain`] (which rated batches count), and
+//! what it costs), [`rating`] (an event becomes lines), [`wallet`] (which lot pays for them), [`chain`] (which rated batches count), and
 //! [`wire`] (the formats between processes, defined in `docs/FORMATS.md`).
 
 pub mod catalog;
@@ -19,4 +19,5 @@ pub mod rate_card;
 pub mod rating;
 pub mod time;
 pub mod token;
+pub mod wallet;
 pub mod wire;

@@ -2,11 +2,16 @@
 //!
 //! Strings become numbers of the window once per batch, so that adding a sum hashes a few integers.
 
-use std::{collections::BTreeMap, hash::Hash, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 use domain::{
     chain::{Offer, Place},
     wire::{
+        block::BlockHeader,
         codec::DecodeError,
         rated::{Counts, Header, OuterError, Sections},
         sums::{Sum, SumKey, Sums},
@@ -14,7 +19,7 @@ use domain::{
     },
 };
 use hashbrown::HashMap;
-use ledger::post::{Charge, Cost, Figures, Posting, Usage};
+use ledger::post::{Charge, Cost, Figures, HeldCharge, Posting, Usage};
 use uuid::Uuid;
 
 /// Why a batch that continues the chain cannot be posted: the partition stops.
@@ -77,6 +82,16 @@ struct CostKey {
     currency: Name,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct HeldKey {
+    tenant: u32,
+    team: Name,
+    currency: Name,
+    meter: Name,
+    bucket: i64,
+    hold: Uuid,
+}
+
 /// Numbers of different values, in order of arrival.
 #[derive(Clone, Debug)]
 struct Numbers<T> {
@@ -128,6 +143,8 @@ pub struct Window {
     usage: HashMap<UsageKey, Sum>,
     charges: HashMap<ChargeKey, Figures>,
     costs: HashMap<CostKey, Figures>,
+    held: HashMap<HeldKey, i128>,
+    forwarded_holds: BTreeSet<(Uuid, Uuid)>,
     size: Size,
 }
 
@@ -172,6 +189,8 @@ impl Window {
             usage: HashMap::new(),
             charges: HashMap::new(),
             costs: HashMap::new(),
+            held: HashMap::new(),
+            forwarded_holds: BTreeSet::new(),
             size: Size::default(),
         }
     }
@@ -254,6 +273,8 @@ impl Window {
             usage: self.sorted_usage(),
             charges: self.sorted_charges(),
             costs: self.sorted_costs(),
+            held: self.sorted_held(),
+            forwarded_holds: self.forwarded_holds.iter().copied().collect(),
         }
     }
 
@@ -266,12 +287,14 @@ impl Window {
         if let Some((tenant, _)) = header.counts.iter().find(|(_, counts)| !counts.balanced()) {
             return Err(WindowError::Unbalanced { from, tenant: *tenant });
         }
+        let forwarded_holds = forwarded_holds(&sections).map_err(section)?;
         let size = self.size.with(&sums).ok_or(WindowError::TooLarge { from })?;
         let tenants = self.number_tenants(&header);
         let names: Vec<Name> =
             sums.dictionary.texts().iter().map(|text| self.names.number(*text)).collect();
         self.add_sums(&sums, &tenants, &names).map_err(section)?;
         self.size = size;
+        self.forwarded_holds.extend(forwarded_holds);
         for (tenant, counts) in &header.counts {
             self.counts.entry(*tenant).or_default().add(counts);
         }
@@ -312,6 +335,11 @@ impl Window {
             self.usage.entry(keys.usage).or_default().add(sum);
             if let Some(key) = keys.charge {
                 add(self.charges.entry(key).or_default(), sum.charge, sum);
+            }
+            if let Some(key) = keys.held {
+                let held = self.held.entry(key).or_default();
+                // Below the size of all charges together, which fits.
+                *held = held.saturating_add(sum.charge);
             }
             if let Some(key) = keys.cost {
                 add(self.costs.entry(key).or_default(), sum.cost, sum);
@@ -362,6 +390,21 @@ impl Window {
         rows
     }
 
+    fn sorted_held(&self) -> Vec<HeldCharge> {
+        let row = |(key, amount): (&HeldKey, &i128)| HeldCharge {
+            tenant: self.tenant(key.tenant),
+            team: self.name(key.team),
+            currency: self.name(key.currency),
+            meter: self.name(key.meter),
+            bucket: key.bucket,
+            hold: key.hold,
+            amount: *amount,
+        };
+        let mut rows: Vec<HeldCharge> = self.held.iter().map(row).collect();
+        rows.sort_unstable();
+        rows
+    }
+
     fn sorted_costs(&self) -> Vec<Cost> {
         let row = |(key, figures): (&CostKey, &Figures)| Cost {
             tenant: self.tenant(key.tenant),
@@ -375,10 +418,23 @@ impl Window {
     }
 }
 
+/// Holds whose usage a batch forwards, by tenant and id.
+fn forwarded_holds(sections: &Sections<'_>) -> Result<Vec<(Uuid, Uuid)>, DecodeError> {
+    let mut holds = Vec::new();
+    for forward in sections.forwards()? {
+        if let Some(hold) = forward.hold {
+            let header = BlockHeader::decode(&forward.block)?;
+            holds.extend(header.tenants.first().map(|of| (of.tenant, hold)));
+        }
+    }
+    Ok(holds)
+}
+
 /// What one sum is added to.
 struct Keys {
     usage: UsageKey,
     charge: Option<ChargeKey>,
+    held: Option<HeldKey>,
     cost: Option<CostKey>,
 }
 
@@ -402,8 +458,16 @@ impl Keys {
             card_version: key.card_version,
             currency,
         });
+        let held = key.currency.and(key.hold).map(|hold| HeldKey {
+            tenant,
+            team,
+            currency,
+            meter,
+            bucket: key.bucket,
+            hold,
+        });
         let cost = key.cost_currency.map(|_| CostKey { tenant, meter, currency: cost_currency });
-        Ok(Keys { usage, charge, cost })
+        Ok(Keys { usage, charge, held, cost })
     }
 }
 

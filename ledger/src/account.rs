@@ -23,6 +23,14 @@ pub enum Kind {
     CostOfSales,
     /// What the tenant owes its providers.
     ProviderPayable,
+    /// What a team has in store.
+    Wallet,
+    /// What was paid for and never used.
+    Breakage,
+    /// What was given away, less what of it was never used.
+    Promotions,
+    /// Payments that were told, whose money is on its way.
+    PaymentsInTransit,
 }
 
 impl Kind {
@@ -34,6 +42,10 @@ impl Kind {
             Kind::Revenue => "revenue",
             Kind::CostOfSales => "cost_of_sales",
             Kind::ProviderPayable => "provider_payable",
+            Kind::Wallet => "wallet",
+            Kind::Breakage => "breakage",
+            Kind::Promotions => "promotions",
+            Kind::PaymentsInTransit => "payments_in_transit",
         }
     }
 }
@@ -57,7 +69,11 @@ pub struct AccountName {
 pub struct Book {
     accounts: HashMap<AccountName, i64>,
     teams: HashSet<(Uuid, Arc<str>)>,
+    wallets: HashMap<WalletName, Uuid>,
 }
+
+/// Whose wallet it is: tenant, team and currency.
+pub type WalletName = (Uuid, Arc<str>, Arc<str>);
 
 impl Book {
     /// The id of an account, if it is known.
@@ -79,9 +95,22 @@ impl Book {
         }
         self.accounts.extend(learned.accounts);
         self.teams.extend(learned.teams);
+        self.wallets.extend(learned.wallets);
     }
 
-    /// Forgets everything.
+    /// Replaces what is known of wallets: all of the partition whose teams' receivables consist of
+    /// items, as of one moment at which nobody else posts or settles.
+    pub fn set_wallets(&mut self, wallets: impl Iterator<Item = (WalletName, Uuid)>) {
+        self.wallets = wallets.collect();
+    }
+
+    /// The wallet that pays what a team owes in a currency.
+    #[must_use]
+    pub fn wallet(&self, name: &WalletName) -> Option<Uuid> {
+        self.wallets.get(name).copied()
+    }
+
+    /// Forgets accounts and teams.
     pub fn forget(&mut self) {
         self.accounts.clear();
         self.teams.clear();
@@ -95,6 +124,8 @@ pub struct Learned {
     pub accounts: HashMap<AccountName, i64>,
     /// Teams.
     pub teams: Vec<(Uuid, Arc<str>)>,
+    /// Wallets.
+    pub wallets: Vec<(WalletName, Uuid)>,
 }
 
 /// Registers teams by their first usage; those that exist stay as they are.

@@ -6,6 +6,7 @@
 //! ends there, and whatever a crash leaves is all of a window or nothing of it.
 
 mod check;
+mod items;
 mod rows;
 
 use std::{collections::HashMap, sync::Arc};
@@ -23,6 +24,7 @@ use crate::{
     account::{self, AccountName, Book, Kind, Learned},
     convert::{count, hash, integer, partition as read_partition, place, uncount},
     seal::{self, AuditKey, Entry, TransfersHash},
+    settle::{self, WalletId},
     transfer::{self, REASON_COST, REASON_USAGE, Side, Transfer, stored},
 };
 
@@ -49,6 +51,10 @@ pub struct Posting {
     pub charges: Vec<Charge>,
     /// What the tenants owe their providers for it.
     pub costs: Vec<Cost>,
+    /// The part of the charges that names a hold.
+    pub held: Vec<HeldCharge>,
+    /// Holds, by tenant and id, whose usage was forwarded to the slow lane.
+    pub forwarded_holds: Vec<(Uuid, Uuid)>,
 }
 
 /// What became of a posting whose answer was lost.
@@ -119,6 +125,25 @@ pub struct Charge {
     pub figures: Figures,
 }
 
+/// What a team owes for one meter in one bucket, out of a hold.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeldCharge {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The team.
+    pub team: Arc<str>,
+    /// The currency.
+    pub currency: Arc<str>,
+    /// The meter.
+    pub meter: Arc<str>,
+    /// Number of the 15-minute bucket of event time.
+    pub bucket: i64,
+    /// The hold.
+    pub hold: Uuid,
+    /// Money, raw; negative where usage was taken back.
+    pub amount: i128,
+}
+
 /// What the tenant owes its providers for one meter.
 #[derive(Clone, Debug)]
 pub struct Cost {
@@ -152,15 +177,19 @@ pub struct Standing {
     pub catalog_version: u64,
     /// Hash of the newest audit row.
     pub head: Hash,
+    /// Number of the newest transaction that posted or settled.
+    pub settle_seq: i64,
 }
 
 /// What a posting did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posted {
     /// Where the ledger stands now.
     pub standing: Standing,
     /// Transfers written.
     pub transfers: usize,
+    /// Wallets with open items of this window, in order: they are to be settled.
+    pub wallets: Vec<WalletId>,
 }
 
 /// Why a window is not posted.
@@ -193,9 +222,9 @@ pub async fn standing(
     connection: &mut PgConnection,
     partition: u32,
 ) -> Result<Standing, PostError> {
-    type Row = (i64, i64, Vec<u8>, i64, Option<i64>, Option<Vec<u8>>);
+    type Row = (i64, i64, Vec<u8>, i64, i64, Option<i64>, Option<Vec<u8>>);
     let row: Option<Row> = sqlx::query_as(
-        "SELECT p.x, p.r, p.c, p.catalog_version, a.position_to, a.hash
+        "SELECT p.x, p.r, p.c, p.catalog_version, p.settle_seq, a.position_to, a.hash
          FROM partitions p
          LEFT JOIN LATERAL (SELECT position_to, hash FROM audit WHERE audit.partition = p.partition
              ORDER BY position_to DESC LIMIT 1) a ON true
@@ -205,12 +234,13 @@ pub async fn standing(
     .fetch_optional(connection)
     .await
     .map_err(PostgresError::from)?;
-    let (x, r, c, version, audited, head) = row.ok_or(PostError::NoPartition(partition))?;
+    let (x, r, c, version, settle_seq, audited, head) =
+        row.ok_or(PostError::NoPartition(partition))?;
     if audited.unwrap_or(Place::EMPTY.x) != x {
         return Err(PostError::Chain(partition));
     }
     let head = head.map_or(Ok(seal::GENESIS), |head| hash(&head))?;
-    Ok(Standing { place: place(x, r, &c)?, catalog_version: uncount(version), head })
+    Ok(Standing { place: place(x, r, &c)?, catalog_version: uncount(version), head, settle_seq })
 }
 
 /// Posts a window. `book` is the writer's own; it learns from what was committed.
@@ -252,11 +282,12 @@ async fn write(
     previous: Hash,
     posting: &Posting,
 ) -> Result<(Posted, Learned), PostError> {
-    let posted_at_us = if planted::is(Bug::PlaceMovesApart) {
-        runtime::task::now_us()
+    let (posted_at_us, settle_seq) = if planted::is(Bug::PlaceMovesApart) {
+        (runtime::task::now_us(), 0)
     } else {
         advance(connection, posting).await?
     };
+    let fresh = settle::itemise(connection, posting.partition, settle_seq).await?;
     let teams = new_teams(posting, book);
     account::insert_teams(connection, &teams).await?;
     let accounts = account::open(connection, &new_accounts(posting, book)).await?;
@@ -266,27 +297,37 @@ async fn write(
     let inserted = transfer::insert(connection, &draft.transfers).await?;
     check::inserted(&draft.transfers, inserted);
 
-    rows::upsert_receivables(connection, posting, &draft.journals, &ids).await?;
+    let wallets = items::Wallets { book, fresh: &fresh };
+    rows::upsert_receivables(connection, posting, &draft.journals, &ids, &wallets).await?;
+    let settle = items::insert(connection, posting, &wallets).await?;
+    items::note_forwards(connection, posting).await?;
     rows::upsert_totals(connection, &posting.usage).await?;
     rows::upsert_counts(connection, posting).await?;
 
     let entry = draft.entry(posting, previous, posted_at_us);
     let head = entry.hash(key);
     seal::insert(connection, &entry, &head).await?;
-    let standing = Standing { place: posting.to, catalog_version: posting.catalog_version, head };
-    let posted = Posted { standing, transfers: draft.transfers.len() };
-    Ok((posted, Learned { accounts, teams }))
+    let (place, catalog_version) = (posting.to, posting.catalog_version);
+    let standing = Standing { place, catalog_version, head, settle_seq };
+    let posted = Posted { standing, transfers: draft.transfers.len(), wallets: settle };
+    let wallets = fresh
+        .into_iter()
+        .map(|((tenant, wallet), team, currency)| ((tenant, team, currency), wallet));
+    Ok((posted, Learned { accounts, teams, wallets: wallets.collect() }))
 }
 
-/// The fence: moves `(X, R, C)` if nobody else did, in the transaction of its effects (INV-13). The
-/// time of that transaction by the database's clock, microseconds since 1970: when it is posted
-/// (INV-18).
-async fn advance(connection: &mut PgConnection, posting: &Posting) -> Result<i64, PostError> {
-    let moved: Option<i64> = sqlx::query_scalar(
+/// The fence: moves `(X, R, C)` if nobody else did, in the transaction of its effects (INV-13).
+/// Answers the time of that transaction by the database's clock, microseconds since 1970: when it is
+/// posted (INV-18); and its number among those that post or settle.
+async fn advance(
+    connection: &mut PgConnection,
+    posting: &Posting,
+) -> Result<(i64, i64), PostError> {
+    let moved: Option<(i64, i64)> = sqlx::query_as(
         "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9,
-             append_time = greatest(append_time, 'epoch'::timestamptz + $10 * interval '1 microsecond')
+             settle_seq = settle_seq + 1, append_time = greatest(append_time, 'epoch'::timestamptz + $10 * interval '1 microsecond')
          WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4
-         RETURNING (extract(epoch FROM now()) * 1000000)::bigint",
+         RETURNING (extract(epoch FROM now()) * 1000000)::bigint, settle_seq",
     )
     .bind(integer(posting.partition))
     .bind(posting.from.x)
@@ -370,7 +411,8 @@ pub fn draft<'a>(posting: &'a Posting, ids: &Ids<'_>) -> Result<Draft<'a>, Postg
 }
 
 impl Ids<'_> {
-    fn get(&self, name: &AccountName) -> Result<i64, PostgresError> {
+    /// The id of an account.
+    pub fn get(&self, name: &AccountName) -> Result<i64, PostgresError> {
         let id = self.book.id(name).or_else(|| self.opened.get(name).copied());
         id.ok_or_else(|| PostgresError::Broken(format!("the account {name:?} was not opened")))
     }

@@ -33,6 +33,11 @@ impl fmt::Debug for AuditKey {
 }
 
 impl AuditKey {
+    /// The keyed hash of some bytes.
+    pub(crate) fn hash(&self, bytes: &[u8]) -> Hash {
+        blake3::keyed_hash(&self.0, bytes).into()
+    }
+
     /// Reads 64 hexadecimal digits; `None` for anything else.
     #[must_use]
     pub fn parse(secret: &Secret) -> Option<AuditKey> {
@@ -87,7 +92,7 @@ impl Entry {
         bytes.raw(&self.transfers.to_le_bytes());
         bytes.raw(&self.transfers_hash);
         bytes.raw(&self.posted_at_us.to_le_bytes());
-        blake3::keyed_hash(&key.0, &bytes).into()
+        key.hash(&bytes)
     }
 }
 
@@ -319,8 +324,9 @@ struct BookRow {
     transfer: Option<BookTransfer>,
 }
 
+/// A transfer as it is read to be sealed.
 #[derive(sqlx::FromRow)]
-struct BookTransfer {
+pub(crate) struct BookTransfer {
     ordinal: i32,
     debit_account: i64,
     debit_kind: String,
@@ -347,31 +353,38 @@ impl BookRow {
         if row.ordinal == 0 {
             hash.journal(self.tenant, self.journal, REASON_USAGE, &self.reference);
         }
+        row.put(self.tenant, self.journal, hash);
+    }
+}
+
+impl BookTransfer {
+    /// Adds it to the hash of its journal.
+    pub(crate) fn put(&self, tenant: Uuid, journal: Uuid, hash: &mut TransfersHash) {
         // A number that cannot be read cannot be what was sealed either.
         let number = |text: &str| raw(text).unwrap_or(i128::MIN);
         hash.transfer(&Transfer {
-            tenant: self.tenant,
-            journal: self.journal,
-            ordinal: row.ordinal,
+            tenant,
+            journal,
+            ordinal: self.ordinal,
             debit: Side {
-                account: row.debit_account,
-                kind: &row.debit_kind,
-                team: &row.debit_team,
+                account: self.debit_account,
+                kind: &self.debit_kind,
+                team: &self.debit_team,
             },
             credit: Side {
-                account: row.credit_account,
-                kind: &row.credit_kind,
-                team: &row.credit_team,
+                account: self.credit_account,
+                kind: &self.credit_kind,
+                team: &self.credit_team,
             },
-            amount: number(&row.amount),
-            currency: &row.currency,
-            reason: &row.reason,
-            team: &row.team,
-            meter: &row.meter,
-            card: &row.card,
-            card_version: row.card_version,
-            quantity: number(&row.quantity),
-            events: row.events,
+            amount: number(&self.amount),
+            currency: &self.currency,
+            reason: &self.reason,
+            team: &self.team,
+            meter: &self.meter,
+            card: &self.card,
+            card_version: self.card_version,
+            quantity: number(&self.quantity),
+            events: self.events,
         });
     }
 }

@@ -6,7 +6,7 @@ use runtime::postgres::PostgresError;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Ids, Posting, Usage, receivable, reference};
+use super::{Ids, Posting, Usage, items::Wallets, receivable, reference};
 use crate::{
     account::AccountName,
     convert::{count, integer, numeral},
@@ -42,12 +42,14 @@ pub(super) async fn insert_journals(
 }
 
 /// Adds to what each team owes, and writes what that made of it beside the journal. A team without
-/// any charge yet gets its row too: it says in which partition the team is. INV-06.
+/// any charge yet gets its row too: it says in which partition the team is. That of a team with a wallet
+/// consists of open items from its first row on. INV-06.
 pub(super) async fn upsert_receivables(
     connection: &mut PgConnection,
     posting: &Posting,
     journals: &[(Uuid, Uuid)],
     ids: &Ids<'_>,
+    wallets: &Wallets<'_>,
 ) -> Result<(), PostgresError> {
     let mut owed: BTreeMap<AccountName, i128> = BTreeMap::new();
     for charge in &posting.charges {
@@ -63,11 +65,11 @@ pub(super) async fn upsert_receivables(
     let (tenants, journals): (Vec<Uuid>, Vec<Uuid>) = journals.iter().copied().unzip();
     let changed = sqlx::query(
         "WITH new AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[]::numeric[])
-                 AS new (tenant_id, account_id, team, currency, amount)),
+             SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[]::numeric[], $9::boolean[])
+                 AS new (tenant_id, account_id, team, currency, amount, itemised)),
          changed AS (
-             INSERT INTO receivables AS old (tenant_id, account_id, team, currency, partition, balance, sequence)
-             SELECT tenant_id, account_id, team, currency, $6, amount, 1 FROM new
+             INSERT INTO receivables AS old (tenant_id, account_id, team, currency, partition, balance, sequence, itemised)
+             SELECT tenant_id, account_id, team, currency, $6, amount, 1, itemised FROM new
              ON CONFLICT (tenant_id, team, currency) DO UPDATE
              SET balance = old.balance + excluded.balance, sequence = old.sequence + 1
              WHERE old.partition = excluded.partition AND old.account_id = excluded.account_id
@@ -85,6 +87,7 @@ pub(super) async fn upsert_receivables(
     .bind(integer(posting.partition))
     .bind(tenants)
     .bind(journals)
+    .bind(owed.keys().map(|name| wallets.of(name).is_some()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     let all = usize::try_from(changed.rows_affected()).ok() == Some(owed.len());
