@@ -131,6 +131,7 @@ pub async fn examine(asked: Asked) -> Result<Report> {
     let mut snapshot = checkers::begin(&pool).await?;
     let mut checks = vec![checkers::chain::chains(&mut snapshot, &key).await?];
     checks.extend(checkers::books::checks(&mut snapshot).await?);
+    checks.extend(checkers::wallets::checks(&mut snapshot).await?);
     checks.push(checkers::late::check(&mut snapshot).await?);
     let archived = reach.as_ref().ok().map(Reach::archived);
     checks.push(log::check(&target, &installation, &mut snapshot, archived).await);

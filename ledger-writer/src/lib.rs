@@ -22,6 +22,8 @@ pub use metrics::Metrics;
 
 /// The topic of rated batches.
 pub const RATED: Topic = Topic("rated");
+/// The topic whose end says up to where usage may name a hold or a grant that ends.
+const USAGE: Topic = Topic("usage");
 /// The Postgres role that posts.
 const ROLE: &str = "weir_writer";
 /// Threads are called `ledger-<partition>`.

@@ -26,6 +26,10 @@ pub struct Metrics {
     pub posted_append_time: IntGaugeVec,
     /// Seconds that a posting took.
     pub post_seconds: Histogram,
+    /// Wallets that settlements looked at.
+    pub settled_wallets: IntCounter,
+    /// Seconds that a settlement took.
+    pub settle_seconds: Histogram,
 }
 
 impl Metrics {
@@ -68,6 +72,15 @@ impl Metrics {
             post_seconds: registry.histogram(
                 "weir_ledger_writer_post_seconds",
                 "Seconds that a posting took.",
+                &DURATION_BUCKETS_S,
+            )?,
+            settled_wallets: registry.counter(
+                "weir_ledger_writer_settled_wallets_total",
+                "Wallets that settlements looked at.",
+            )?,
+            settle_seconds: registry.histogram(
+                "weir_ledger_writer_settle_seconds",
+                "Seconds that a settlement took.",
                 &DURATION_BUCKETS_S,
             )?,
         })

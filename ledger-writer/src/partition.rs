@@ -1,7 +1,10 @@
 //! One partition: read `[rated]` from `R + 1` by the acceptance rule, post windows, and start over
 //! from Postgres whenever another writer was there. One thread owns all of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use domain::{
     chain::Place,
@@ -11,6 +14,7 @@ use ledger::{
     account::Book,
     post::{self, PostError, Posted, Posting, Seen, Standing},
     seal::AuditKey,
+    settle::{self, Chunk, WalletId},
 };
 use runtime::{
     backoff::Backoff,
@@ -26,7 +30,7 @@ use runtime::{
 use tokio::runtime::Handle;
 
 use crate::{
-    OWNERSHIP, RATED,
+    OWNERSHIP, RATED, USAGE,
     config::Config,
     metrics::Metrics,
     window::{Window, WindowError},
@@ -45,6 +49,11 @@ const LAST_POST_TIMEOUT: Duration = Duration::from_secs(5);
 const POSTING_TIMES: u32 = 8;
 /// But at most so many times as long as it is set to be.
 const LENGTH_TIMES_MAX: u32 = 5;
+/// How often it is looked for what is to be settled apart from what was posted: holds and grants that
+/// end, wallets that were raised.
+const DUTIES_EVERY: Duration = Duration::from_millis(250);
+/// Wallets of one settlement.
+const CHUNK_WALLETS: usize = 1000;
 /// Back-off between attempts: doubles from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -83,11 +92,19 @@ enum End {
     Reload,
 }
 
+/// How far settling came.
+enum Settling {
+    /// As far as there is something to settle, or Postgres is there.
+    Done,
+    /// Only what Postgres has says where to go on.
+    Anew,
+}
+
 /// What became of a window.
 enum Fate {
     Posted(Standing),
-    /// Another writer posted; the window has no effect.
-    Fenced,
+    /// Only what Postgres has says where to go on: another writer posted, or an answer was lost.
+    Anew,
     /// A stop was asked for before it could be posted; the log still has it.
     GivenUp,
 }
@@ -102,6 +119,9 @@ pub(crate) fn run(shared: &Shared, share: &Share<'_>) -> Result<(), PartitionErr
         doubted: share.doubted,
         book: Book::default(),
         took: Duration::ZERO,
+        settle_seq: 0,
+        unsettled: VecDeque::new(),
+        duties_at: Instant::now(),
         label: partition.to_string(),
         check: OWNERSHIP.check(partition),
         progress: Progress::new(
@@ -124,6 +144,12 @@ struct Worker<'a> {
     book: Book,
     /// How long the newest posting took.
     took: Duration,
+    /// Number of the newest transaction that posted or settled.
+    settle_seq: i64,
+    /// Wallets that a posting left to be settled.
+    unsettled: VecDeque<WalletId>,
+    /// When it is looked for duties again.
+    duties_at: Instant,
     label: String,
     check: String,
     progress: Progress,
@@ -141,10 +167,10 @@ impl Worker<'_> {
     }
 
     /// Where the ledger stands; waits while Postgres is away. `None` after a stop.
-    fn load(&self) -> Result<Option<Standing>, PartitionError> {
+    fn load(&mut self) -> Result<Option<Standing>, PartitionError> {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         while !self.stop.is_cancelled() {
-            match self.standing() {
+            match self.begin_anew() {
                 Ok(standing) => return Ok(Some(standing)),
                 Err(PostError::Postgres(error)) if error.is_passing() => {
                     self.retry(&mut backoff, "postgres", &error);
@@ -153,6 +179,26 @@ impl Worker<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Where the ledger stands, the wallets of the partition, and what the writer before left
+    /// unsettled. Were another writer in between, the next posting or settlement is stale.
+    fn begin_anew(&mut self) -> Result<Standing, PostError> {
+        let standing = self.standing()?;
+        let read = async {
+            let mut connection = self.shared.pool.acquire().await.map_err(PostgresError::from)?;
+            let wallets = settle::wallets(&mut connection, self.partition).await?;
+            let indebted = settle::indebted(&mut connection, self.partition).await?;
+            Ok((wallets, indebted))
+        };
+        let (wallets, indebted) = self.block_on(POST_TIMEOUT, read)?;
+        let named = wallets
+            .into_iter()
+            .map(|((tenant, wallet), team, currency)| ((tenant, team, currency), wallet));
+        self.book.set_wallets(named);
+        self.unsettled = indebted.into();
+        self.settle_seq = standing.settle_seq;
+        Ok(standing)
     }
 
     fn standing(&self) -> Result<Standing, PostError> {
@@ -190,7 +236,7 @@ impl Worker<'_> {
                 if !window.is_empty() {
                     match self.post(&window, &standing)? {
                         Fate::Posted(now) => standing = now,
-                        Fate::Fenced => return Ok(End::Reload),
+                        Fate::Anew => return Ok(End::Reload),
                         Fate::GivenUp => return Ok(End::Stopped),
                     }
                     window = self.window(&standing);
@@ -199,6 +245,9 @@ impl Worker<'_> {
                 if stopped {
                     return Ok(End::Stopped);
                 }
+            }
+            if let Settling::Anew = self.settle()? {
+                return Ok(End::Reload);
             }
             match reader.next(wait(deadline)) {
                 Ok(None) => {
@@ -352,7 +401,8 @@ impl Worker<'_> {
                         "the window was posted, its answer was lost"
                     );
                     self.stands_at(now.place);
-                    Some(Fate::Posted(now))
+                    // What it itemised, and what is to be settled, is in Postgres alone.
+                    Some(Fate::Anew)
                 }
                 Seen::NotPosted => None,
                 Seen::Overtaken => Some(self.fenced()),
@@ -362,7 +412,92 @@ impl Worker<'_> {
         }
     }
 
-    fn posted(&self, window: &Window, posted: Posted) -> Fate {
+    /// Settles what postings left, and from time to time what else is to be settled. Postgres being
+    /// away delays it and nothing else: what is owed and what is raised is in Postgres.
+    fn settle(&mut self) -> Result<Settling, PartitionError> {
+        let due = Instant::now() >= self.duties_at;
+        if !due && self.unsettled.is_empty() {
+            return Ok(Settling::Done);
+        }
+        if due {
+            self.duties_at = Instant::now() + DUTIES_EVERY;
+            match self.duties() {
+                Ok(wallets) => self.unsettled.extend(wallets),
+                Err(PostError::Postgres(error)) if error.is_passing() => {
+                    return Ok(self.later(&error));
+                }
+                Err(error) => return Err(self.post_error(error)),
+            }
+        }
+        while !self.unsettled.is_empty() {
+            let count = self.unsettled.len().min(CHUNK_WALLETS);
+            let mut wallets: Vec<WalletId> = self.unsettled.iter().take(count).copied().collect();
+            wallets.sort_unstable();
+            wallets.dedup();
+            match self.settle_chunk(wallets) {
+                Ok(()) => drop(self.unsettled.drain(..count)),
+                Err(PostError::Stale) => {
+                    let _: Fate = self.fenced();
+                    return Ok(Settling::Anew);
+                }
+                // It is not known whether it happened: only what Postgres has now says so.
+                Err(PostError::Postgres(error)) if error.is_passing() => {
+                    let _: Settling = self.later(&error);
+                    return Ok(Settling::Anew);
+                }
+                Err(error) => return Err(self.post_error(error)),
+            }
+        }
+        Ok(Settling::Done)
+    }
+
+    fn later(&self, error: &PostgresError) -> Settling {
+        tracing::warn!(partition = self.partition, %error, "settling waits for postgres");
+        self.shared.metrics.retries.with_label_values(&[&self.label]).inc();
+        Settling::Done
+    }
+
+    /// What is to be settled although nothing was posted for it. Ends of holds and grants that have
+    /// begun get the end of `[usage]` first, which is read after they have.
+    fn duties(&self) -> Result<Vec<WalletId>, PostError> {
+        let shared = self.shared;
+        let found = self.block_on(POST_TIMEOUT, async {
+            let mut connection = shared.pool.acquire().await.map_err(PostgresError::from)?;
+            Ok(settle::unpositioned(&mut connection, self.partition).await?)
+        })?;
+        let end = if found.is_empty() {
+            None
+        } else {
+            let bounds = shared.log.bounds(USAGE, self.partition, BOUNDS_WAIT);
+            bounds.inspect_err(|error| tracing::warn!(%error, "the log's end is not known")).ok()
+        };
+        self.block_on(POST_TIMEOUT, async {
+            let mut connection = shared.pool.acquire().await.map_err(PostgresError::from)?;
+            if let Some((_, end)) = end {
+                settle::note_position(&mut connection, &found, end).await?;
+            }
+            Ok(settle::duties(&mut connection, self.partition).await?)
+        })
+    }
+
+    fn settle_chunk(&mut self, wallets: Vec<WalletId>) -> Result<(), PostError> {
+        let started = Instant::now();
+        let shared = self.shared;
+        let chunk = Chunk { partition: self.partition, settle_seq: self.settle_seq, wallets };
+        let settling = settle::settle(&shared.pool, &shared.key, &self.book, &chunk);
+        let settled = self.block_on(POST_TIMEOUT, settling)?;
+        self.settle_seq = settled.settle_seq;
+        for (wallet, team, currency) in settled.itemised {
+            self.book.know_wallet((wallet.0, team, currency), wallet.1);
+        }
+        let metrics = &shared.metrics;
+        metrics.settle_seconds.observe(started.elapsed().as_secs_f64());
+        metrics.settled_wallets.inc_by(u64::try_from(settled.wallets).unwrap_or(0));
+        metrics.transfers.inc_by(u64::try_from(settled.transfers).unwrap_or(0));
+        Ok(())
+    }
+
+    fn posted(&mut self, window: &Window, posted: Posted) -> Fate {
         let metrics = &self.shared.metrics;
         let labels = [self.label.as_str()];
         metrics.windows.with_label_values(&labels).inc();
@@ -370,6 +505,8 @@ impl Worker<'_> {
         let append_time_ms = window.append_time_us() / 1000;
         metrics.posted_append_time.with_label_values(&labels).set(append_time_ms);
         self.stands_at(posted.standing.place);
+        self.settle_seq = posted.standing.settle_seq;
+        self.unsettled.extend(posted.wallets);
         Fate::Posted(posted.standing)
     }
 
@@ -400,7 +537,7 @@ impl Worker<'_> {
             "another writer posted; starting over from where the ledger stands"
         );
         self.shared.metrics.fenced.with_label_values(&[&self.label]).inc();
-        Fate::Fenced
+        Fate::Anew
     }
 
     /// Counts, tells, and waits before the next attempt.

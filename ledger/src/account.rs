@@ -104,6 +104,11 @@ impl Book {
         self.wallets = wallets.collect();
     }
 
+    /// Remembers a wallet that was itemised.
+    pub fn know_wallet(&mut self, name: WalletName, wallet: Uuid) {
+        self.wallets.insert(name, wallet);
+    }
+
     /// The wallet that pays what a team owes in a currency.
     #[must_use]
     pub fn wallet(&self, name: &WalletName) -> Option<Uuid> {

@@ -37,7 +37,7 @@ pub struct Chunk {
 }
 
 /// What a settlement did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// Its number: that of the next begins here.
     pub settle_seq: i64,
@@ -45,7 +45,12 @@ pub struct Settled {
     pub wallets: usize,
     /// Transfers that it wrote.
     pub transfers: usize,
+    /// Wallets whose teams' receivables consist of items from now on.
+    pub itemised: Vec<Itemised>,
 }
+
+/// A wallet with its team and currency.
+pub type Itemised = (WalletId, Arc<str>, Arc<str>);
 
 /// Settles some wallets of one partition in one transaction. [`PostError::Stale`] where another
 /// ledger-writer settled in between: nothing was done.
@@ -69,7 +74,7 @@ async fn run(
     chunk: &Chunk,
 ) -> Result<Settled, PostError> {
     let (settle_seq, x) = fence(connection, chunk).await?;
-    itemise(connection, chunk.partition, settle_seq).await?;
+    let itemised = itemise(connection, chunk.partition, settle_seq).await?;
     let wallets = load::lock(connection, &chunk.wallets).await?;
     let now_us = wallet::now_us(connection).await?;
     let cases = load::all(connection, wallets, chunk.partition, x, now_us).await?;
@@ -79,7 +84,7 @@ async fn run(
     journal::write(connection, book, &journals).await?;
     write::all(connection, (chunk.partition, settle_seq, x), &outcomes, &journals).await?;
     journal_seal::seal_waiting(connection, key, chunk.partition).await?;
-    Ok(Settled { settle_seq, wallets: outcomes.len(), transfers })
+    Ok(Settled { settle_seq, wallets: outcomes.len(), transfers, itemised })
 }
 
 /// Locks the partition and counts the settlement, if no other was in between: its number, and the
@@ -102,7 +107,7 @@ pub(crate) async fn itemise(
     connection: &mut PgConnection,
     partition: u32,
     settle_seq: i64,
-) -> Result<Vec<(WalletId, Arc<str>, Arc<str>)>, PostgresError> {
+) -> Result<Vec<Itemised>, PostgresError> {
     let rows: Vec<(Uuid, Uuid, String, String)> = sqlx::query_as(
         "WITH fresh AS (DELETE FROM new_wallets WHERE partition = $1 RETURNING tenant_id, wallet_id),
          named AS (SELECT tenant_id, wallet_id, team, currency FROM fresh JOIN wallets USING (tenant_id, wallet_id)),

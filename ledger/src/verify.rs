@@ -2,7 +2,7 @@
 //! names the first that is not what the others say it must be.
 //!
 //! Reading order: [`Check`], [`begin`] (one snapshot for all of them), [`chain`] (what is sealed),
-//! [`books`] (what is folded from it), [`late`] (where the slow lane is), [`archive`] and [`heads`] (what ClickHouse says of the same),
+//! [`books`] and [`wallets`] (what is folded from it), [`late`] (where the slow lane is), [`archive`] and [`heads`] (what ClickHouse says of the same),
 //! [`nobody`] (what else it says).
 
 pub mod amounts;
@@ -13,6 +13,7 @@ pub mod compare;
 pub mod heads;
 pub mod late;
 pub mod nobody;
+pub mod wallets;
 pub mod windows;
 
 use runtime::{

@@ -338,7 +338,7 @@ BEGIN
                 matching := matching + lot_free[j];
             END IF;
         END LOOP;
-        IF amounts[i] > room OR amounts[i] > matching + CASE WHEN settled_by[i] = 'usage' THEN credit ELSE 0 END THEN
+        IF amounts[i] > room OR amounts[i] > matching + (CASE WHEN settled_by[i] = 'usage' THEN credit ELSE 0 END) THEN
             states := states || 'refused'::text;
             reasons := reasons || 'insufficient_funds'::text;
             on_credits := on_credits || 0::numeric;

@@ -26,8 +26,12 @@ use crate::world::{
 mod cost;
 #[path = "ledger/grants.rs"]
 mod grants;
+#[path = "ledger/histories.rs"]
+mod histories;
 #[path = "ledger/seal.rs"]
 mod seal;
+#[path = "ledger/wallets.rs"]
+mod wallets;
 #[path = "ledger/world.rs"]
 mod world;
 

@@ -11,13 +11,13 @@ use super::Posting;
 use crate::{
     account::{AccountName, Book},
     convert::{integer, numeral},
-    settle::WalletId,
+    settle::{Itemised, WalletId},
 };
 
 /// Wallets as this transaction knows them: what the writer knew, and what it has just itemised.
 pub(super) struct Wallets<'a> {
     pub book: &'a Book,
-    pub fresh: &'a [(WalletId, Arc<str>, Arc<str>)],
+    pub fresh: &'a [Itemised],
 }
 
 impl Wallets<'_> {
@@ -29,7 +29,7 @@ impl Wallets<'_> {
     }
 
     fn fresh_one(&self, tenant: Uuid, team: &str, currency: &str) -> Option<Uuid> {
-        let same = |((of, _), its_team, its_currency): &&(WalletId, Arc<str>, Arc<str>)| {
+        let same = |((of, _), its_team, its_currency): &&Itemised| {
             *of == tenant && **its_team == *team && **its_currency == *currency
         };
         self.fresh.iter().find(same).map(|((_, wallet), ..)| *wallet)

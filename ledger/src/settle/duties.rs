@@ -7,7 +7,7 @@ use runtime::postgres::PostgresError;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::WalletId;
+use super::{Itemised, WalletId};
 use crate::convert::integer;
 
 /// Rows of one kind that are looked at in one go.
@@ -17,7 +17,7 @@ const ROWS_MAX: i64 = 1000;
 pub async fn wallets(
     connection: &mut PgConnection,
     partition: u32,
-) -> Result<Vec<(WalletId, Arc<str>, Arc<str>)>, PostgresError> {
+) -> Result<Vec<Itemised>, PostgresError> {
     let rows: Vec<(Uuid, Uuid, String, String)> = sqlx::query_as(
         "SELECT w.tenant_id, w.wallet_id, w.team, w.currency FROM wallets w
          WHERE w.partition = $1 AND NOT EXISTS (SELECT FROM new_wallets n WHERE (n.partition, n.tenant_id, n.wallet_id)

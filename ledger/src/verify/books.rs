@@ -7,16 +7,24 @@ use sqlx::PgConnection;
 use super::{Check, VerifyError};
 
 /// A name, and a statement that checks.
-type Statement = (&'static str, &'static str);
+pub(super) type Statement = (&'static str, &'static str);
 
 /// Runs all checkers of this file.
 pub async fn checks(connection: &mut PgConnection) -> Result<Vec<Check>, VerifyError> {
     let all =
         [PARTITIONS, JOURNALS, TRANSFERS, TRIAL_BALANCE, COUNTS, RECEIVABLES, ENTRIES, TOTALS];
+    run(connection, &all).await
+}
+
+/// Runs statements that check.
+pub(super) async fn run(
+    connection: &mut PgConnection,
+    all: &[Statement],
+) -> Result<Vec<Check>, VerifyError> {
     let mut checks = Vec::with_capacity(all.len());
     for (name, statement) in all {
         let (rows, bad, first_bad): (i64, i64, Option<String>) =
-            sqlx::query_as(statement).fetch_one(&mut *connection).await?;
+            sqlx::query_as(*statement).fetch_one(&mut *connection).await?;
         let (rows, bad) = (rows.unsigned_abs(), bad.unsigned_abs());
         checks.push(Check { name, rows, bad, first_bad, left_out: None });
     }
@@ -42,18 +50,23 @@ const PARTITIONS: Statement = (
      FROM bad WHERE what IS NOT NULL",
 );
 
-/// Every journal belongs to the window that seals it. What no chain seals must not be there.
+/// Every journal of usage belongs to the window that seals it; another one has a seal of its own, or
+/// waits for it. What no chain seals must not be there.
 const JOURNALS: Statement = (
     "journals",
     "WITH bad AS (
          SELECT j.tenant_id, j.journal_id, CASE
+             WHEN j.reason IN ('settlement', 'grant', 'consumption') THEN
+                 CASE WHEN s.journal_id IS NULL AND u.journal_id IS NULL THEN 'no seal covers it, and it does not wait for one' END
              WHEN j.reason <> 'usage' THEN format('nothing seals journals with the reason %s', j.reason)
              WHEN a.partition IS NULL THEN 'no window of the audit chain ends at its last position'
              WHEN j.position_from IS DISTINCT FROM a.position_from THEN 'its first position is not that of its window'
              WHEN j.posted_at <> a.posted_at THEN 'its time is not that of its window'
              WHEN j.reference <> format('usage:%s:%s', j.partition, j.position_to) THEN 'its reference is not its place'
              END AS what
-         FROM journals j LEFT JOIN audit a ON (a.partition, a.position_to) = (j.partition, j.position_to))
+         FROM journals j LEFT JOIN audit a ON (a.partition, a.position_to) = (j.partition, j.position_to)
+         LEFT JOIN journal_seals s ON (s.tenant_id, s.journal_id) = (j.tenant_id, j.journal_id)
+         LEFT JOIN unsealed_journals u ON (u.partition, u.tenant_id, u.journal_id) = (j.partition, j.tenant_id, j.journal_id))
      SELECT (SELECT count(*) FROM journals), count(*),
          (array_agg(format('journal %s of tenant %s: %s', journal_id, tenant_id, what) ORDER BY journal_id))[1]
      FROM bad WHERE what IS NOT NULL",
@@ -158,14 +171,15 @@ const ENTRIES: Statement = (
              USING (tenant_id, account_id, currency)
          GROUP BY tenant_id, journal_id, team, currency),
      steps AS (
-         SELECT e.*, j.position_to, lag(e.balance_after, 1, 0::numeric) OVER earlier AS balance_before,
-             lag(e.sequence, 1, 0::bigint) OVER earlier AS number_before, lag(j.position_to) OVER earlier AS position_before
+         SELECT e.*, j.reason, j.position_to, lag(e.balance_after, 1, 0::numeric) OVER earlier AS balance_before,
+             lag(e.sequence, 1, 0::bigint) OVER earlier AS number_before, max(j.position_to) OVER (earlier ROWS BETWEEN UNBOUNDED
+                 PRECEDING AND 1 PRECEDING) AS position_before
          FROM receivable_entries e LEFT JOIN journals j USING (tenant_id, journal_id)
          WINDOW earlier AS (PARTITION BY e.tenant_id, e.team, e.currency ORDER BY e.sequence, e.journal_id)),
      bad AS (
          SELECT tenant_id, journal_id, team, currency, s.sequence, CASE
              WHEN s.sequence IS NULL THEN 'a journal moved the receivable and left no entry'
-             WHEN s.position_to IS NULL THEN 'its journal is missing'
+             WHEN s.reason IS NULL OR s.reason = 'usage' AND s.position_to IS NULL THEN 'its journal is missing'
              WHEN s.sequence <> s.number_before + 1 THEN format('the number before it is %s', s.number_before)
              WHEN s.balance_after <> s.balance_before + s.amount THEN 'its balance is not the one before plus its amount'
              WHEN s.amount <> coalesce(m.amount, 0) THEN format('its amount is %s, its journal moved %s', trim_scale(s.amount),
@@ -185,7 +199,7 @@ const TOTALS: Statement = (
          SELECT t.tenant_id, t.reason, CASE WHEN t.reason = 'cost' THEN '' ELSE t.team END AS team, t.meter, t.currency,
              sum(CASE WHEN d.kind IN ('receivable', 'cost_of_sales') THEN t.amount ELSE -t.amount END) AS amount
          FROM transfers t JOIN accounts d ON (d.tenant_id, d.account_id) = (t.tenant_id, t.debit_account)
-         GROUP BY 1, 2, 3, 4, 5),
+         WHERE t.reason IN ('usage', 'cost') GROUP BY 1, 2, 3, 4, 5),
      kept AS (
          SELECT tenant_id, 'usage' AS reason, team, meter, currency, sum(charge) AS amount FROM usage_totals GROUP BY tenant_id, team, meter, currency
          UNION ALL

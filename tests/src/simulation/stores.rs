@@ -112,7 +112,8 @@ pub struct Database {
 impl Database {
     /// An installation with this many partitions.
     pub fn new(partitions: usize) -> Database {
-        let standing = Standing { place: Place::EMPTY, catalog_version: 0, head: seal::GENESIS };
+        let (place, catalog_version) = (Place::EMPTY, 0);
+        let standing = Standing { place, catalog_version, head: seal::GENESIS, settle_seq: 0 };
         Database {
             standings: vec![standing; partitions],
             append_times: vec![0; partitions],
@@ -136,6 +137,7 @@ impl Database {
         }
         standing.place = posting.to;
         standing.catalog_version = posting.catalog_version;
+        standing.settle_seq += 1;
         let append_time_us = &mut self.append_times[posting.partition as usize];
         *append_time_us = posting.append_time_us.max(*append_time_us);
         true

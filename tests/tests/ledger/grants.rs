@@ -16,7 +16,7 @@ const VERBS: [&str; 7] =
 /// of the named columns). What is not here is refused: only the archiver deletes, rows of
 /// `archive_groups`, and the api, aliases; nobody truncates.
 const ALLOWED: &[(&str, &str, &str)] = &[
-    ("weir_api", "accounts", "S"),
+    ("weir_api", "accounts", "SI"),
     ("weir_api", "api_keys", "SI u(expires_at,revoked_at)"),
     ("weir_api", "app_secrets", "SI u(expires_at,revoked_at)"),
     ("weir_api", "apps", "SI u(name)"),
@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "ingest_quotas", "SI u(changed_at,events)"),
     ("weir_api", "ingest_limits", "SI u(burst,changed_at,events_per_second)"),
     ("weir_api", "installation", "S u(catalog_version)"),
-    ("weir_api", "journals", "S"),
+    ("weir_api", "journals", "SI"),
     ("weir_api", "partition_counts", "S"),
     ("weir_api", "partitions", "S"),
     ("weir_api", "receivable_entries", "S"),
@@ -39,9 +39,21 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "team_aliases", "SID u(effective_at,waiting)"),
     ("weir_api", "teams", "SI u(name)"),
     ("weir_api", "tenants", "S"),
-    ("weir_api", "transfers", "S"),
+    ("weir_api", "transfers", "SI"),
     ("weir_api", "usage_totals", "S"),
     ("weir_api", "late_answers", "S"),
+    ("weir_api", "allocations", "S"),
+    ("weir_api", "captures", "SI"),
+    ("weir_api", "grants", "SI u(ending,held,remaining,state)"),
+    ("weir_api", "hold_lots", "SI u(captured,released)"),
+    ("weir_api", "holds", "SI u(captured,ended_at,on_credit,reason,state)"),
+    ("weir_api", "new_wallets", "I"),
+    ("weir_api", "open_items", "S"),
+    ("weir_api", "reversals", "S"),
+    ("weir_api", "settle_due", "SI u(version)"),
+    ("weir_api", "unsealed_journals", "I"),
+    ("weir_api", "wallet_entries", "SI"),
+    ("weir_api", "wallets", "SI u(balance,credit_limit,held,held_on_credit,mode,sequence)"),
     ("weir_archiver", "archive_groups", "SID"),
     ("weir_archiver", "audit", "S"),
     ("weir_archiver", "installation", "S"),
@@ -49,6 +61,20 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_lane", "late_answers", "SIU"),
     ("weir_lane", "late_places", "SIU"),
     ("weir_reader", "_sqlx_migrations", "S"),
+    ("weir_reader", "allocations", "S"),
+    ("weir_reader", "captures", "S"),
+    ("weir_reader", "grants", "S"),
+    ("weir_reader", "hold_lots", "S"),
+    ("weir_reader", "holds", "S"),
+    ("weir_reader", "journal_seals", "S"),
+    ("weir_reader", "new_wallets", "S"),
+    ("weir_reader", "open_items", "S"),
+    ("weir_reader", "reversal_allocations", "S"),
+    ("weir_reader", "reversals", "S"),
+    ("weir_reader", "settle_due", "S"),
+    ("weir_reader", "unsealed_journals", "S"),
+    ("weir_reader", "wallet_entries", "S"),
+    ("weir_reader", "wallets", "S"),
     ("weir_reader", "accounts", "S"),
     ("weir_reader", "api_keys", "S"),
     ("weir_reader", "app_secrets", "S"),
@@ -77,13 +103,31 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_reader", "tenants", "S"),
     ("weir_reader", "transfers", "S"),
     ("weir_reader", "usage_totals", "S"),
+    ("weir_writer", "allocations", "SI"),
+    ("weir_writer", "grants", "S u(ended_at,ending,ending_position,held,remaining,state)"),
+    ("weir_writer", "hold_lots", "S u(captured,released)"),
+    (
+        "weir_writer",
+        "holds",
+        "S u(captured,ended_at,ending_position,forwarded_to,on_credit,reason,state)",
+    ),
+    ("weir_writer", "journal_seals", "SI"),
+    ("weir_writer", "late_places", "S"),
+    ("weir_writer", "new_wallets", "SD"),
+    ("weir_writer", "open_items", "SI u(captured,paid)"),
+    ("weir_writer", "reversal_allocations", "SI"),
+    ("weir_writer", "reversals", "SI u(applied)"),
+    ("weir_writer", "settle_due", "SID u(version)"),
+    ("weir_writer", "unsealed_journals", "SID"),
+    ("weir_writer", "wallet_entries", "SI"),
+    ("weir_writer", "wallets", "S u(balance,debt,held,held_on_credit,sequence,settled_to)"),
     ("weir_writer", "accounts", "SI"),
     ("weir_writer", "audit", "SI"),
     ("weir_writer", "installation", "S"),
     ("weir_writer", "journals", "SI"),
     ("weir_writer", "partition_counts", "SIU"),
     ("weir_writer", "partitions", "SU"),
-    ("weir_writer", "receivable_entries", "I"),
+    ("weir_writer", "receivable_entries", "SI"),
     ("weir_writer", "receivables", "SIU"),
     ("weir_writer", "teams", "SI"),
     ("weir_writer", "tenants", "S"),
@@ -95,6 +139,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
 const ALLOWED_FUNCTIONS: &[(&str, &str)] = &[
     ("weir_api", "find_api_key(text)"),
     ("weir_api", "find_app_secrets(text,text)"),
+    ("weir_api", "place_holds(uuid,uuid,uuid[],text[],bytea[],numeric[],bigint[],text[],text[])"),
     ("weir_api", "tenant_is_disabled(uuid)"),
     ("weir_reader", "count_ingested(uuid[],bigint[])"),
 ];
@@ -105,6 +150,8 @@ const FUNCTIONS: &[(&str, bool)] = &[
     ("count_ingested(uuid[],bigint[])", true),
     ("find_api_key(text)", true),
     ("find_app_secrets(text,text)", true),
+    ("note_wallet_change()", false),
+    ("place_holds(uuid,uuid,uuid[],text[],bytea[],numeric[],bigint[],text[],text[])", false),
     ("tenant_is_disabled(uuid)", true),
 ];
 
@@ -116,15 +163,58 @@ const ALLOWED_COLUMNS: &[(&str, &str, &str)] = &[
     ("weir_api", "app_secrets.revoked_at", "UPDATE"),
     ("weir_api", "apps.name", "UPDATE"),
     ("weir_api", "catalog_outbox.appended_at", "UPDATE"),
+    ("weir_api", "grants.ending", "UPDATE"),
+    ("weir_api", "grants.held", "UPDATE"),
+    ("weir_api", "grants.remaining", "UPDATE"),
+    ("weir_api", "grants.state", "UPDATE"),
+    ("weir_api", "hold_lots.captured", "UPDATE"),
+    ("weir_api", "hold_lots.released", "UPDATE"),
+    ("weir_api", "holds.captured", "UPDATE"),
+    ("weir_api", "holds.ended_at", "UPDATE"),
+    ("weir_api", "holds.on_credit", "UPDATE"),
+    ("weir_api", "holds.reason", "UPDATE"),
+    ("weir_api", "holds.state", "UPDATE"),
     ("weir_api", "ingest_limits.burst", "UPDATE"),
     ("weir_api", "ingest_limits.changed_at", "UPDATE"),
     ("weir_api", "ingest_limits.events_per_second", "UPDATE"),
     ("weir_api", "ingest_quotas.changed_at", "UPDATE"),
     ("weir_api", "ingest_quotas.events", "UPDATE"),
     ("weir_api", "installation.catalog_version", "UPDATE"),
+    ("weir_api", "settle_due.version", "UPDATE"),
     ("weir_api", "team_aliases.effective_at", "UPDATE"),
     ("weir_api", "team_aliases.waiting", "UPDATE"),
     ("weir_api", "teams.name", "UPDATE"),
+    ("weir_api", "wallets.balance", "UPDATE"),
+    ("weir_api", "wallets.credit_limit", "UPDATE"),
+    ("weir_api", "wallets.held", "UPDATE"),
+    ("weir_api", "wallets.held_on_credit", "UPDATE"),
+    ("weir_api", "wallets.mode", "UPDATE"),
+    ("weir_api", "wallets.sequence", "UPDATE"),
+    ("weir_writer", "grants.ended_at", "UPDATE"),
+    ("weir_writer", "grants.ending", "UPDATE"),
+    ("weir_writer", "grants.ending_position", "UPDATE"),
+    ("weir_writer", "grants.held", "UPDATE"),
+    ("weir_writer", "grants.remaining", "UPDATE"),
+    ("weir_writer", "grants.state", "UPDATE"),
+    ("weir_writer", "hold_lots.captured", "UPDATE"),
+    ("weir_writer", "hold_lots.released", "UPDATE"),
+    ("weir_writer", "holds.captured", "UPDATE"),
+    ("weir_writer", "holds.ended_at", "UPDATE"),
+    ("weir_writer", "holds.ending_position", "UPDATE"),
+    ("weir_writer", "holds.forwarded_to", "UPDATE"),
+    ("weir_writer", "holds.on_credit", "UPDATE"),
+    ("weir_writer", "holds.reason", "UPDATE"),
+    ("weir_writer", "holds.state", "UPDATE"),
+    ("weir_writer", "open_items.captured", "UPDATE"),
+    ("weir_writer", "open_items.paid", "UPDATE"),
+    ("weir_writer", "reversals.applied", "UPDATE"),
+    ("weir_writer", "settle_due.version", "UPDATE"),
+    ("weir_writer", "wallets.balance", "UPDATE"),
+    ("weir_writer", "wallets.debt", "UPDATE"),
+    ("weir_writer", "wallets.held", "UPDATE"),
+    ("weir_writer", "wallets.held_on_credit", "UPDATE"),
+    ("weir_writer", "wallets.sequence", "UPDATE"),
+    ("weir_writer", "wallets.settled_to", "UPDATE"),
 ];
 
 /// Every verb of a role for a sequence: role, sequence, verb. Numbers are given by the tables.
@@ -300,6 +390,17 @@ fn forbidden(role: &str) -> Vec<String> {
         "ingest_counts",
         "late_places",
         "late_answers",
+        "wallets",
+        "grants",
+        "wallet_entries",
+        "open_items",
+        "allocations",
+        "reversals",
+        "reversal_allocations",
+        "holds",
+        "hold_lots",
+        "captures",
+        "journal_seals",
     ];
     let mut statements = Vec::new();
     for table in tables {
@@ -311,6 +412,10 @@ fn forbidden(role: &str) -> Vec<String> {
     statements.push("UPDATE transfers SET amount = 1".to_owned());
     statements.push("UPDATE journals SET reference = 'x'".to_owned());
     statements.push("UPDATE audit SET counts = 'x'".to_owned());
+    statements.push("UPDATE wallet_entries SET amount = 1".to_owned());
+    statements.push("UPDATE allocations SET amount = 1".to_owned());
+    statements.push("UPDATE journal_seals SET hash = '\\x00'".to_owned());
+    statements.push("UPDATE grants SET amount = 1".to_owned());
     statements.push("UPDATE privileged_changes SET actor = 'x'".to_owned());
     statements.push("UPDATE app_secrets SET sealed = '\\x00'".to_owned());
     statements.push("UPDATE accounts SET team = 'x'".to_owned());
@@ -326,9 +431,13 @@ fn forbidden(role: &str) -> Vec<String> {
     statements.push("SET ROLE weir_migrate".to_owned());
     if role != "weir_writer" {
         statements.push("INSERT INTO teams SELECT * FROM teams".to_owned());
-        statements.push("INSERT INTO transfers SELECT * FROM transfers".to_owned());
+        statements.push("UPDATE open_items SET paid = 0".to_owned());
+        statements.push("UPDATE wallets SET debt = 0".to_owned());
         statements.push("UPDATE partitions SET x = x".to_owned());
         statements.push("UPDATE receivables SET balance = 0".to_owned());
+    }
+    if role != "weir_writer" && role != "weir_api" {
+        statements.push("INSERT INTO transfers SELECT * FROM transfers".to_owned());
     }
     if role != "weir_lane" {
         statements.push("UPDATE late_places SET x = x".to_owned());

@@ -71,6 +71,7 @@ pub struct Line {
     pub cost: Option<(&'static str, i128)>,
     pub events: u64,
     pub bucket: i64,
+    pub hold: Option<Uuid>,
 }
 
 impl Line {
@@ -84,6 +85,7 @@ impl Line {
             cost: Some(("USD", charge / 2)),
             events: 1,
             bucket: 1_900_000,
+            hold: None,
         }
     }
 }
@@ -184,7 +186,7 @@ fn entry(line: &Line, tenants: &[Uuid], dictionary: &mut DictionaryWriter) -> (S
         card_version: u32::from(line.charge.is_some()) * 3,
         currency: line.charge.map(|(currency, _)| dictionary.intern(currency)),
         cost_currency: line.cost.map(|(currency, _)| dictionary.intern(currency)),
-        hold: None,
+        hold: line.hold,
         bucket: line.bucket,
         user: None,
         app: None,
@@ -287,6 +289,22 @@ impl World {
                 .transfers;
         }
         Ok(transfers)
+    }
+
+    /// Everything that must be true of wallets, whatever happened: what `weir verify` looks at, and
+    /// the chain over journals.
+    pub async fn check_wallets(&self) -> Result<()> {
+        let pool = self.pool("weir_reader").await?;
+        let mut connection = pool.acquire().await?;
+        let mut checks = ledger::verify::books::checks(&mut connection).await?;
+        checks.extend(ledger::verify::wallets::checks(&mut connection).await?);
+        for check in checks {
+            ensure!(check.holds(), "{}: {:?}", check.name, check.first_bad);
+        }
+        for partition in 0..PARTITIONS {
+            ledger::journal_seal::verify(&mut connection, &audit_key(), partition).await?;
+        }
+        Ok(())
     }
 
     /// One number.

@@ -26,7 +26,14 @@ const COUNTS: &str = "SELECT tenant_id::text AS tenant, partition, rated, unmete
         FROM partition_counts";
 /// What the accounts of each kind received, or gave.
 const SIDES: &str = "SELECT t.tenant_id::text, a.kind, sum(t.amount)::text FROM transfers t
-        JOIN accounts a ON (a.tenant_id, a.account_id, a.currency) = (t.tenant_id, t.{side}, t.currency) GROUP BY 1, 2";
+        JOIN accounts a ON (a.tenant_id, a.account_id, a.currency) = (t.tenant_id, t.{side}, t.currency)
+        WHERE t.reason IN ('usage', 'cost') GROUP BY 1, 2";
+/// What teams owe, and what left their wallets for it: all that was given less what is there.
+const OWED: &str = "SELECT tenant_id::text, team, sum(amount)::text FROM (
+        SELECT tenant_id, team, balance AS amount FROM receivables
+        UNION ALL SELECT tenant_id, team, -balance FROM wallets
+        UNION ALL SELECT w.tenant_id, w.team, g.amount FROM grants g JOIN wallets w USING (tenant_id, wallet_id)) all_of_it
+        GROUP BY 1, 2";
 /// Entries, and those that are not the next step of the sum of what journals moved.
 const ENTRIES: &str = "WITH moved AS (
         SELECT tenant_id, journal_id, team, currency, sum(amount) AS moved
@@ -101,16 +108,11 @@ impl Oracle<'_> {
             *costs.entry((*tenant, String::new())).or_insert(0) += sums.cost;
         }
         let transferred = "SELECT t.tenant_id::text, a.team, sum(t.amount)::text FROM transfers t
-             JOIN accounts a ON a.account_id = t.debit_account WHERE a.kind = ";
+             JOIN accounts a ON a.account_id = t.debit_account WHERE t.reason IN ('usage', 'cost') AND a.kind = ";
         for (what, sql, expected) in [
             ("charges in transfers", format!("{transferred}'receivable' GROUP BY 1, 2"), &charges),
             ("costs in transfers", format!("{transferred}'cost_of_sales' GROUP BY 1, 2"), &costs),
-            (
-                "receivables",
-                "SELECT tenant_id::text, team, sum(balance)::text FROM receivables GROUP BY 1, 2"
-                    .to_owned(),
-                &charges,
-            ),
+            ("receivables and what wallets paid", OWED.to_owned(), &charges),
         ] {
             let found = self.amounts(connection, sql).await?;
             differences.compare_effects(what, &found, expected, |amount| amount);

@@ -1,0 +1,561 @@
+//! Wallets, grants, holds and settlement: the traces of `docs/WALLETS.md`, and what faults do to them.
+
+use anyhow::{Context as _, Result};
+use domain::wallet::GrantKind;
+use ledger::{
+    hold::{self, Decided, NewHold, SettleBy},
+    wallet::{self, Ending, NewGrant, NewWallet, Wallet},
+};
+use runtime::{
+    log::Topic,
+    postgres::{Pool, PostgresError, scoped},
+};
+use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
+use tests::wait::eventually;
+use uuid::Uuid;
+
+use crate::world::{Line, ONE, Outcomes, Rater, TENANT, World, Writer, config};
+
+/// A wallet of team `a` in EUR, and what is needed to move money.
+pub(crate) struct Bank {
+    pub world: World,
+    pub api: Pool,
+    pub writer: Option<Writer>,
+    pub rater: Rater,
+    pub wallet: Uuid,
+}
+
+impl Bank {
+    pub(crate) async fn start() -> Result<Bank> {
+        Bank::with_limit(0).await
+    }
+
+    pub(crate) async fn with_limit(credit_limit: i128) -> Result<Bank> {
+        let world = World::start().await?;
+        let api = world.pool("weir_api").await?;
+        let writer = Some(world.writer(config(20)));
+        let mut bank = Bank { world, api, writer, rater: Rater::new(0), wallet: Uuid::nil() };
+        bank.wallet = bank.create("a", credit_limit).await?;
+        Ok(bank)
+    }
+
+    pub(crate) async fn create(&self, team: &str, credit_limit: i128) -> Result<Uuid> {
+        let made = scoped(&self.api, TENANT, |mut connection| async move {
+            sqlx::query("INSERT INTO teams (tenant_id, team, origin) VALUES ($1, $2, 'registered') ON CONFLICT DO NOTHING")
+                .bind(TENANT)
+                .bind(team)
+                .execute(&mut *connection)
+                .await?;
+            let (currency, partition, mode) = ("EUR", 0, "credits_then_invoice");
+            let new = NewWallet { tenant: TENANT, team, currency, partition, mode, credit_limit };
+            wallet::create(&mut connection, &new).await
+        });
+        Ok(made.await?)
+    }
+
+    /// Runs with the wallet locked.
+    pub(crate) async fn locked<T>(
+        &self,
+        body: impl AsyncFn(&mut sqlx::PgConnection, &mut Wallet) -> Result<T, PostgresError>,
+    ) -> Result<T> {
+        let mut connection = self.api.acquire().await?;
+        let begin = format!("BEGIN; SELECT set_config('app.tenant', '{TENANT}', true)");
+        connection.execute(raw_sql(AssertSqlSafe(begin))).await?;
+        let wallet = wallet::lock(&mut connection, TENANT, self.wallet).await?;
+        let done = body(&mut connection, &mut wallet.context("a wallet")?).await;
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        connection.execute(end).await?;
+        Ok(done?)
+    }
+
+    async fn grant(&self, new: &NewGrant<'_>) -> Result<Uuid> {
+        self.locked(async |connection, wallet| {
+            let now_us = wallet::now_us(connection).await?;
+            wallet::grant(connection, wallet, new, now_us).await
+        })
+        .await
+    }
+
+    /// A grant that was paid for, of so many EUR.
+    async fn paid(&self, amount: i128) -> Result<Uuid> {
+        let id = Uuid::now_v7().to_string();
+        self.grant(&NewGrant { source_id: &id, ..grant(amount * ONE) }).await
+    }
+
+    async fn hold(&self, amount: i128, life_ms: i64) -> Result<Decided> {
+        let asked = [new_hold(None, amount * ONE, life_ms)];
+        let mut connection = self.api.acquire().await?;
+        let decided = hold::place(&mut connection, TENANT, self.wallet, &asked).await?;
+        decided.into_iter().next().context("a decision")
+    }
+
+    /// Usage of team `a`, appended to both topics: the blocks that it is of, and what was rated.
+    pub(crate) async fn usage(&mut self, lines: &[Line]) -> Result<()> {
+        for _ in 0..2 {
+            let block = vec![0_u8; 8];
+            self.world.log.append(Topic("usage"), 0, block.into()).outcome().await?;
+        }
+        self.rater.append(&self.world.log, lines, &Outcomes::default()).await?;
+        Ok(())
+    }
+
+    /// Blocks that nobody has rated yet: the log goes on, posting does not.
+    async fn unrated(&self) -> Result<()> {
+        for _ in 0..2 {
+            self.world.log.append(Topic("usage"), 0, vec![0_u8; 8].into()).outcome().await?;
+        }
+        Ok(())
+    }
+
+    /// Rates what [`Bank::unrated`] appended.
+    async fn rate(&mut self, lines: &[Line]) -> Result<()> {
+        self.rater.append(&self.world.log, lines, &Outcomes::default()).await?;
+        Ok(())
+    }
+
+    /// Balance, held and debt of the wallet, in EUR.
+    async fn stands(&self) -> Result<(String, String, String)> {
+        let pool = self.world.pool("weir_reader").await?;
+        let row = sqlx::query_as(
+            "SELECT trim_scale(balance)::text, trim_scale(held)::text, trim_scale(debt)::text FROM wallets WHERE wallet_id = $1",
+        )
+        .bind(self.wallet)
+        .fetch_one(&pool)
+        .await?;
+        Ok(row)
+    }
+
+    async fn becomes(&self, balance: &str, held: &str, debt: &str) -> Result<()> {
+        let wanted = (balance.to_owned(), held.to_owned(), debt.to_owned());
+        let waited =
+            eventually(&format!("{wanted:?}"), async || Ok(self.stands().await? == wanted)).await;
+        waited.with_context(|| format!("wanted {wanted:?}"))
+    }
+
+    pub(crate) async fn text(&self, sql: &str) -> Result<String> {
+        let pool = self.world.pool("weir_reader").await?;
+        let text: Option<String> =
+            sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&pool).await?;
+        Ok(text.unwrap_or_default())
+    }
+
+    /// Stops the ledger-writer, and everything must add up.
+    pub(crate) async fn end(mut self) -> Result<World> {
+        if let Some(writer) = self.writer.take() {
+            writer.stop().await?;
+        }
+        self.world.check_books().await?;
+        self.world.check_wallets().await?;
+        Ok(self.world)
+    }
+}
+
+pub(crate) fn grant(amount: i128) -> NewGrant<'static> {
+    NewGrant {
+        kind: GrantKind::Paid,
+        priority: 50,
+        name: "",
+        amount,
+        meters: &[],
+        starts_us: None,
+        expires_us: None,
+        source: "test",
+        source_id: "1",
+    }
+}
+
+pub(crate) fn new_hold(key: Option<&str>, amount: i128, life_ms: i64) -> NewHold {
+    NewHold {
+        hold: Uuid::now_v7(),
+        key: key.map(str::to_owned),
+        request_hash: [1; 32],
+        amount,
+        life_ms,
+        settle_by: SettleBy::Usage,
+        meters: Vec::new(),
+    }
+}
+
+fn line(amount: i128) -> Line {
+    Line::new("a", "tokens", amount * ONE)
+}
+
+fn of_hold(amount: i128, hold: Uuid) -> Line {
+    Line { hold: Some(hold), ..line(amount) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_is_paid_out_of_grants_in_burn_order_and_the_rest_is_debt() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    let paid = bank.paid(10).await?;
+    let (kind, source_id) = (GrantKind::Promotional, "gift");
+    let gift = bank.grant(&NewGrant { kind, source_id, ..grant(3 * ONE) }).await?;
+    bank.usage(&[line(4)]).await?;
+    bank.becomes("9", "0", "0").await?;
+    bank.usage(&[line(11), Line::new("b", "tokens", 5 * ONE)]).await?;
+    bank.becomes("0", "0", "2").await?;
+    // A top-up pays the debt first.
+    let later = bank.paid(5).await?;
+    bank.becomes("3", "0", "0").await?;
+    let paid_by = "SELECT string_agg(format('%s:%s', grant_id, trim_scale(amount)), ' ' ORDER BY settle_seq, amount) FROM allocations";
+    let expected = format!("{paid}:1 {gift}:3 {paid}:9 {later}:2");
+    assert_eq!(bank.text(paid_by).await?, expected);
+    let owed = "SELECT string_agg(format('%s:%s:%s', team, trim_scale(balance), itemised), ' ' ORDER BY team) FROM receivables";
+    assert_eq!(bank.text(owed).await?, "a:0:t b:5:f");
+    let entries = "SELECT string_agg(format('%s %s %s→%s', sequence, reason, trim_scale(balance_before), trim_scale(balance_after)), ', '
+        ORDER BY sequence) FROM wallet_entries";
+    assert_eq!(
+        bank.text(entries).await?,
+        "1 grant 0→10, 2 grant 10→13, 3 settlement 13→10, 4 settlement 10→9, 5 settlement 9→0, 6 grant 0→5, 7 settlement 5→3"
+    );
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_owed_before_there_was_a_wallet_is_paid_once_there_is() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.usage(&[Line::new("late", "tokens", 7 * ONE)]).await?;
+    bank.world.posted(bank.rater.place, 0).await?;
+    bank.wallet = bank.create("late", 0).await?;
+    bank.becomes("0", "0", "7").await?;
+    bank.paid(10).await?;
+    bank.becomes("3", "0", "0").await?;
+    // And from then on by items.
+    bank.usage(&[Line::new("late", "tokens", ONE), Line::new("late", "images", ONE)]).await?;
+    bank.becomes("1", "0", "0").await?;
+    let items = "SELECT string_agg(format('%s:%s', meter, trim_scale(amount)), ' ' ORDER BY batch_to, ordinal) FROM open_items";
+    assert_eq!(bank.text(items).await?, ":7 images:1 tokens:1");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_pays_what_names_it_and_frees_the_rest_after_what_was_in_the_log() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(20).await?;
+    let granted = bank.hold(10, 600_000).await?;
+    assert_eq!((granted.state.as_str(), granted.available), ("open", 10 * ONE));
+    // Unheld usage takes what is free, and no more: the held lots are the hold's.
+    bank.usage(&[line(12)]).await?;
+    bank.becomes("10", "10", "2").await?;
+    assert_eq!(bank.hold(1, 600_000).await?.state, "refused");
+    bank.usage(&[of_hold(6, granted.hold)]).await?;
+    bank.becomes("4", "4", "2").await?;
+    // Its event is in the log when it is released, and is not rated yet: nothing is freed.
+    bank.unrated().await?;
+    let pool = bank.api.clone();
+    let hold = granted.hold;
+    let released = scoped(&pool, TENANT, |mut connection| async move {
+        hold::release(&mut connection, TENANT, hold, "released").await
+    });
+    assert!(released.await?);
+    eventually("closing begins", async || {
+        let end =
+            bank.text("SELECT ending_position::text FROM holds WHERE state = 'closing'").await;
+        Ok(end.is_ok_and(|end| end == "6"))
+    })
+    .await?;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!(bank.stands().await?, ("4".to_owned(), "4".to_owned(), "2".to_owned()));
+    bank.rate(&[of_hold(3, granted.hold)]).await?;
+    // 3 of the hold are captured, 1 is freed and pays half of the debt.
+    bank.becomes("0", "0", "1").await?;
+    let state = "SELECT format('%s %s %s', state, reason, trim_scale(captured)) FROM holds WHERE state <> 'refused'";
+    assert_eq!(bank.text(state).await?, "ended released 9");
+    // Usage after that is charged all the same, and its item says that no hold took it.
+    bank.usage(&[of_hold(1, granted.hold)]).await?;
+    bank.becomes("0", "0", "2").await?;
+    let beyond = "SELECT string_agg(trim_scale(captured)::text, ' ' ORDER BY batch_to) FROM open_items WHERE hold_id IS NOT NULL";
+    assert_eq!(bank.text(beyond).await?, "6 3 0");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_expires_is_freed_by_itself() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(5).await?;
+    let first = bank.hold(5, 300).await?;
+    assert_eq!(first.state, "open");
+    bank.usage(&[of_hold(2, first.hold)]).await?;
+    bank.becomes("3", "0", "0").await?;
+    let state = "SELECT format('%s %s', state, reason) FROM holds";
+    assert_eq!(bank.text(state).await?, "ended expired");
+    assert_eq!(bank.hold(3, 600_000).await?.state, "open");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_decided_once_and_a_batch_decides_in_order() -> Result<()> {
+    let bank = Bank::start().await?;
+    bank.paid(10).await?;
+    let asked: Vec<NewHold> = [(Some("x"), 6), (None, 5), (Some("y"), 4), (Some("z"), 1)]
+        .map(|(key, amount)| new_hold(key, amount * ONE, 600_000))
+        .to_vec();
+    let mut connection = bank.api.acquire().await?;
+    let decided = hold::place(&mut connection, TENANT, bank.wallet, &asked).await?;
+    let states: Vec<&str> = decided.iter().map(|one| one.state.as_str()).collect();
+    assert_eq!(states, ["open", "refused", "open", "refused"]);
+    // The same batch again, as after a lost answer, and a key with another id: nothing moves.
+    let again = hold::place(&mut connection, TENANT, bank.wallet, &asked).await?;
+    let same = |one: &Decided| (one.hold, one.state.clone(), one.same, one.amount);
+    assert!(again.iter().map(same).eq(decided.iter().map(same)));
+    let other = [
+        new_hold(Some("x"), 6 * ONE, 600_000),
+        NewHold { request_hash: [2; 32], ..new_hold(Some("y"), 3 * ONE, 600_000) },
+    ];
+    let repeated = hold::place(&mut connection, TENANT, bank.wallet, &other).await?;
+    let found: Vec<_> = repeated.iter().map(|one| (one.hold, one.same)).collect();
+    assert_eq!(found, [(asked[0].hold, true), (asked[2].hold, false)]);
+    assert_eq!(bank.stands().await?, ("10".to_owned(), "10".to_owned(), "0".to_owned()));
+    // Another tenant's wallet is none.
+    let foreign = hold::place(&mut connection, crate::world::OTHER, bank.wallet, &asked).await?;
+    assert_eq!(foreign, []);
+    drop(connection);
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rests_on_the_credit_limit_stays_owed() -> Result<()> {
+    let mut bank = Bank::with_limit(8 * ONE).await?;
+    bank.paid(4).await?;
+    let granted = bank.hold(10, 600_000).await?;
+    assert_eq!((granted.state.as_str(), granted.available), ("open", 2 * ONE));
+    assert_eq!(bank.hold(3, 600_000).await?.state, "refused");
+    bank.usage(&[of_hold(9, granted.hold)]).await?;
+    bank.becomes("0", "1", "5").await?;
+    // 8 of credit, 5 owed, 1 held on it.
+    assert_eq!(bank.hold(3, 600_000).await?.state, "refused");
+    assert_eq!(bank.hold(2, 600_000).await?.state, "open");
+    bank.paid(6).await?;
+    bank.becomes("1", "3", "0").await?;
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_back_reduces_debt_and_then_returns_to_the_lots() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(5).await?;
+    bank.usage(&[line(8)]).await?;
+    bank.becomes("0", "0", "3").await?;
+    bank.usage(&[Line { quantity: -ONE, ..line(-4) }]).await?;
+    bank.becomes("1", "0", "0").await?;
+    let returned = "SELECT string_agg(format('%s:%s', paid_in > 0, trim_scale(amount)), ' ' ORDER BY paid_in) FROM reversal_allocations";
+    assert_eq!(bank.text(returned).await?, "f:3 t:1");
+    // More than was ever paid stays the team's.
+    bank.usage(&[Line { quantity: -ONE, ..line(-6) }]).await?;
+    bank.becomes("5", "0", "0").await?;
+    let owed = "SELECT trim_scale(balance)::text FROM receivables";
+    assert_eq!(bank.text(owed).await?, "-2");
+    bank.usage(&[line(1)]).await?;
+    eventually("usage is set off", async || Ok(bank.text(owed).await? == "-1")).await?;
+    let waits = "SELECT trim_scale(amount - applied)::text FROM reversals WHERE applied < amount";
+    eventually("the reversal is applied", async || Ok(bank.text(waits).await? == "1")).await?;
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grants_start_end_and_are_refunded_after_what_was_in_the_log() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    let (paid, voided) = (bank.paid(10).await?, bank.paid(4).await?);
+    let now_us = runtime::task::now_us();
+    let starts_us = Some(now_us + 700_000);
+    let scheduled = bank.grant(&NewGrant { starts_us, ..grant(2 * ONE) }).await?;
+    assert_eq!(
+        bank.text(&format!("SELECT state FROM grants WHERE grant_id = '{scheduled}'")).await?,
+        "scheduled"
+    );
+    bank.becomes("16", "0", "0").await?;
+    let granted = bank.hold(3, 600_000).await?;
+    bank.unrated().await?;
+    for (grant, ending) in [(paid, Ending::Refund), (voided, Ending::Void)] {
+        let begun = bank.locked(async |connection, wallet| {
+            wallet::end_grant(connection, wallet, grant, ending).await
+        });
+        assert!(begun.await?);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    bank.becomes("16", "3", "0").await?;
+    // 5 were in the log: the refund is of what they leave, and of what no hold has.
+    bank.rate(&[line(5)]).await?;
+    bank.becomes("7", "3", "0").await?;
+    let ended = "SELECT string_agg(format('%s:%s:%s', ending, state, trim_scale(remaining)), ' ' ORDER BY ending) FROM grants WHERE ending IS NOT NULL";
+    assert_eq!(bank.text(ended).await?, "refund:ending:5 void:ended:0");
+    bank.usage(&[of_hold(1, granted.hold)]).await?;
+    bank.becomes("6", "2", "0").await?;
+    let released = bank.locked(async |connection, _| {
+        hold::release(connection, TENANT, granted.hold, "released").await
+    });
+    assert!(released.await?);
+    bank.becomes("2", "0", "0").await?;
+    let accounts = "SELECT string_agg(format('%s:%s', kind, trim_scale(amount)), ' ' ORDER BY kind) FROM (
+        SELECT kind, sum(CASE WHEN debit_account = account_id THEN amount ELSE -amount END) AS amount
+        FROM transfers JOIN accounts ON account_id IN (debit_account, credit_account)
+        WHERE kind IN ('payments_in_transit', 'breakage', 'promotions', 'wallet') GROUP BY kind) sums";
+    assert_eq!(bank.text(accounts).await?, "breakage:-4 payments_in_transit:12 wallet:-2");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_consumes_what_there_is_and_never_more() -> Result<()> {
+    let bank = Bank::with_limit(100 * ONE).await?;
+    bank.paid(5).await?;
+    let consumed = bank.locked(async |connection, wallet| {
+        wallet::consume(connection, wallet, 3 * ONE, "one").await
+    });
+    assert_eq!(consumed.await?.map(|one| one.lots.len()), Ok(1));
+    let refused = bank.locked(async |connection, wallet| {
+        wallet::consume(connection, wallet, 3 * ONE, "two").await
+    });
+    assert_eq!(refused.await?.map(|one| one.lots.len()), Err(2 * ONE));
+    let again = bank.locked(async |connection, wallet| {
+        wallet::consume(connection, wallet, ONE, "one").await.map(|_| ())
+    });
+    let error = again.await.unwrap_err();
+    assert!(format!("{error:#}").contains("journals_tenant_id_reason_reference_key"), "{error:#}");
+    bank.becomes("2", "0", "0").await?;
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_writer_posted_and_did_not_settle_its_successor_settles() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(16).await?;
+    let granted = bank.hold(10, 600_000).await?;
+    bank.usage(&[line(1)]).await?;
+    bank.becomes("15", "10", "0").await?;
+    if let Some(writer) = bank.writer.take() {
+        writer.stop().await?;
+    }
+    // A writer that posts and dies before it settles: R1.
+    bank.usage(&[of_hold(10, granted.hold), line(6)]).await?;
+    let pool = bank.world.pool("weir_writer").await?;
+    let mut reader = bank.world.log.reader(ledger_writer::RATED, 0, 1)?;
+    let message = reader.next(std::time::Duration::from_secs(10))?.context("a batch")?;
+    let standing = ledger::post::standing(&mut *pool.acquire().await?, 0).await?;
+    let mut window = ledger_writer::window::Window::new(0, standing.place, 0);
+    assert!(window.offer(message.position, &message.payload)?);
+    let mut book = ledger::account::Book::default();
+    let known = ledger::settle::wallets(&mut *pool.acquire().await?, 0).await?;
+    book.set_wallets(
+        known.into_iter().map(|((tenant, id), team, currency)| ((tenant, team, currency), id)),
+    );
+    let (key, head) = (crate::world::audit_key(), standing.head);
+    let posted = ledger::post::post(&pool, &key, &mut book, head, &window.posting()).await?;
+    assert_eq!(posted.wallets, [(TENANT, bank.wallet)]);
+    assert_eq!(bank.stands().await?, ("15".to_owned(), "10".to_owned(), "0".to_owned()));
+    bank.writer = Some(bank.world.writer(config(20)));
+    bank.becomes("0", "0", "1").await?;
+    assert_eq!(bank.text("SELECT trim_scale(captured)::text FROM holds").await?, "10");
+    bank.end().await?;
+    Ok(())
+}
+
+/// What somebody with all rights changes, and the checker that names it.
+const TAMPERINGS: &[(&str, &str)] = &[
+    ("wallets", "UPDATE wallets SET balance = balance + 0.000000000001"),
+    ("wallets", "UPDATE wallets SET held = held + 1 WHERE held > 0"),
+    ("wallets", "UPDATE wallets SET held_on_credit = held_on_credit + 0.5 WHERE held > 1"),
+    ("wallets", "UPDATE wallets SET debt = debt + 1"),
+    ("wallets", "UPDATE wallets SET sequence = sequence + 1"),
+    ("wallets", "UPDATE wallets SET settled_to = -1 WHERE debt > 0"),
+    (
+        "wallets",
+        "DELETE FROM wallet_entries WHERE (wallet_id, sequence) IN (SELECT wallet_id, sequence FROM wallets)",
+    ),
+    (
+        "wallet entries",
+        "UPDATE wallet_entries SET amount = amount + 1, balance_after = balance_after + 1 WHERE sequence = 2",
+    ),
+    ("wallet entries", "UPDATE wallet_entries SET reason = 'gift' WHERE sequence = 1"),
+    ("wallet entries", "DELETE FROM wallet_entries WHERE sequence = 2"),
+    ("grants", "UPDATE grants SET remaining = remaining + 0.000000000001"),
+    ("grants", "UPDATE grants SET held = held - 1 WHERE held >= 1"),
+    ("grants", "DELETE FROM allocations"),
+    ("grants", "UPDATE allocations SET amount = amount + 1"),
+    ("open items", "UPDATE open_items SET paid = paid - 0.000000000001 WHERE paid > 0"),
+    ("open items", "DELETE FROM open_items WHERE paid > 0"),
+    ("open items", "UPDATE reversals SET applied = applied - 1 WHERE applied >= 1"),
+    ("open items", "DELETE FROM reversal_allocations"),
+    ("itemised receivables", "DELETE FROM open_items WHERE paid < amount"),
+    ("itemised receivables", "UPDATE open_items SET amount = amount + 1"),
+    ("itemised receivables", "UPDATE receivables SET itemised = false WHERE itemised"),
+    ("holds", "UPDATE holds SET captured = captured + 0.5 WHERE state = 'open' AND captured > 0"),
+    ("holds", "UPDATE holds SET state = 'ended', ended_at = now() WHERE state = 'open'"),
+    ("holds", "DELETE FROM hold_lots"),
+    ("journals", "DELETE FROM journal_seals"),
+    (
+        "journals",
+        "INSERT INTO journals (tenant_id, journal_id, reason, reference, partition) SELECT tenant_id, gen_random_uuid(), 'grant', 'more', 0 FROM tenants LIMIT 1",
+    ),
+    (
+        "entries",
+        "DELETE FROM receivable_entries WHERE journal_id IN (SELECT journal_id FROM journals WHERE reason = 'settlement')",
+    ),
+    ("receivables", "UPDATE receivables SET balance = balance + 1"),
+    ("transfers", "DELETE FROM journals WHERE reason = 'grant'"),
+    ("seals", "UPDATE transfers SET amount = amount + 1 WHERE reason = 'grant'"),
+    ("seals", "UPDATE transfers SET team = 'b' WHERE reason = 'settlement'"),
+    (
+        "seals",
+        "UPDATE journals SET posted_at = posted_at - interval '1 day' WHERE reason = 'settlement'",
+    ),
+    ("seals", "UPDATE journals SET reference = 'x' WHERE reason = 'consumption'"),
+    ("seals", "UPDATE journal_seals SET hash = sha256(hash) WHERE number = 2"),
+    ("seals", "DELETE FROM journal_seals WHERE number = 2"),
+    ("seals", "UPDATE journal_seals SET transfers_hash = sha256(transfers_hash) WHERE number = 1"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_changed_of_wallets_behind_the_ledgers_back_is_found() -> Result<()> {
+    let mut bank = Bank::with_limit(9 * ONE).await?;
+    bank.paid(30).await?;
+    bank.usage(&[line(4), Line::new("b", "tokens", ONE)]).await?;
+    bank.becomes("26", "0", "0").await?;
+    bank.usage(&[Line { quantity: -ONE, ..line(-2) }]).await?;
+    bank.becomes("28", "0", "0").await?;
+    let granted = bank.hold(20, 600_000).await?;
+    let consumed = bank.locked(async |connection, wallet| {
+        wallet::consume(connection, wallet, 2 * ONE, "one").await
+    });
+    assert!(consumed.await?.is_ok());
+    bank.usage(&[of_hold(3, granted.hold), line(8)]).await?;
+    bank.becomes("17", "17", "2").await?;
+    let world = bank.end().await?;
+    let pool = world.admin().await?;
+    let mut connection = pool.acquire().await?;
+    for (checker, statement) in TAMPERINGS {
+        connection.execute("BEGIN").await?;
+        let changed = connection.execute(raw_sql(*statement)).await?;
+        assert!(changed.rows_affected() > 0, "{statement}");
+        let found = found(&mut connection).await;
+        connection.execute("ROLLBACK").await?;
+        let found = found?;
+        assert!(found.iter().any(|name| name == checker), "{statement}: {found:?}");
+    }
+    let found = found(&mut connection).await?;
+    assert_eq!(found, Vec::<String>::new());
+    Ok(())
+}
+
+/// The checkers that find something.
+async fn found(connection: &mut sqlx::PgConnection) -> Result<Vec<String>> {
+    let mut checks = ledger::verify::books::checks(connection).await?;
+    checks.extend(ledger::verify::wallets::checks(connection).await?);
+    let bad = checks.iter().filter(|check| !check.holds()).map(|check| check.name.to_owned());
+    let mut found: Vec<String> = bad.collect();
+    for partition in 0..crate::world::PARTITIONS {
+        let key = crate::world::audit_key();
+        if ledger::journal_seal::verify(connection, &key, partition).await.is_err() {
+            found.push("seals".to_owned());
+        }
+    }
+    Ok(found)
+}
