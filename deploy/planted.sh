@@ -30,7 +30,10 @@ plants="\
 11 archive a_group_that_was_cut_anywhere an archiver that starts again cuts its groups anew
 12 simulation $walks catalogs change where their version is first heard of, not at their marker
 13 simulation $walks a verdict is believed however far the archive was
-14 log_conformance every_acknowledgement_follows_a_sync_of_its_bytes the local log does not sync"
+14 log_conformance every_acknowledgement_follows_a_sync_of_its_bytes the local log does not sync
+15 ledger a_hold_pays_what_names_it what a hold reserves is freed without waiting for what was in the log
+16 ledger of_two_settlements_at_once_one_is_stale a settlement does not compare its number, and locks no partition
+17 ledger what_rests_on_the_credit_limit a hold takes an item on again at each settlement"
 
 check() { # test file, which test of it
     cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 "$2"

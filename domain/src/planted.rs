@@ -33,6 +33,12 @@ pub enum Bug {
     CatalogByClock,
     /// 13: a verdict is believed however far the archive was.
     CheckedToIgnored,
+    /// 15: what a hold reserves is freed without waiting for what was in the log when it ended.
+    EndNotAwaited,
+    /// 16: a settlement does not compare its number, and locks no partition.
+    SettledWithoutFence,
+    /// 17: a hold takes an item on again at each settlement.
+    CapturedAgain,
 }
 
 #[cfg(feature = "planted")]
@@ -53,6 +59,9 @@ impl Bug {
             Self::BordersForgotten => "11",
             Self::CatalogByClock => "12",
             Self::CheckedToIgnored => "13",
+            Self::EndNotAwaited => "15",
+            Self::SettledWithoutFence => "16",
+            Self::CapturedAgain => "17",
         }
     }
 }

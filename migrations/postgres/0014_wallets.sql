@@ -164,12 +164,13 @@ COMMENT ON COLUMN reversal_allocations.grant_id IS 'The lot that the amount retu
 COMMENT ON COLUMN reversal_allocations.paid_in IS 'The settlement of the allocation that is taken back; 0 where the item was unpaid.';
 CREATE INDEX reversal_allocations_of_item ON reversal_allocations (tenant_id, partition, item_batch_to, item_ordinal);
 
--- Money that is reserved before work runs.
+-- Money that is reserved before work runs. There are no foreign keys: the wallet is locked by what
+-- inserts, is never deleted, and checking it row by row costs more than the row.
 CREATE TABLE holds (
     tenant_id       uuid NOT NULL,
     hold_id         uuid NOT NULL,
     wallet_id       uuid NOT NULL,
-    partition       integer NOT NULL REFERENCES partitions,
+    partition       integer NOT NULL,
     key             text COLLATE "C",
     request_hash    bytea,
     amount          numeric(38, 12) NOT NULL CHECK (amount > 0),
@@ -186,7 +187,6 @@ CREATE TABLE holds (
     ended_at        timestamptz,
     PRIMARY KEY (tenant_id, hold_id),
     UNIQUE (tenant_id, key),
-    FOREIGN KEY (tenant_id, wallet_id) REFERENCES wallets,
     CHECK ((state IN ('ended', 'refused')) = (ended_at IS NOT NULL))
 ) WITH (fillfactor = 70);
 COMMENT ON COLUMN holds.ending_position IS 'End of [usage] as it was read after closing began: what lies before is captured still.';
@@ -311,8 +311,11 @@ BEGIN
     decided_at := clock_timestamp();
     UPDATE holds h SET state = 'closing', reason = 'expired'
         WHERE h.tenant_id = asked_tenant AND h.wallet_id = asked_wallet AND h.state = 'open' AND h.expires_at <= decided_at;
-    SELECT coalesce(array_agg(h.key), '{}') INTO known FROM holds h WHERE h.tenant_id = asked_tenant AND h.key = ANY(keys);
-    SELECT coalesce(array_agg(h.hold_id), '{}') INTO known_ids FROM holds h WHERE h.tenant_id = asked_tenant AND h.hold_id = ANY(ids);
+    -- LIMIT makes each a look-up of one row, whatever the planner thinks of the table.
+    SELECT coalesce(array_agg(h.key), '{}') INTO known FROM UNNEST(keys) AS asked (key)
+        CROSS JOIN LATERAL (SELECT key FROM holds WHERE tenant_id = asked_tenant AND key = asked.key LIMIT 1) h;
+    SELECT coalesce(array_agg(h.hold_id), '{}') INTO known_ids FROM UNNEST(ids) AS asked (id)
+        CROSS JOIN LATERAL (SELECT hold_id FROM holds WHERE tenant_id = asked_tenant AND hold_id = asked.id LIMIT 1) h;
     room := w.balance - w.held - w.debt + w.credit_limit;
     credit := greatest(w.credit_limit - w.debt - w.held_on_credit, 0);
     SELECT coalesce(array_agg(g.grant_id ORDER BY g.place), '{}'), coalesce(array_agg(g.remaining - g.held ORDER BY g.place), '{}'),
@@ -385,12 +388,19 @@ BEGIN
             WHERE tenant_id = asked_tenant AND wallet_id = asked_wallet;
     END IF;
     RETURN QUERY
+        SELECT asked.number::integer, asked.id, asked.state, asked.reason, true, asked.amount::text,
+            (extract(epoch FROM decided_at) * 1000000)::bigint,
+            (extract(epoch FROM decided_at + asked.life * interval '1 millisecond') * 1000000)::bigint, room::text
+        FROM UNNEST(ids, amounts, states, reasons, lives_ms) WITH ORDINALITY AS asked (id, amount, state, reason, life, number)
+        WHERE asked.state IS NOT NULL
+        UNION ALL
         SELECT asked.number::integer, h.hold_id, h.state, h.reason, h.hold_id = asked.id OR h.request_hash IS NOT DISTINCT FROM asked.hash,
             h.amount::text, (extract(epoch FROM h.created_at) * 1000000)::bigint, (extract(epoch FROM h.expires_at) * 1000000)::bigint, room::text
-        FROM UNNEST(ids, keys, hashes) WITH ORDINALITY AS asked (id, key, hash, number)
-        JOIN holds h ON h.tenant_id = asked_tenant AND h.hold_id = CASE WHEN asked.key = ANY(known)
-            THEN (SELECT k.hold_id FROM holds k WHERE k.tenant_id = asked_tenant AND k.key = asked.key) ELSE asked.id END
-        ORDER BY asked.number;
+        FROM UNNEST(ids, keys, hashes, states) WITH ORDINALITY AS asked (id, key, hash, state, number)
+        CROSS JOIN LATERAL (SELECT * FROM holds WHERE tenant_id = asked_tenant AND (key = asked.key OR hold_id = asked.id)
+            ORDER BY key = asked.key DESC NULLS LAST LIMIT 1) h
+        WHERE asked.state IS NULL
+        ORDER BY 1;
 END $$;
 REVOKE ALL ON FUNCTION place_holds(uuid, uuid, uuid[], text[], bytea[], numeric[], bigint[], text[], text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION place_holds(uuid, uuid, uuid[], text[], bytea[], numeric[], bigint[], text[], text[]) TO weir_api;

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use domain::wallet::{Item, Lot, Paid, Reserve, Settlement};
+use domain::{
+    planted::{self, Bug},
+    wallet::{Item, Lot, Paid, Reserve, Settlement},
+};
 use runtime::postgres::PostgresError;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -243,7 +246,7 @@ fn case(locked: Locked, read: Read, x: i64) -> Result<Case, PostgresError> {
         } else {
             old += 1;
         }
-        let never = row.fresh;
+        let never = row.fresh || planted::is(Bug::CapturedAgain);
         let hold = hold_of(row.hold_id).filter(|_| never);
         let meter = row.meter.clone();
         settlement.items.push(Item { meter, bucket_us: row.bucket_us, unpaid, hold });
@@ -493,7 +496,11 @@ async fn holds(
     items: &HashMap<i64, Vec<ItemRow>>,
     ending: &[(Uuid, Uuid, Uuid)],
 ) -> Result<HashMap<i64, Vec<HoldRow>>, PostgresError> {
-    let named = items.values().flatten().filter(|item| item.fresh).filter_map(|item| item.hold_id);
+    let named = items
+        .values()
+        .flatten()
+        .filter(|item| item.fresh || planted::is(Bug::CapturedAgain))
+        .filter_map(|item| item.hold_id);
     let ends: Vec<Uuid> = ending.iter().map(|(hold, ..)| *hold).collect();
     let wanted: Vec<Uuid> = named.chain(ends.iter().copied()).collect();
     let mut all: HashMap<i64, Vec<HoldRow>> = HashMap::new();

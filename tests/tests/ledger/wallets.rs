@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result};
 use domain::wallet::GrantKind;
 use ledger::{
+    account::Book,
     hold::{self, Decided, NewHold, SettleBy},
+    post::PostError,
+    settle::{self, Chunk},
     wallet::{self, Ending, NewGrant, NewWallet, Wallet},
 };
 use runtime::{
@@ -454,6 +457,31 @@ async fn what_a_writer_posted_and_did_not_settle_its_successor_settles() -> Resu
     bank.writer = Some(bank.world.writer(config(20)));
     bank.becomes("0", "0", "1").await?;
     assert_eq!(bank.text("SELECT trim_scale(captured)::text FROM holds").await?, "10");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_settlements_at_once_one_is_stale() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.usage(&[line(7)]).await?;
+    bank.becomes("0", "0", "7").await?;
+    if let Some(writer) = bank.writer.take() {
+        writer.stop().await?;
+    }
+    bank.paid(20).await?;
+    let pool = bank.world.pool("weir_writer").await?;
+    let standing = ledger::post::standing(&mut *pool.acquire().await?, 0).await?;
+    let wallets = vec![(TENANT, bank.wallet)];
+    let chunk = Chunk { partition: 0, settle_seq: standing.settle_seq, wallets };
+    let (key, book) = (crate::world::audit_key(), Book::default());
+    let settle = || settle::settle(&pool, &key, &book, &chunk);
+    let (first, second) = tokio::join!(settle(), settle());
+    let outcomes = [first.is_ok(), second.is_ok()];
+    assert!(outcomes == [true, false] || outcomes == [false, true], "{first:?} {second:?}");
+    let stale = [first, second].into_iter().find_map(Result::err);
+    assert_eq!(stale, Some(PostError::Stale));
+    bank.becomes("13", "0", "0").await?;
     bank.end().await?;
     Ok(())
 }
