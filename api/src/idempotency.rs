@@ -76,6 +76,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Call<T> {
 }
 
 impl<T> Call<T> {
+    /// Its `Idempotency-Key`.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// Hash of its address and body.
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
     /// The same call with another value.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Call<U> {
         let Call { value, actor, route, target, key, hash } = self;
@@ -224,14 +234,18 @@ where
     Ok(Answer { status: made.status, body: made.answer, repeated: false })
 }
 
+/// The answer to another request with a key that was used.
+pub(crate) fn key_reused() -> Problem {
+    Problem::conflict(
+        "idempotency_key_reused",
+        "this Idempotency-Key was used for another request",
+        "give every request a key of its own; repeat a request unchanged",
+    )
+}
+
 fn repeat<T>(call: &Call<T>, kept: store::idempotency::Entry) -> Result<Answer, ApiError> {
     if kept.request_hash != call.hash {
-        let problem = Problem::conflict(
-            "idempotency_key_reused",
-            "this Idempotency-Key was used for another request",
-            "give every request a key of its own; repeat a request unchanged",
-        );
-        return Err(problem.into());
+        return Err(key_reused().into());
     }
     let status =
         u16::try_from(kept.status).ok().and_then(|status| StatusCode::from_u16(status).ok());

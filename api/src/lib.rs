@@ -24,6 +24,7 @@ pub mod config;
 mod door;
 mod error;
 mod extract;
+mod hold_queue;
 mod idempotency;
 mod jobs;
 mod live;
@@ -42,7 +43,7 @@ mod store;
 pub use config::Config;
 pub use openapi::{documentation, openapi};
 
-use crate::{door::Door, live::Live, metrics::ApiMetrics, state::Shared};
+use crate::{door::Door, hold_queue::HoldQueue, live::Live, metrics::ApiMetrics, state::Shared};
 
 /// Events as they were accepted.
 pub const USAGE: runtime::log::Topic = runtime::log::Topic("usage");
@@ -115,6 +116,8 @@ impl Service {
             pending: jobs::count_pending::PendingCounts::new(context.log.partitions()),
             markers: jobs::append_markers::Markers::default(),
             door: Door::new(&config.ingest_url)?,
+            holds: HoldQueue::default(),
+            wallets: auth::LookUps::default(),
             readiness: context.readiness.clone(),
             shutdown: context.shutdown.clone(),
             metrics,

@@ -1,10 +1,15 @@
 //! Balances in memory: what is posted in Postgres, and the sums of rated batches after it.
 //!
-//! Per partition there is one posted place `(X, R, C)` with the receivables of the same snapshot,
-//! and the list of batches accepted after `R`, each with its sums. [`tail`] appends batches;
+//! Per partition there is one posted place `(X, R, C)` with the receivables and wallets of the same
+//! snapshot, and the list of batches accepted after `R`, each with its sums. [`tail`] appends batches;
 //! [`refresh`] moves the posted place on to a batch of the list, in one snapshot with the
 //! receivables that the batches up to it touched, and drops those batches. So each batch is
 //! counted once, in the posted part or in the list, never in both and never in neither.
+//!
+//! Wallets change without a batch, and a settlement moves what is owed out of a wallet. So each
+//! snapshot also brings the wallets that changed since the one before, with the receivables of their
+//! teams: those of one posted place, whether it moved or not. While posting is ahead of the list,
+//! nothing is taken, and what changed is asked for again.
 //!
 //! Sums that do not fit 128 bits are cut off there: such a batch stops at the ledger-writer, and
 //! answers go on until somebody has looked.
@@ -55,15 +60,19 @@ struct Partition {
 struct Places {
     posted: Place,
     live: Place,
+    /// [`News::missing_from`] of the posted part.
+    missing_from: u64,
 }
 
-/// What a team owes in one currency, in raw units.
+/// A team's money in one currency, in raw units.
 struct Account {
     tenant: Uuid,
     team: Arc<str>,
     currency: Arc<str>,
     receivable: i128,
     pending: i128,
+    /// Most teams have none: it takes no room there.
+    stored: Option<Box<Stored>>,
 }
 
 /// An accepted batch that is not posted yet.
@@ -98,12 +107,22 @@ pub(crate) struct Reach {
     pub as_of_us: i64,
 }
 
-/// A team's money in one currency, in raw units: what it owes.
+/// A team's money in one currency, in raw units: what it owes, less what its wallet has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owed {
     pub currency: Arc<str>,
     pub posted: i128,
     pub live: i128,
+    /// Its wallet, as of the snapshot of `posted`.
+    pub stored: Option<Stored>,
+}
+
+/// What a wallet has, in raw units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub balance: i128,
+    /// What of it, and of the credit limit, is held.
+    pub held: i128,
 }
 
 /// A receivable as it is posted.
@@ -113,6 +132,30 @@ pub(crate) struct Receivable {
     pub currency: String,
     /// What is owed, in raw units.
     pub raw: i128,
+}
+
+/// A wallet as it is posted.
+pub(crate) struct Wallet {
+    pub tenant: Uuid,
+    pub team: String,
+    pub currency: String,
+    pub stored: Stored,
+}
+
+/// What one snapshot of Postgres has of a partition: all of it, or what may have changed.
+struct News {
+    posted: Place,
+    /// What transactions from this number on have changed may be missing in the snapshot.
+    missing_from: u64,
+    receivables: Vec<Receivable>,
+    wallets: Vec<Wallet>,
+}
+
+impl News {
+    /// A place without any money.
+    fn at(posted: Place, missing_from: u64) -> Self {
+        Self { posted, missing_from, receivables: Vec::new(), wallets: Vec::new() }
+    }
 }
 
 impl Live {
@@ -125,7 +168,7 @@ impl Live {
     /// One partition that has followed a batch so many times: fuzz targets begin here.
     pub fn after(place: Place, header: &Header, sums: &Sums<'_>, times: usize) -> Self {
         let mut partition = Partition::default();
-        partition.load(Place::EMPTY, &[]);
+        partition.load(&News::at(Place::EMPTY, 0));
         for _ in 0..times {
             partition.accept(partition.generation, place, header, sums);
         }
@@ -135,7 +178,7 @@ impl Live {
     /// Posts all that [`Live::after`] has followed.
     pub fn post(&self, place: Place) {
         for (_, mut partition) in self.all() {
-            partition.advance(place, &[]);
+            partition.advance(&News::at(place, 0));
         }
     }
 
@@ -152,30 +195,35 @@ impl Live {
         (0_u32..).zip(locks)
     }
 
-    /// Whether a team has usage here, posted or not.
+    /// Whether a team has usage here, posted or not, or a wallet.
     pub fn knows(&self, tenant: TenantScope, team: &str) -> bool {
         let key = (tenant.id(), Arc::from(team));
         self.all().any(|(_, partition)| partition.teams.contains_key(&key))
     }
 
-    /// What a team owes, and how far its partition is.
+    /// A team's money, and how far its partition is.
     pub fn owed(&self, tenant: TenantScope, team: &str) -> Option<(Reach, Vec<Owed>)> {
         let key = (tenant.id(), Arc::from(team));
         self.all().find_map(|(number, partition)| {
             let accounts = partition.teams.get(&key)?;
             let accounts = accounts.iter().filter_map(|account| partition.account(*account));
-            let owed = accounts.map(|account| Owed {
-                currency: Arc::clone(&account.currency),
-                posted: account.receivable,
-                live: account.receivable.saturating_add(account.pending),
-            });
-            Some((partition.reach(number)?, owed.collect()))
+            Some((partition.reach(number)?, accounts.map(Account::owed).collect()))
         })
     }
 
     /// How far all partitions are; those that are not loaded yet are missing.
     pub fn reach(&self) -> Vec<Reach> {
         self.all().filter_map(|(number, partition)| partition.reach(number)).collect()
+    }
+}
+
+impl Account {
+    fn owed(&self) -> Owed {
+        let stored = self.stored.as_deref().copied();
+        let balance = stored.map_or(0, |stored| stored.balance);
+        let posted = self.receivable.saturating_sub(balance);
+        let live = posted.saturating_add(self.pending);
+        Owed { currency: Arc::clone(&self.currency), posted, live, stored }
     }
 }
 
@@ -214,28 +262,36 @@ impl Partition {
             let same = self.accounts.last().filter(|last| *last.currency == *currency);
             let currency =
                 same.map_or_else(|| Arc::from(currency), |last| Arc::clone(&last.currency));
-            self.accounts.push(Account { tenant, team, currency, receivable: 0, pending: 0 });
+            let (receivable, pending, stored) = (0, 0, None);
+            self.accounts.push(Account { tenant, team, currency, receivable, pending, stored });
             accounts.push(number);
             number
         })
     }
 
-    fn set_receivable(&mut self, receivable: &Receivable) {
-        let number = self.open(receivable.tenant, &receivable.team, &receivable.currency);
-        if let Some(account) = self.account_mut(number) {
-            account.receivable = receivable.raw;
+    fn set_money(&mut self, news: &News) {
+        for receivable in &news.receivables {
+            let number = self.open(receivable.tenant, &receivable.team, &receivable.currency);
+            if let Some(account) = self.account_mut(number) {
+                account.receivable = receivable.raw;
+            }
+        }
+        for wallet in &news.wallets {
+            let number = self.open(wallet.tenant, &wallet.team, &wallet.currency);
+            if let Some(account) = self.account_mut(number) {
+                account.stored = Some(Box::new(wallet.stored));
+            }
         }
     }
 
     /// Takes a snapshot in place of everything.
-    fn load(&mut self, posted: Place, receivables: &[Receivable]) {
+    fn load(&mut self, news: &News) {
         let generation = self.generation + 1;
-        let places = Some(Places { posted, live: posted });
+        let (posted, missing_from) = (news.posted, news.missing_from);
+        let places = Some(Places { posted, live: posted, missing_from });
         let money = std::mem::take(&mut self.money).loaded();
         *self = Self { generation, places, money, ..Self::default() };
-        for receivable in receivables {
-            self.set_receivable(receivable);
-        }
+        self.set_money(news);
     }
 
     /// Adds a batch after the live place. False if there was a load since the caller began.
@@ -274,13 +330,20 @@ impl Partition {
         true
     }
 
-    /// What a snapshot with this posted place asks for.
-    fn plan(&self, posted: Place) -> Plan {
+    /// What is asked of a snapshot with this posted place and this [`News::missing_from`].
+    fn plan(&self, posted: Place, missing_from: u64) -> Plan {
         let Some(places) = self.places else {
             return Plan::Load;
         };
-        if posted == places.posted || posted.r > places.live.r {
+        if posted.r > places.live.r {
             return Plan::Nothing;
+        }
+        // Numbers of transactions only go up, unless Postgres was put back to an older state.
+        if missing_from < places.missing_from {
+            return Plan::Load;
+        }
+        if posted == places.posted {
+            return Plan::Advance(Vec::new(), places.missing_from);
         }
         if !self.batches.iter().any(|batch| batch.place == posted) {
             return Plan::Load;
@@ -291,12 +354,14 @@ impl Partition {
         let accounts = touched.into_iter().filter_map(|number| self.account(number));
         let teams: HashSet<(Uuid, Arc<str>)> =
             accounts.map(|account| (account.tenant, Arc::clone(&account.team))).collect();
-        Plan::Advance(teams.into_iter().collect())
+        Plan::Advance(teams.into_iter().collect(), places.missing_from)
     }
 
-    /// Moves the posted place on to one of the batches, with the receivables as of it.
-    fn advance(&mut self, posted: Place, receivables: &[Receivable]) {
+    /// Moves the posted place on to one of the batches, or leaves it where it is, with the money as of
+    /// it that changed.
+    fn advance(&mut self, news: &News) {
         let Some(places) = self.places else { return };
+        let (posted, missing_from) = (news.posted, news.missing_from);
         while let Some(batch) = self.batches.pop_front_if(|batch| batch.place.r <= posted.r) {
             self.entries -= batch.sums.len();
             for (number, charge) in &batch.sums {
@@ -307,20 +372,19 @@ impl Partition {
                 }
             }
         }
-        for receivable in receivables {
-            self.set_receivable(receivable);
-        }
-        self.places = Some(Places { posted, ..places });
+        self.set_money(news);
+        self.places = Some(Places { posted, missing_from, ..places });
     }
 }
 
 /// What a partition needs of a snapshot.
 enum Plan {
-    /// Nothing: nothing is posted that it has not, or it has not read as far itself.
+    /// Nothing: it has not read as far itself. What has changed until now is asked for next time.
     Nothing,
-    /// The receivables of these teams.
-    Advance(Vec<(Uuid, Arc<str>)>),
-    /// All receivables.
+    /// The receivables of these teams; and of wallets that transactions from this number on have
+    /// changed, these and the receivables of their teams.
+    Advance(Vec<(Uuid, Arc<str>)>, u64),
+    /// All receivables and wallets.
     Load,
 }
 

@@ -1,8 +1,11 @@
 //! The metrics of the api.
 
 use runtime::telemetry::{
-    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, TelemetryError,
+    GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, TelemetryError,
 };
+
+/// Buckets of the size of a batch of holds.
+const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0];
 
 /// All metrics of the api.
 pub(crate) struct ApiMetrics {
@@ -28,6 +31,12 @@ pub(crate) struct ApiMetrics {
     pub unposted: GaugeVec,
     /// Aliases that are to be decided about.
     pub aliases_waiting: IntGauge,
+    /// Batches of holds that were decided.
+    pub hold_batches: IntCounter,
+    /// Holds of a batch.
+    pub hold_batch_size: Histogram,
+    /// Holds that wait for the batch before theirs.
+    pub holds_waiting: IntGauge,
 }
 
 impl ApiMetrics {
@@ -78,6 +87,19 @@ impl ApiMetrics {
             aliases_waiting: metrics.gauge(
                 "weir_api_aliases_waiting",
                 "Aliases of teams that wait until everything accepted before them is posted.",
+            )?,
+            hold_batches: metrics.counter(
+                "weir_api_hold_batches_total",
+                "Batches of holds on one wallet that were decided together.",
+            )?,
+            hold_batch_size: metrics.histogram(
+                "weir_api_hold_batch_size",
+                "Holds that were decided together.",
+                &BATCH_BUCKETS,
+            )?,
+            holds_waiting: metrics.gauge(
+                "weir_api_holds_waiting",
+                "Holds that wait for the batch before theirs.",
             )?,
         })
     }

@@ -19,6 +19,7 @@ const SCHEME: &str = "api_key";
         (name = "teams", description = "Billing accounts and their aliases"),
         (name = "keys", description = "Apps, API keys and secrets, limits, and who changed what"),
         (name = "balances", description = "Balances, transfers and journals"),
+        (name = "wallets", description = "Stored value: wallets, grants, holds and credits"),
         (name = "usage", description = "Usage, and what became of each event"),
         (name = "status", description = "What has been accepted, and where it is"),
     ),
@@ -105,6 +106,24 @@ pub(crate) enum ChangeRefusals {
     #[response(status = 422, content_type = "application/problem+json")]
     Unprocessable(ProblemDocument),
 }
+
+/// A problem document of what a wallet does not cover.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct InsufficientFunds {
+    /// As every error has it.
+    #[serde(flatten)]
+    problem: ProblemDocument,
+    /// What there is, or what may be captured.
+    available: String,
+    /// What helps: `top_up`, `raise_credit_limit`.
+    actions: Vec<String>,
+}
+
+/// The wallet does not cover it, and nothing was changed.
+#[derive(IntoResponses)]
+#[response(status = 402, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) struct NotCovered(InsufficientFunds);
 
 /// There is nothing of that name for this caller.
 #[derive(IntoResponses)]

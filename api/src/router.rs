@@ -6,9 +6,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     parameters::WithoutParameters,
     routes::{
-        api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, events,
-        explain, limits, meters, page, provider_prices, quotas, rejected_events, team_aliases,
-        teams, timelines, transfers, usage, usage_report,
+        api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, credits,
+        events, explain, grants, holds, limits, meters, page, provider_prices, quotas,
+        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -42,6 +42,23 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::read))
         .routes(routes!(team_aliases::list, team_aliases::create))
+        // What is stored, and spent.
+        .routes(routes!(wallets::list, wallets::create))
+        .routes(routes!(wallets::read, wallets::change))
+        .routes(routes!(wallets::list_entries))
+        .routes(routes!(wallets::read_balance))
+        .routes(routes!(grants::list, grants::create))
+        .routes(routes!(grants::read))
+        .routes(routes!(grants::void))
+        .routes(routes!(grants::refund))
+        .routes(routes!(grants::list_allocations))
+        .routes(routes!(holds::create))
+        .routes(routes!(holds::read))
+        .routes(routes!(holds::release))
+        .routes(routes!(holds::capture))
+        .routes(routes!(credits::read))
+        .routes(routes!(credits::purchase))
+        .routes(routes!(credits::consume))
         // What it came to.
         .routes(routes!(balances::read))
         .routes(routes!(transfers::list_transfers))

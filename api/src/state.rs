@@ -10,11 +10,13 @@ use runtime::{
     postgres::Pool,
     shutdown::Shutdown,
 };
+use uuid::Uuid;
 
 use crate::{
     Config,
     auth::{FoundKey, FoundSecret, LookUps},
     door::Door,
+    hold_queue::HoldQueue,
     jobs::append_markers::Markers,
     jobs::count_pending::PendingCounts,
     live::Live,
@@ -44,6 +46,10 @@ pub(crate) struct Shared {
     pub pending: PendingCounts,
     pub markers: Markers,
     pub door: Door,
+    /// Holds that are asked for.
+    pub holds: HoldQueue,
+    /// Wallets by tenant, team and currency.
+    pub wallets: LookUps<Uuid>,
     pub readiness: Readiness,
     pub shutdown: Shutdown,
     pub metrics: ApiMetrics,

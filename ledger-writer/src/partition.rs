@@ -14,7 +14,7 @@ use ledger::{
     account::Book,
     post::{self, PostError, Posted, Posting, Seen, Standing},
     seal::AuditKey,
-    settle::{self, Chunk, WalletId},
+    settle::{self, Chunk, Duties, WalletId},
 };
 use runtime::{
     backoff::Backoff,
@@ -54,6 +54,8 @@ const LENGTH_TIMES_MAX: u32 = 5;
 const DUTIES_EVERY: Duration = Duration::from_millis(250);
 /// Wallets of one settlement.
 const CHUNK_WALLETS: usize = 1000;
+/// After a settlement that waited for a lock too long, the next one waits so long.
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 /// Back-off between attempts: doubles from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -121,6 +123,8 @@ pub(crate) fn run(shared: &Shared, share: &Share<'_>) -> Result<(), PartitionErr
         took: Duration::ZERO,
         settle_seq: 0,
         unsettled: VecDeque::new(),
+        chunk: CHUNK_WALLETS,
+        settle_at: Instant::now(),
         duties_at: Instant::now(),
         label: partition.to_string(),
         check: OWNERSHIP.check(partition),
@@ -148,6 +152,10 @@ struct Worker<'a> {
     settle_seq: i64,
     /// Wallets that a posting left to be settled.
     unsettled: VecDeque<WalletId>,
+    /// Wallets of the next settlement: fewer after one that waited for a lock too long.
+    chunk: usize,
+    /// Nothing is settled before.
+    settle_at: Instant,
     /// When it is looked for duties again.
     duties_at: Instant,
     label: String,
@@ -416,26 +424,41 @@ impl Worker<'_> {
     /// away delays it and nothing else: what is owed and what is raised is in Postgres.
     fn settle(&mut self) -> Result<Settling, PartitionError> {
         let due = Instant::now() >= self.duties_at;
-        if !due && self.unsettled.is_empty() {
+        if Instant::now() < self.settle_at || (!due && self.unsettled.is_empty()) {
             return Ok(Settling::Done);
         }
+        let mut unsealed = false;
         if due {
             self.duties_at = Instant::now() + DUTIES_EVERY;
             match self.duties() {
-                Ok(wallets) => self.unsettled.extend(wallets),
+                Ok(duties) => {
+                    self.unsettled.extend(duties.wallets);
+                    unsealed = duties.unsealed;
+                }
                 Err(PostError::Postgres(error)) if error.is_passing() => {
                     return Ok(self.later(&error));
                 }
                 Err(error) => return Err(self.post_error(error)),
             }
         }
-        while !self.unsettled.is_empty() {
-            let count = self.unsettled.len().min(CHUNK_WALLETS);
+        while unsealed || !self.unsettled.is_empty() {
+            unsealed = false;
+            let count = self.unsettled.len().min(self.chunk);
             let mut wallets: Vec<WalletId> = self.unsettled.iter().take(count).copied().collect();
             wallets.sort_unstable();
             wallets.dedup();
             match self.settle_chunk(wallets) {
-                Ok(()) => drop(self.unsettled.drain(..count)),
+                Ok(()) => {
+                    self.unsettled.drain(..count);
+                    self.chunk = (self.chunk * 2).min(CHUNK_WALLETS);
+                }
+                // A hot wallet keeps others waiting: it is tried apart from them, and posting goes on.
+                Err(error @ PostError::Hot(_)) => {
+                    self.unsettled.rotate_left(count);
+                    self.chunk = (self.chunk / 2).max(1);
+                    self.settle_at = Instant::now() + SETTLE_PAUSE;
+                    return Ok(self.later(&error));
+                }
                 Err(PostError::Stale) => {
                     let _: Fate = self.fenced();
                     return Ok(Settling::Anew);
@@ -451,20 +474,24 @@ impl Worker<'_> {
         Ok(Settling::Done)
     }
 
-    fn later(&self, error: &PostgresError) -> Settling {
-        tracing::warn!(partition = self.partition, %error, "settling waits for postgres");
+    fn later(&self, error: &dyn std::error::Error) -> Settling {
+        tracing::warn!(partition = self.partition, %error, "what is to be settled waits");
         self.shared.metrics.retries.with_label_values(&[&self.label]).inc();
         Settling::Done
     }
 
     /// What is to be settled although nothing was posted for it. Ends of holds and grants that have
     /// begun get the end of `[usage]` first, which is read after they have.
-    fn duties(&self) -> Result<Vec<WalletId>, PostError> {
+    fn duties(&self) -> Result<Duties, PostError> {
         let shared = self.shared;
         let found = self.block_on(POST_TIMEOUT, async {
             let mut connection = shared.pool.acquire().await.map_err(PostgresError::from)?;
-            Ok(settle::unpositioned(&mut connection, self.partition).await?)
+            if !settle::is_anything_due(&mut connection, self.partition).await? {
+                return Ok(None);
+            }
+            Ok(Some(settle::unpositioned(&mut connection, self.partition).await?))
         })?;
+        let Some(found) = found else { return Ok(Duties::default()) };
         let end = if found.is_empty() {
             None
         } else {

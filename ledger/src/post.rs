@@ -198,6 +198,9 @@ pub enum PostError {
     /// The ledger does not stand where this writer thought: another one posted. Nothing was done.
     #[error("another writer posted to this partition")]
     Stale,
+    /// A wallet was locked for too long: another one holds on it. Nothing was done.
+    #[error("wallets were locked for too long: {0}")]
+    Hot(String),
     /// There is no row of this partition.
     #[error("partition {0} is not set up; run `weir migrate`")]
     NoPartition(u32),

@@ -16,7 +16,9 @@ use runtime::postgres::{Pool, PostgresError, transaction};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-pub use duties::{Unpositioned, duties, indebted, note_position, unpositioned, wallets};
+pub use duties::{
+    Duties, Unpositioned, duties, indebted, is_anything_due, note_position, unpositioned, wallets,
+};
 
 use crate::{
     account::Book, convert::integer, journal, journal_seal, post::PostError, seal::AuditKey, wallet,
@@ -33,7 +35,7 @@ pub struct Chunk {
     pub partition: u32,
     /// Number of the settlement before.
     pub settle_seq: i64,
-    /// Wallets, at most a thousand.
+    /// Wallets, at most a thousand; none to seal journals alone.
     pub wallets: Vec<WalletId>,
 }
 
@@ -54,7 +56,8 @@ pub struct Settled {
 pub type Itemised = (WalletId, Arc<str>, Arc<str>);
 
 /// Settles some wallets of one partition in one transaction. [`PostError::Stale`] where another
-/// ledger-writer settled in between: nothing was done.
+/// ledger-writer settled in between, [`PostError::Hot`] where a wallet was locked for half a second:
+/// nothing was done.
 ///
 /// [`PostgresError::OutcomeUnknown`] leaves open whether it happened; it may be tried again from
 /// where the ledger stands either way, for what was done is not done twice.
@@ -89,22 +92,23 @@ async fn run(
 }
 
 /// Locks the partition and counts the settlement, if no other was in between: its number, and the
-/// position up to which the partition is posted.
+/// position up to which the partition is posted. From here on no lock is waited for long.
 async fn fence(connection: &mut PgConnection, chunk: &Chunk) -> Result<(i64, i64), PostError> {
     if planted::is(Bug::SettledWithoutFence) {
         let row = sqlx::query_as("SELECT settle_seq + 1, x FROM partitions WHERE partition = $1");
         let row = row.bind(integer(chunk.partition)).fetch_one(connection).await;
         return Ok(row.map_err(PostgresError::from)?);
     }
-    let row: Option<(i64, i64)> = sqlx::query_as(
-        "UPDATE partitions SET settle_seq = settle_seq + 1 WHERE partition = $1 AND settle_seq = $2 RETURNING settle_seq, x",
+    let row: Option<(i64, i64, String)> = sqlx::query_as(
+        "UPDATE partitions SET settle_seq = settle_seq + 1 WHERE partition = $1 AND settle_seq = $2
+         RETURNING settle_seq, x, set_config('lock_timeout', '500ms', true)",
     )
     .bind(integer(chunk.partition))
     .bind(chunk.settle_seq)
     .fetch_optional(connection)
     .await
     .map_err(PostgresError::from)?;
-    row.ok_or(PostError::Stale)
+    row.map(|(settle_seq, x, _)| (settle_seq, x)).ok_or(PostError::Stale)
 }
 
 /// Turns what teams with a new wallet owe into open items, and notes that from now on their

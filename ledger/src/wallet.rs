@@ -313,8 +313,8 @@ impl Ending {
 }
 
 /// Begins the end of a running grant of a wallet that is locked: what usage in the log by now needs
-/// of it is paid first, what is held stays, and the rest is then voided or refunded by the
-/// ledger-writer. False where it is not running.
+/// of it is paid first, then the rest is voided or refunded by the ledger-writer; what is held follows
+/// when its holds have ended. False where it is not running.
 pub async fn end_grant(
     connection: &mut PgConnection,
     wallet: &Wallet,

@@ -94,6 +94,8 @@ CREATE TABLE wallet_entries (
     CHECK (balance_after = balance_before + amount)
 );
 CREATE INDEX wallet_entries_by_time ON wallet_entries (tenant_id, wallet_id, entered_at);
+-- Time lines leave settlements out: they pay for usage that is there already.
+CREATE INDEX wallet_entries_unsettled ON wallet_entries (tenant_id, wallet_id, entered_at) WHERE reason <> 'settlement';
 
 -- What usage owes: one per window, meter and 15 minutes, and apart for each hold.
 CREATE TABLE open_items (

@@ -205,7 +205,18 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     world.post("/v1/apps/tool/secrets", json!({})).await?.expect(201)?;
     world.put("/v1/limits", json!({"events_per_second": 1_000_000})).await?.expect(200)?;
     world.put("/v1/quotas", json!({"period": "day", "events": 1_000_000})).await?.expect(200)?;
+    let credits = json!({"customer_id": "acme", "amount": "1000", "currency": "USD"});
+    let bought = world.post("/v1/credits/purchase", credits).await?.expect(201)?;
+    let named = |value: &Value| value.as_str().map(str::to_owned).context("an id");
+    let (wallet, grant) = (named(&bought["wallet"])?, named(&bought["grant"])?);
+    let hold = json!({"wallet": wallet, "amount": "2", "settle_by": "call"});
+    let hold = named(&world.post("/v1/holds", hold).await?.expect(201)?["id"])?;
+    let capture = format!("/v1/holds/{hold}/capture");
+    let amount = Some(json!({"amount": "1"}));
+    world.send(Method::POST, &capture, &world.key, &headers, amount).await?.expect(200)?;
     let sent = world.post("/v1/events", events("acme", 0..5)).await?.expect(200)?;
+    let paid = format!("/v1/grants/{grant}/allocations");
+    world.until(&paid, |body| body["items"].as_array().is_some_and(|all| !all.is_empty())).await?;
     let settled = |body: &Value| {
         body["total"]["counts"]["accepted"] == 5
             && body["total"]["pending"] == 0
@@ -217,6 +228,10 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     for sql in [
         "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5) ON CONFLICT DO NOTHING",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
+        // Of a partition and a team that nobody settles.
+        "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",
+        "INSERT INTO reversals (tenant_id, partition, batch_to, ordinal, team, currency, meter, bucket, amount)
+         VALUES ($1, 0, 0, 0, 'none', 'USD', 'calls', 'epoch', 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO provider_price_imports (tenant_id, import_id, source, source_date) VALUES ($1, '00000000-0000-0000-0000-000000003333', 's', '2026-01-01')",
         "INSERT INTO provider_prices (tenant_id, provider, model, class, above, version, price, per, currency, effective_from, import_id)
@@ -263,6 +278,11 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
         "/v1/teams/acme/balance".to_owned(),
         "/v1/teams/acme/transfers".to_owned(),
         "/v1/teams/acme/journals".to_owned(),
+        "/v1/teams/acme/wallets".to_owned(),
+        "/v1/customers/acme/credits".to_owned(),
+        format!("/v1/wallets/{wallet}"),
+        format!("/v1/grants/{grant}"),
+        format!("/v1/holds/{hold}"),
         format!("/v1/journals/{journal}"),
         "/v1/meters/calls".to_owned(),
         "/v1/rate-cards/standard".to_owned(),

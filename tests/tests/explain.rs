@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, TENANT, World, add_key, catalog};
 
+#[path = "explain/additions.rs"]
+mod additions;
 #[path = "explain/borders.rs"]
 mod borders;
 #[path = "explain/bulk.rs"]

@@ -96,6 +96,15 @@ const CASES: &[Case] = &[
     ("conservation", "answered", Finds, &["{tenant}"]),
     ("events", "journals", Finds, &["{tenant}", "{partitions}", "{positions}"]),
     ("explain", "transfers", Finds, &["{tenant}", "{journals}", "{teams}"]),
+    (
+        "grants",
+        "allocations",
+        Finds,
+        &["{tenant}", "{grant}", "9223372036854775807", "9223372036854775807", "2147483647", "10"],
+    ),
+    ("grants", "find", Finds, &["{tenant}", "{grant}", NULL]),
+    ("grants", "list", Finds, &["{tenant}", "{wallet}", NULL, "10"]),
+    ("holds", "find", Finds, &["{tenant}", "{hold}", NULL]),
     ("idempotency", "find", Finds, &["{tenant}", "POST /v1/teams", "k"]),
     ("idempotency", "insert", Inserts, &["{tenant}", "r", "k", r"\x00", "200", "{}"]),
     ("limits", "find", Finds, &["{tenant}", ""]),
@@ -146,6 +155,13 @@ const CASES: &[Case] = &[
     ("teams", "find", Finds, &["{tenant}", "acme"]),
     ("teams", "insert", Inserts, &["{tenant}", "new", "n"]),
     ("teams", "list", Finds, &["{tenant}", NULL, "10"]),
+    ("wallets", "balance_at", Finds, &["{tenant}", "{wallet}", NULL]),
+    ("wallets", "entries", Finds, &["{tenant}", "{wallet}", NULL, "10"]),
+    ("wallets", "find", Finds, &["{tenant}", "{wallet}", NULL]),
+    ("wallets", "is_seller", Finds, &["{tenant}", "one"]),
+    ("wallets", "named", Finds, &["{tenant}", "acme", "USD"]),
+    ("wallets", "of_team", Finds, &["{tenant}", "acme"]),
+    ("wallets", "set", Finds, &["{tenant}", "{wallet}", "credits_only", "5"]),
     ("ledger", "balances", Finds, &["{tenant}", "acme"]),
     ("ledger", "conservation", Finds, &["{tenant}"]),
     ("ledger", "imbalances", FindsNone, &[]),
@@ -416,12 +432,21 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
     let team = json!({"team": "acme"});
     world.send(Method::POST, "/v1/teams", &world.key, &headers, Some(team)).await?.expect(201)?;
     world.post("/v1/teams/acme/aliases", json!({"alias": "acme-2"})).await?.expect(201)?;
+    let credits = json!({"customer_id": "acme", "amount": "100", "currency": "USD"});
+    let bought = world.post("/v1/credits/purchase", credits).await?.expect(201)?;
+    let hold = json!({"wallet": bought["wallet"], "amount": "1", "expires_in_seconds": 86_400});
+    let hold = world.post("/v1/holds", hold).await?.expect(201)?;
     let event = json!([{"id": "1", "source": "s", "type": "llm.call", "subject": "acme", "data": {"tokens": 7, "model": "gpt"}}]);
     world.post("/v1/events", event).await?.expect(200)?;
     world
         .until("/v1/teams/acme/transfers", |body| {
             body["items"].as_array().is_some_and(|items| !items.is_empty())
         })
+        .await?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let allocations = format!("/v1/grants/{}/allocations", text(&bought["grant"]));
+    world
+        .until(&allocations, |body| body["items"].as_array().is_some_and(|items| !items.is_empty()))
         .await?;
     // Nobody works on what is put in below.
     world.halt().await?;
@@ -448,13 +473,16 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
         .fetch_one(&world.admin)
         .await?;
     let (journal, partition, position): (Uuid, i32, i64) = sqlx::query_as(
-        "SELECT journal_id, partition, position_to FROM journals JOIN transfers USING (tenant_id, journal_id) WHERE tenant_id = $1 LIMIT 1",
+        "SELECT journal_id, partition, position_to FROM journals JOIN transfers USING (tenant_id, journal_id) WHERE tenant_id = $1 AND position_to IS NOT NULL LIMIT 1",
     )
     .bind(TENANT)
     .fetch_one(&world.admin)
     .await?;
     Ok(BTreeMap::from([
         ("key", key),
+        ("wallet", text(&bought["wallet"])),
+        ("grant", text(&bought["grant"])),
+        ("hold", text(&hold["id"])),
         ("new", Uuid::from_u128(0x4444).to_string()),
         ("import", import.to_string()),
         ("journal", journal.to_string()),

@@ -23,6 +23,12 @@ pub enum Scope {
     LimitsWrite,
     /// Read who changed what.
     AuditRead,
+    /// Make wallets, give grants and end them.
+    WalletsWrite,
+    /// Read wallets, grants and holds.
+    WalletsRead,
+    /// Hold, capture and release, and consume without an event: spend what is there, add nothing.
+    HoldsWrite,
 }
 
 /// The scope of ingestion, which another process checks, and the one that is all of them.
@@ -30,7 +36,7 @@ const OTHERS: [&str; 2] = ["events:write", "*"];
 
 impl Scope {
     /// All scopes of this api.
-    pub const ALL: [Scope; 10] = [
+    pub const ALL: [Scope; 13] = [
         Scope::CatalogWrite,
         Scope::CatalogRead,
         Scope::KeysWrite,
@@ -41,6 +47,9 @@ impl Scope {
         Scope::StatusRead,
         Scope::LimitsWrite,
         Scope::AuditRead,
+        Scope::WalletsWrite,
+        Scope::WalletsRead,
+        Scope::HoldsWrite,
     ];
 
     /// As it is written.
@@ -56,6 +65,9 @@ impl Scope {
             Scope::StatusRead => "status:read",
             Scope::LimitsWrite => "limits:write",
             Scope::AuditRead => "audit:read",
+            Scope::WalletsWrite => "wallets:write",
+            Scope::WalletsRead => "wallets:read",
+            Scope::HoldsWrite => "holds:write",
         }
     }
 

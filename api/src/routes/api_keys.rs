@@ -38,7 +38,8 @@ pub(crate) struct NewApiKey {
     #[serde(default)]
     app: Option<String>,
     /// What it may do: catalog:write, catalog:read, keys:write, teams:write, teams:read,
-    /// usage:read, balances:read, status:read, limits:write, audit:read, events:write, or `*` for all.
+    /// usage:read, balances:read, status:read, limits:write, audit:read, wallets:write, wallets:read,
+    /// holds:write, events:write, or `*` for all.
     scopes: Vec<String>,
     /// When it ends, RFC 3339; never if absent.
     #[serde(default)]

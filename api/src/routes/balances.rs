@@ -26,7 +26,7 @@ pub(crate) struct TeamBalance {
     team: String,
     /// Everything accepted before this instant is in the live balances.
     as_of: String,
-    /// One per currency that the team has usage in; negative is what it owes.
+    /// One per currency that the team has usage or a wallet in; negative is what it owes.
     balances: Vec<Balance>,
     /// How far the partition of the team's usage is; all of them while the team has none.
     partitions: Vec<PartitionReach>,
@@ -37,10 +37,21 @@ pub(crate) struct TeamBalance {
 pub(crate) struct Balance {
     /// The currency.
     currency: String,
-    /// As posted to the ledger: minus what the team owes there.
+    /// As posted to the ledger: what the team's wallet has there, minus what the team owes.
     posted: String,
     /// Posted, and what was rated after it.
     live: String,
+    /// The team's wallet in the currency; null without one.
+    wallet: Option<BalanceWallet>,
+}
+
+/// What a wallet has, as of the same moment as `posted`.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BalanceWallet {
+    /// What is stored: the sum of its running grants.
+    balance: String,
+    /// What of it, and of its credit limit, is held.
+    held: String,
 }
 
 /// How far a partition is.
@@ -71,6 +82,9 @@ impl From<Reach> for PartitionReach {
 }
 
 /// Read a team's balance
+///
+/// From memory: what is posted, wallets as they changed at most about a second ago, and what was rated
+/// after it.
 #[utoipa::path(get, path = "/v1/teams/{team}/balance", tag = "balances", params(("team" = String, Path, description = "Key of the team")),
     responses((status = 200, body = TeamBalance), NotFound, Refusals))]
 pub(crate) async fn read(
@@ -82,7 +96,7 @@ pub(crate) async fn read(
     if let Some((reach, owed)) = api.live.owed(tenant, &team) {
         return Ok(Json(answer(team, vec![reach], &owed)));
     }
-    // Not in memory: without usage, or unknown.
+    // Not in memory: without usage and wallet, or unknown.
     let name = &team;
     let known = scoped(&api.pool, tenant.id(), |mut transaction| async move {
         teams::find(&mut transaction, tenant, name).await
@@ -113,9 +127,14 @@ fn answer(team: String, reach: Vec<Reach>, owed: &[Owed]) -> TeamBalance {
 /// A balance is minus what is owed.
 fn balance(owed: &Owed) -> Balance {
     let text = |owed: i128| Amount::of_sum(owed).negated().to_string();
+    let stored = |raw: i128| Amount::of_sum(raw).to_string();
+    let wallet = owed
+        .stored
+        .map(|wallet| BalanceWallet { balance: stored(wallet.balance), held: stored(wallet.held) });
     Balance {
         currency: owed.currency.to_string(),
         posted: text(owed.posted),
         live: text(owed.live),
+        wallet,
     }
 }

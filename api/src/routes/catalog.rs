@@ -71,7 +71,8 @@ pub(crate) async fn load(
     .await
 }
 
-async fn newest(
+/// [`load`] within a transaction.
+pub(crate) async fn newest(
     connection: &mut PgConnection,
     tenant: TenantScope,
 ) -> Result<(CatalogDocument, u64, Option<i64>), ApiError> {

@@ -1,15 +1,21 @@
-//! Usage in the order of time, line by line, from the archive.
+//! Usage in the order of time, line by line, from the archive; and from Postgres what changed a team's
+//! wallets beside it.
 
 use std::collections::BTreeMap;
 
 use runtime::clickhouse::ClickHouse;
 use serde::Deserialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{
     events::number,
     usage::{Statement, read_rows},
 };
 use crate::{auth::TenantScope, error::ApiError};
+
+/// Times of entries, microseconds since 1970: years 1 to 9999. Postgres refuses what is far outside.
+const TIMES_US: (i64, i64) = (-62_135_596_800_000_000, 253_402_300_799_999_999);
 
 /// Which usage.
 #[derive(Clone, Debug, Default)]
@@ -23,8 +29,45 @@ pub(crate) struct TimelineQuestion {
     pub from_us: Option<i64>,
     pub to_us: Option<i64>,
     /// Only what comes after this one, newest first.
-    pub after: Option<[i64; 7]>,
+    pub after: Option<TimelinePlace>,
     pub limit: i64,
+}
+
+/// A place in the order of a time line, newest first. Of one instant usage comes first, then what
+/// changed wallets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimelinePlace {
+    /// Time, and what usage is ordered by at one time.
+    pub usage: [i64; 7],
+    /// What changes of wallets are ordered by at one time: wallet and sequence.
+    pub change: (Uuid, i64),
+}
+
+impl TimelinePlace {
+    /// Of a line of usage: all changes of wallets at its time come after it.
+    pub fn of_line(row: &TimelineRow) -> Self {
+        let usage = [
+            row.time_us,
+            row.partition.into(),
+            row.position,
+            row.index.into(),
+            row.rating_run.into(),
+            row.sign.into(),
+            row.line_number.into(),
+        ];
+        Self { usage, change: (Uuid::max(), i64::MAX) }
+    }
+
+    /// Of a change of a wallet: no usage at its time comes after it.
+    pub fn of_change(row: &WalletChange) -> Self {
+        let usage = [row.time_us, -1, -1, -1, -1, -1, -1];
+        Self { usage, change: (row.wallet_id, row.sequence) }
+    }
+
+    pub fn time_us(&self) -> i64 {
+        let [time_us, ..] = self.usage;
+        time_us
+    }
 }
 
 /// A line of an event. What was taken back has a negative quantity and charge.
@@ -104,7 +147,7 @@ fn filter(
         }
     }
     if let Some(after) = question.after {
-        let bound = after.map(|part| statement.bind("Int64", part.to_string()));
+        let bound = after.usage.map(|part| statement.bind("Int64", part.to_string()));
         conditions.push(format!(
             "u.time <= fromUnixTimestamp64Micro({}, 'UTC')
              AND (toUnixTimestamp64Micro(u.time), toInt64(u.partition), u.position, toInt64(u.index), toInt64(u.rating_run),
@@ -114,4 +157,53 @@ fn filter(
         ));
     }
     conditions
+}
+
+/// What changed a wallet and is no payment for usage.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct WalletChange {
+    pub time_us: i64,
+    pub wallet_id: Uuid,
+    pub sequence: i64,
+    pub grant_id: Option<Uuid>,
+    pub reason: String,
+    pub currency: String,
+    /// What was added; negative where it was taken.
+    pub amount: String,
+}
+
+/// What changed a team's wallets, newest first, but for settlements: they pay for usage that has lines.
+pub(crate) async fn wallet_changes(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    team: &str,
+    question: &TimelineQuestion,
+) -> Result<Vec<WalletChange>, ApiError> {
+    let time = |time_us: i64| time_us.clamp(TIMES_US.0, TIMES_US.1);
+    let after = question.after;
+    let (wallet, sequence) = after.map_or((Uuid::max(), i64::MAX), |after| after.change);
+    let rows = sqlx::query_as(
+        "SELECT (extract(epoch FROM e.entered_at) * 1000000)::bigint AS time_us, w.wallet_id, e.sequence, e.grant_id, e.reason,
+             w.currency, e.amount::text AS amount
+         FROM wallets w CROSS JOIN LATERAL (
+             SELECT * FROM wallet_entries e WHERE e.tenant_id = w.tenant_id AND e.wallet_id = w.wallet_id AND e.reason <> 'settlement'
+                 AND e.entered_at >= 'epoch'::timestamptz + $3 * interval '1 microsecond'
+                 AND e.entered_at < 'epoch'::timestamptz + $4 * interval '1 microsecond'
+                 AND e.entered_at <= 'epoch'::timestamptz + $5 * interval '1 microsecond'
+                 AND (e.entered_at, e.wallet_id, e.sequence) < ('epoch'::timestamptz + $5 * interval '1 microsecond', $6, $7)
+             ORDER BY e.entered_at DESC, e.sequence DESC LIMIT $8) e
+         WHERE w.tenant_id = $1 AND w.team = $2
+         ORDER BY e.entered_at DESC, w.wallet_id DESC, e.sequence DESC LIMIT $8",
+    )
+    .bind(tenant.id())
+    .bind(team)
+    .bind(time(question.from_us.unwrap_or(i64::MIN)))
+    .bind(time(question.to_us.unwrap_or(i64::MAX)))
+    .bind(time(after.map_or(i64::MAX, |after| after.time_us())))
+    .bind(wallet)
+    .bind(sequence)
+    .bind(question.limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
 }

@@ -67,7 +67,8 @@ impl Ledger {
         let pool = postgres::connect(&self.config.postgres, None, "weir-bench").await?;
         let (before, mut posted) = (Used::now(self.server), Posted::default());
         let mut book = Book::default();
-        let mut standing = Standing { place: Place::EMPTY, catalog_version: 0, head: GENESIS };
+        let (place, catalog_version) = (Place::EMPTY, 0);
+        let mut standing = Standing { place, catalog_version, head: GENESIS, settle_seq: 0 };
         for (first, group) in (0..).step_by(together).zip(messages.chunks(together)) {
             let mut window = Window::new(0, standing.place, standing.catalog_version);
             for (position, message) in (first..).zip(group) {

@@ -52,6 +52,28 @@ pub async fn indebted(
     Ok(rows)
 }
 
+/// Whether there is anything to do in a partition: one look, which finds nothing most of the time.
+pub async fn is_anything_due(
+    connection: &mut PgConnection,
+    partition: u32,
+) -> Result<bool, PostgresError> {
+    let due = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM new_wallets WHERE partition = $1)
+             OR EXISTS (SELECT FROM settle_due WHERE partition = $1)
+             OR EXISTS (SELECT FROM unsealed_journals WHERE partition = $1)
+             OR EXISTS (SELECT FROM holds WHERE partition = $1 AND state = 'closing')
+             OR EXISTS (SELECT FROM holds WHERE partition = $1 AND state = 'open' AND expires_at <= clock_timestamp())
+             OR EXISTS (SELECT FROM grants WHERE partition = $1 AND state = 'ending')
+             OR EXISTS (SELECT FROM grants WHERE partition = $1 AND state = 'scheduled' AND starts_at <= clock_timestamp())
+             OR EXISTS (SELECT FROM grants WHERE partition = $1 AND state = 'running'
+                 AND expires_at <= clock_timestamp() - interval '15 minutes')",
+    )
+    .bind(integer(partition))
+    .fetch_one(connection)
+    .await?;
+    Ok(due)
+}
+
 /// Holds and grants, by tenant and id, whose end has begun and for which the end of `[usage]` is to be
 /// read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,17 +167,25 @@ pub async fn note_position(
     Ok(())
 }
 
-/// Wallets that are to be settled although nothing was posted for them: new or raised ones, those
-/// with grants that begin or may end, or with holds that may end.
+/// What is to be settled although nothing was posted for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Duties {
+    /// New or raised wallets, those with grants that begin or may end, or with holds that may end.
+    pub wallets: Vec<WalletId>,
+    /// Whether journals wait for their seals.
+    pub unsealed: bool,
+}
+
+/// What is to be settled although nothing was posted for it.
 pub async fn duties(
     connection: &mut PgConnection,
     partition: u32,
-) -> Result<Vec<WalletId>, PostgresError> {
-    let rows = sqlx::query_as(
+) -> Result<Duties, PostgresError> {
+    let wallets = sqlx::query_as(
         "SELECT tenant_id, wallet_id FROM new_wallets WHERE partition = $1
          UNION SELECT tenant_id, wallet_id FROM settle_due WHERE partition = $1
          UNION SELECT tenant_id, wallet_id FROM grants WHERE partition = $1 AND state = 'scheduled' AND starts_at <= clock_timestamp()
-         UNION SELECT tenant_id, wallet_id FROM grants WHERE partition = $1 AND state = 'ending' AND held = 0
+         UNION SELECT tenant_id, wallet_id FROM grants WHERE partition = $1 AND state = 'ending' AND (held = 0 OR remaining > held)
              AND ending_position <= (SELECT x + 1 FROM partitions WHERE partition = $1)
          UNION SELECT tenant_id, wallet_id FROM holds WHERE partition = $1 AND state = 'closing'
              AND ending_position <= (SELECT x + 1 FROM partitions WHERE partition = $1)
@@ -163,7 +193,12 @@ pub async fn duties(
     )
     .bind(integer(partition))
     .bind(ROWS_MAX)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(rows)
+    let unsealed =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM unsealed_journals WHERE partition = $1)")
+            .bind(integer(partition))
+            .fetch_one(&mut *connection)
+            .await?;
+    Ok(Duties { wallets, unsealed })
 }

@@ -48,7 +48,6 @@ pub(super) struct GrantState {
 /// A hold as it is stored.
 #[derive(Clone, Debug)]
 pub(super) struct HoldState {
-    pub hold: Uuid,
     /// Numbers of its lots, as in the domain's list.
     pub ordinals: Vec<i32>,
 }
@@ -231,10 +230,12 @@ fn case(locked: Locked, read: Read, x: i64) -> Result<Case, PostgresError> {
     let mut holds = Vec::with_capacity(read.holds.len());
     for row in &read.holds {
         reserves.push(reserve(row, lot_of)?);
-        holds.push(HoldState { hold: row.hold_id, ordinals: row.ordinals.clone() });
+        holds.push(HoldState { ordinals: row.ordinals.clone() });
     }
+    // A hold that calls capture ends here, too, and captures nothing.
     let hold_of = |hold: Option<Uuid>| {
-        hold.and_then(|hold| holds.iter().position(|state| state.hold == hold))
+        let hold = hold?;
+        read.holds.iter().position(|row| row.hold_id == hold && row.by_usage)
     };
     let mut settlement =
         Settlement { lots: lots.clone(), holds: reserves, ..Settlement::default() };
@@ -483,6 +484,7 @@ struct HoldRow {
     hold_id: Uuid,
     meters: Vec<String>,
     on_credit: String,
+    by_usage: bool,
     ends: bool,
     ordinals: Vec<i32>,
     grants: Vec<Uuid>,
@@ -513,7 +515,7 @@ async fn holds(
              WHERE h.hold_id = ANY($3) AND h.state IN ('open', 'closing') AND (h.settle_by = 'usage' OR h.hold_id = ANY($4))
              ORDER BY h.tenant_id, h.hold_id FOR UPDATE OF h)
          SELECT w.number - 1 AS number, h.hold_id, h.meters, (h.on_credit * 1000000000000)::numeric(60, 0)::text AS on_credit,
-             h.hold_id = ANY($4) AS ends, l.ordinals, l.grants, l.lefts
+             h.settle_by = 'usage' AS by_usage, h.hold_id = ANY($4) AS ends, l.ordinals, l.grants, l.lefts
          FROM locked h
          JOIN UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (tenant_id, wallet_id, number) USING (tenant_id, wallet_id)
          CROSS JOIN LATERAL (SELECT coalesce(array_agg(ordinal ORDER BY ordinal), '{}') AS ordinals,

@@ -133,13 +133,17 @@ fn pay(case: &mut Case, steps: &[Step], moves: &mut Vec<Move>) -> i128 {
     sums.values().sum()
 }
 
-/// Grants that end: nothing of them is held, and posting has passed what may have needed them.
+/// Grants that end, because posting has passed what may have needed them: what is free of them goes,
+/// what is held goes when its holds have ended.
 fn end(case: &mut Case, moves: &mut Vec<Move>) -> Vec<usize> {
     let mut ended = Vec::new();
     for (number, (lot, state)) in case.settlement.lots.iter_mut().zip(&case.grants).enumerate() {
-        let Some(ending) = state.ending.as_deref().filter(|_| lot.held == 0) else { continue };
-        ended.push(number);
-        let amount = std::mem::take(&mut lot.remaining);
+        let Some(ending) = state.ending.as_deref() else { continue };
+        if lot.held == 0 {
+            ended.push(number);
+        }
+        let amount = lot.free();
+        lot.remaining -= amount;
         if amount == 0 {
             continue;
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use benches::{
     account::{CURRENCY, INPUT_METER, MODELS, Model, OUTPUT_METER, Price},
-    generator::EVENT_TYPE,
+    generator::{EVENT_TYPE, team_name},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -15,6 +15,10 @@ use crate::{process::Http, system::System, wait::eventually};
 
 /// Catalogs that are published at once.
 const PUBLISH_AT_ONCE: usize = 8;
+/// Tenants whose teams are given credits.
+const FUNDED_TENANTS: usize = 16;
+/// Teams, and what they are given.
+const FUNDED: [(u32, &str); 4] = [(0, "1000000"), (1, "0.05"), (2, "0.000000000001"), (3, "1")];
 /// How long publishing may take on a machine that is busy starting everything.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -52,7 +56,22 @@ pub async fn make(system: &System, count: usize) -> Result<Vec<Tenant>> {
         tenants.push(tenant);
     }
     publish_prices(system, &tenants, 1).await?;
+    fund(system, &tenants).await?;
     Ok(tenants)
+}
+
+/// Gives teams of the load credits: some so little that it runs out, one so much that it never does. Their usage is settled while everything else goes on.
+async fn fund(system: &System, tenants: &[Tenant]) -> Result<()> {
+    let base = system.api()?.base;
+    for tenant in tenants.iter().take(FUNDED_TENANTS) {
+        let api = Http::new(&base, &tenant.key)?;
+        for (team, amount) in FUNDED {
+            let team = team_name(team);
+            let purchase = json!({"customer_id": &team, "amount": amount, "currency": CURRENCY, "reference": team});
+            api.send("POST", "/v1/credits/purchase", &purchase).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Publishes the catalog of each tenant, with so many versions of its prices.

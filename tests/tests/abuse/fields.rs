@@ -23,6 +23,10 @@ pub async fn existing(api: &Http) -> Result<Existing> {
     let rated = api.get("/v1/events?outcome=rated").await?;
     let journals = api.get("/v1/teams/team-1/journals").await?;
     let cost_cards = api.get("/v1/cost-cards").await?;
+    let credits = json!({"customer_id": "team-1", "amount": "1000", "currency": "USD"});
+    let bought = api.send("POST", "/v1/credits/purchase", &credits).await?;
+    let hold = json!({"wallet": bought["wallet"], "amount": "1", "settle_by": "call"});
+    let hold = api.send("POST", "/v1/holds", &hold).await?;
     let rejected = text(&rejected["items"][0]["receipt"])?;
     let journal = text(&journals["items"][0]["journal_id"])?;
     Ok([
@@ -30,14 +34,18 @@ pub async fn existing(api: &Http) -> Result<Existing> {
         ("/v1/apps/{app}", "tool".to_owned()),
         ("/v1/apps/{app}/secrets/{secret_id}", text(&secret["secret_id"])?),
         ("/v1/cost-cards/{key}", text(&cost_cards["items"][0]["key"])?),
+        ("/v1/customers/{customer}", "team-1".to_owned()),
         ("/v1/events/{receipt}", text(&rated["items"][0]["receipt"])?),
         ("/v1/explain/{id}", journal.clone()),
+        ("/v1/grants/{grant}", text(&bought["grant"])?),
+        ("/v1/holds/{hold}", text(&hold["id"])?),
         ("/v1/journals/{journal_id}", journal),
         ("/v1/meters/{key}", "llm_input_tokens".to_owned()),
         ("/v1/rate-cards/{key}", "standard".to_owned()),
         ("/v1/rejected-events/{receipt}", rejected),
         ("/v1/teams/{team}", "team-1".to_owned()),
         ("/v1/users/{user}", "ada".to_owned()),
+        ("/v1/wallets/{wallet}", text(&bought["wallet"])?),
     ]
     .into())
 }

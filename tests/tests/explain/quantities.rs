@@ -63,7 +63,8 @@ pub async fn sums_beyond_an_amount(world: &World, accepted: u32) -> Result<()> {
     send(world, &json!([event(0), event(1)]).to_string()).await?;
     settled(world, accepted + 2).await?;
     // The balance in memory follows what is posted a moment later.
-    let owed = json!({"currency": "USD", "posted": format!("-{SUM}"), "live": format!("-{SUM}")});
+    let owed = format!("-{SUM}");
+    let owed = json!({"currency": "USD", "posted": owed, "live": owed, "wallet": null});
     world.until("/v1/teams/edda/balance", |body| body["balances"][0] == owed).await?;
     let [usage] = &*all(world, "/v1/usage?team=edda&limit=1000", "").await? else {
         anyhow::bail!("one row")

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use domain::wallet::GrantKind;
 use ledger::{
     account::Book,
-    hold::{self, Decided, NewHold, SettleBy},
+    hold::{self, Decided, NewCapture, NewHold, Refused, SettleBy},
     post::PostError,
     settle::{self, Chunk},
     wallet::{self, Ending, NewGrant, NewWallet, Wallet},
@@ -386,11 +386,11 @@ async fn grants_start_end_and_are_refunded_after_what_was_in_the_log() -> Result
     bank.becomes("16", "3", "0").await?;
     // 5 were in the log: the refund is of what they leave, and of what no hold has.
     bank.rate(&[line(5)]).await?;
-    bank.becomes("7", "3", "0").await?;
+    bank.becomes("5", "3", "0").await?;
     let ended = "SELECT string_agg(format('%s:%s:%s', ending, state, trim_scale(remaining)), ' ' ORDER BY ending) FROM grants WHERE ending IS NOT NULL";
-    assert_eq!(bank.text(ended).await?, "refund:ending:5 void:ended:0");
+    assert_eq!(bank.text(ended).await?, "refund:ending:3 void:ended:0");
     bank.usage(&[of_hold(1, granted.hold)]).await?;
-    bank.becomes("6", "2", "0").await?;
+    bank.becomes("4", "2", "0").await?;
     let released = bank.locked(async |connection, _| {
         hold::release(connection, TENANT, granted.hold, "released").await
     });
@@ -413,6 +413,9 @@ async fn a_call_consumes_what_there_is_and_never_more() -> Result<()> {
         wallet::consume(connection, wallet, 3 * ONE, "one").await
     });
     assert_eq!(consumed.await?.map(|one| one.lots.len()), Ok(1));
+    // It is sealed although nothing is settled for it.
+    let sealed = "SELECT count(*)::text FROM journal_seals WHERE journal_id IN (SELECT journal_id FROM journals WHERE reason = 'consumption')";
+    eventually("it is sealed", async || Ok(bank.text(sealed).await? == "1")).await?;
     let refused = bank.locked(async |connection, wallet| {
         wallet::consume(connection, wallet, 3 * ONE, "two").await
     });
@@ -457,6 +460,77 @@ async fn what_a_writer_posted_and_did_not_settle_its_successor_settles() -> Resu
     bank.writer = Some(bank.world.writer(config(20)));
     bank.becomes("0", "0", "1").await?;
     assert_eq!(bank.text("SELECT trim_scale(captured)::text FROM holds").await?, "10");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_calls_capture_no_usage_does() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(10).await?;
+    let ask = |settle_by, amount| NewHold { settle_by, ..new_hold(None, amount * ONE, 600_000) };
+    let mut connection = bank.api.acquire().await?;
+    let asked = [ask(SettleBy::Call, 6)];
+    let placed = hold::place(&mut connection, TENANT, bank.wallet, &asked).await?;
+    assert_eq!(placed[0].state, "open");
+    drop(connection);
+    let held = asked[0].hold;
+    let capture = async |key: &str, amount: i128, tolerance: i128, last: bool| {
+        let (amount, tolerance) = (amount * ONE, tolerance * ONE);
+        let new = NewCapture { hold: held, key, amount, tolerance, last };
+        bank.locked(async |connection, wallet| hold::capture(connection, wallet, &new).await).await
+    };
+    assert_eq!(capture("a", 7, 0, false).await?.err(), Some(Refused::Beyond(6 * ONE)));
+    assert_eq!(capture("b", 11, 9, false).await?.err(), Some(Refused::NotCovered(10 * ONE)));
+    assert!(capture("c", 2, 0, false).await?.is_ok());
+    assert!(capture("c", 1, 0, false).await.is_err(), "a key captures once");
+    bank.becomes("8", "4", "0").await?;
+    bank.usage(&[of_hold(3, held)]).await?;
+    bank.becomes("5", "4", "0").await?;
+    let capture = async |key: &str, amount: i128, last: bool| {
+        let (amount, tolerance) = (amount * ONE, ONE);
+        let new = NewCapture { hold: held, key, amount, tolerance, last };
+        bank.locked(async |connection, wallet| hold::capture(connection, wallet, &new).await).await
+    };
+    // All of it, one beyond, and it has ended: what is left of the wallet is free.
+    assert!(capture("d", 5, true).await?.is_ok());
+    bank.becomes("0", "0", "0").await?;
+    assert_eq!(capture("e", 1, false).await?.err(), Some(Refused::NotOpen));
+    // One that expires while usage names it is freed, and the usage is as good as unheld.
+    bank.paid(4).await?;
+    let mut connection = bank.api.acquire().await?;
+    let asked = [NewHold { life_ms: 1, ..ask(SettleBy::Call, 4) }];
+    hold::place(&mut connection, TENANT, bank.wallet, &asked).await?;
+    drop(connection);
+    bank.usage(&[of_hold(1, asked[0].hold)]).await?;
+    bank.becomes("3", "0", "0").await?;
+    let captured = "SELECT string_agg(trim_scale(captured)::text, ' ') FROM open_items WHERE hold_id IS NOT NULL";
+    assert_eq!(bank.text(captured).await?, "0 0");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_that_somebody_keeps_locked_holds_up_itself_alone() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(20).await?;
+    let locked = bank.wallet;
+    bank.wallet = bank.create("cool", 0).await?;
+    bank.paid(5).await?;
+    let mut holder = bank.world.postgres.pool(&bank.world.url, None, 1).await?.acquire().await?;
+    holder.execute("SET idle_in_transaction_session_timeout = 0").await?;
+    holder.execute("BEGIN").await?;
+    let lock = format!("SELECT FROM wallets WHERE wallet_id = '{locked}' FOR UPDATE");
+    holder.execute(AssertSqlSafe(lock)).await?;
+    bank.usage(&[line(3), Line::new("cool", "tokens", 2 * ONE)]).await?;
+    // Posting goes on, and so does the other wallet.
+    bank.world.posted(bank.rater.place, 0).await?;
+    bank.becomes("3", "0", "0").await?;
+    bank.usage(&[Line::new("cool", "tokens", ONE)]).await?;
+    bank.becomes("2", "0", "0").await?;
+    holder.execute("ROLLBACK").await?;
+    bank.wallet = locked;
+    bank.becomes("17", "0", "0").await?;
     bank.end().await?;
     Ok(())
 }

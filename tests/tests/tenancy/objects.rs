@@ -49,6 +49,9 @@ impl Objects {
         let journal = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0009);
         nobodys.insert("journal", journal.to_string());
         nobodys.insert("transfer", format!("{journal}:0"));
+        for (kind, number) in [("wallet", 1_u128), ("grant", 2), ("hold", 3)] {
+            nobodys.insert(kind, Uuid::from_u128(journal.as_u128() + number).to_string());
+        }
         Ok(Objects { theirs, own, nobodys })
     }
 
@@ -64,7 +67,9 @@ impl Objects {
 
     /// What a text tells that it must not.
     pub fn told_by(&self, text: &str, foreign: Foreign) -> Option<String> {
-        let mut secrets = vec![self.theirs["team"].clone(), self.theirs["user"].clone()];
+        let of_team = ["team", "user", "wallet", "grant", "hold"];
+        let mut secrets: Vec<String> =
+            of_team.iter().map(|kind| self.theirs[kind].clone()).collect();
         if foreign == Foreign::Tenant {
             secrets.extend(["alpha7".to_owned(), TENANT.to_string()]);
             let ids = ["key", "secret", "journal"].map(|kind| self.theirs[kind].clone());
@@ -128,12 +133,26 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
         {"provider": named("provider"), "model": named("model"), "prices": prices},
         {"provider": named("provider"), "model": named("model-2"), "prices": prices}]});
     ask(Method::POST, "/v1/providers/pricing/imports", json!({"list": list})).await?;
+    // Twice, so that there are two of each. The first is used first.
+    let mut stored = Vec::new();
+    for number in ["1", "2"] {
+        let credits = json!({"customer_id": named("acme"), "amount": "1000", "currency": "USD", "reference": named(number)});
+        stored.push(ask(Method::POST, "/v1/credits/purchase", credits).await?);
+    }
+    let bought = stored.swap_remove(0);
+    let hold = json!({"wallet": bought["wallet"], "amount": "1", "expires_in_seconds": 86_400});
+    let hold = ask(Method::POST, "/v1/holds", hold).await?;
     let (receipt, rejected) = report(world, mark, key).await?;
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("an id");
+    paid(world, key, &text(&bought["grant"])?).await?;
     let journals = world
         .send(Method::GET, &format!("/v1/teams/{}/journals", named("acme")), key, &[], None)
         .await?
         .expect(200)?;
-    let journal = journals["items"][0]["journal_id"].as_str().context("a journal")?.to_owned();
+    // One of usage has several transfers, and can be explained.
+    let mut journals = journals["items"].as_array().into_iter().flatten();
+    let journal = journals.find(|journal| journal["reason"] == "usage").context("a journal")?;
+    let journal = journal["journal_id"].as_str().context("a journal")?.to_owned();
     let names = [
         ("team", "acme"),
         ("alias", "acme-2"),
@@ -157,6 +176,9 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
     ];
     let mut found: Names = names.into_iter().map(|(kind, name)| (kind, named(name))).collect();
     found.insert("event_type", format!("{mark}.call"));
+    found.insert("wallet", text(&bought["wallet"])?);
+    found.insert("grant", text(&bought["grant"])?);
+    found.insert("hold", text(&hold["id"])?);
     found.insert("key", key_id);
     found.insert("secret", secret["secret_id"].as_str().context("a secret")?.to_owned());
     found.insert("receipt", receipt);
@@ -190,6 +212,20 @@ async fn report(world: &World, mark: &str, key: &str) -> Result<(String, String)
     receipts.into_iter().next().context("a round")
 }
 
+/// Waits until a grant has paid the usage of both rounds.
+async fn paid(world: &World, key: &str, grant: &str) -> Result<()> {
+    let path = format!("/v1/grants/{grant}/allocations");
+    for _ in 0..2_000 {
+        let body = world.send(Method::GET, &path, key, &[], None).await?.expect(200)?;
+        // Of two meters each.
+        if body["items"].as_array().is_some_and(|items| items.len() >= 4) {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    }
+    anyhow::bail!("the usage was not paid")
+}
+
 /// Sends events once ingest has heard of the app.
 async fn sent(world: &World, mark: &str, key: &str, events: Value) -> Result<Value> {
     let path = format!("/v1/apps/{mark}-tool/events");
@@ -221,6 +257,7 @@ async fn settled(world: &World, key: &str, accepted: usize) -> Result<()> {
 /// All that the first tenant has, as it sees it itself.
 pub async fn snapshot(world: &World, objects: &Objects) -> Result<Vec<(String, Value)>> {
     let (app, team) = (objects.of("app", Named::Theirs), objects.of("team", Named::Theirs));
+    let (wallet, hold) = (objects.of("wallet", Named::Theirs), objects.of("hold", Named::Theirs));
     let mut found = Vec::new();
     for path in [
         "/v1/api-keys".to_owned(),
@@ -233,6 +270,9 @@ pub async fn snapshot(world: &World, objects: &Objects) -> Result<Vec<(String, V
         "/v1/teams".to_owned(),
         format!("/v1/teams/{team}/aliases"),
         format!("/v1/teams/{team}/transfers"),
+        format!("/v1/wallets/{wallet}/entries"),
+        format!("/v1/wallets/{wallet}/grants"),
+        format!("/v1/holds/{hold}"),
         "/v1/events".to_owned(),
         "/v1/rejected-events".to_owned(),
         "/v1/usage".to_owned(),
@@ -253,5 +293,7 @@ pub async fn snapshot(world: &World, objects: &Objects) -> Result<Vec<(String, V
 }
 
 fn limit(path: &str) -> &'static str {
-    if ["/v1/catalog", "/v1/conservation"].contains(&path) { "" } else { "?limit=1000" }
+    let whole =
+        ["/v1/catalog", "/v1/conservation"].contains(&path) || path.starts_with("/v1/holds/");
+    if whole { "" } else { "?limit=1000" }
 }

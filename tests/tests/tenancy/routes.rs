@@ -16,12 +16,13 @@ pub struct Route {
 
 /// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
 /// those that name nothing.
-pub const FILTERS: [(&str, &str, &str); 27] = [
+pub const FILTERS: [(&str, &str, &str); 28] = [
     ("limit", "limit", ""),
     // It has a place of its own.
     ("cursor", "cursor", ""),
     ("team", "team", "team"),
     ("user", "user", "user"),
+    ("user_id", "user_id", "user"),
     ("app", "app", "app"),
     ("type", "type", "event_type"),
     ("source", "source", "source"),
@@ -133,6 +134,37 @@ pub fn routes() -> Vec<Route> {
         &["team"],
         &[r#"{"alias": "<new_alias>"}"#],
     );
+    add("GET /v1/teams/{team}/wallets", "wallets:read", &["team"], &[]);
+    let wallet = [r#"{"currency": "EUR"}"#];
+    add("POST /v1/teams/{team}/wallets", "wallets:write", &["team"], &wallet);
+    add("GET /v1/wallets/{wallet}", "wallets:read", &["wallet"], &[]);
+    let limit = [r#"{"credit_limit": "0"}"#];
+    add("PATCH /v1/wallets/{wallet}", "wallets:write", &["wallet"], &limit);
+    add("GET /v1/wallets/{wallet}/entries", "wallets:read", &["wallet"], &[]);
+    add("GET /v1/wallets/{wallet}/balance", "wallets:read", &["wallet"], &[]);
+    add("GET /v1/wallets/{wallet}/grants", "wallets:read", &["wallet"], &[]);
+    let grant = [
+        r#"{"amount": "1", "kind": "promotional", "meters": ["<meter>"]}"#,
+        r#"{"amount": "1", "kind": "promotional", "source_id": "<event_id>"}"#,
+    ];
+    add("POST /v1/wallets/{wallet}/grants", "wallets:write", &["wallet"], &grant);
+    add("GET /v1/grants/{grant}", "wallets:read", &["grant"], &[]);
+    add("GET /v1/grants/{grant}/allocations", "wallets:read", &["grant"], &[]);
+    add("POST /v1/grants/{grant}/void", "wallets:write", &["grant"], &[]);
+    add("POST /v1/grants/{grant}/refund", "wallets:write", &["grant"], &[]);
+    let hold =
+        r#"{"team": "<team>", "currency": "USD", "amount": "0.000001", "meters": ["<meter>"]}"#;
+    let by_wallet = r#"{"wallet": "<wallet>", "amount": "0.000001"}"#;
+    add("POST /v1/holds", "holds:write", &[], &[hold, by_wallet]);
+    add("GET /v1/holds/{hold}", "wallets:read", &["hold"], &[]);
+    add("POST /v1/holds/{hold}/release", "holds:write", &["hold"], &[]);
+    add("POST /v1/holds/{hold}/capture", "holds:write", &["hold"], &[r#"{"amount": "1"}"#]);
+    let credits = [
+        r#"{"customer_id": "<team>", "user_id": "<user>", "amount": "0.000001", "currency": "USD"}"#,
+    ];
+    add("GET /v1/customers/{customer}/credits", "wallets:read", &["team|alias"], &[]);
+    add("POST /v1/credits/consume", "holds:write", &[], &credits);
+    add("POST /v1/credits/purchase", "wallets:write", &[], &credits);
     add("GET /v1/teams/{team}/balance", "balances:read", &["team"], &[]);
     add("GET /v1/teams/{team}/transfers", "balances:read", &["team"], &[]);
     add("GET /v1/teams/{team}/journals", "balances:read", &["team"], &[]);

@@ -17,7 +17,7 @@ use crate::tokens::{Token, tokens, without_tests};
 /// transfer.
 const CRATES: [&str; 6] = ["domain", "runtime", "ingest", "rater", "api", "cli"];
 /// Statuses of the constructors of a problem, and of the names that one takes.
-const STATUSES: [(&str, &str); 20] = [
+const STATUSES: [(&str, &str); 21] = [
     ("bad_request", "400"),
     ("unauthorized", "401"),
     ("forbidden", "403"),
@@ -29,6 +29,7 @@ const STATUSES: [(&str, &str); 20] = [
     ("unavailable", "503"),
     ("BAD_REQUEST", "400"),
     ("UNAUTHORIZED", "401"),
+    ("PAYMENT_REQUIRED", "402"),
     ("FORBIDDEN", "403"),
     ("NOT_FOUND", "404"),
     ("METHOD_NOT_ALLOWED", "405"),
