@@ -590,7 +590,8 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
     let text = |raw: i128| domain::money::Amount::from_raw(raw).unwrap().to_string();
     for team in teams {
         let owed = if team == "acme" { charge + 10_000_000_000 } else { charge };
-        let owed = json!([{"currency": "USD", "posted": text(-owed), "live": text(-owed)}]);
+        let owed = text(-owed);
+        let owed = json!([{"currency": "USD", "posted": owed, "live": owed, "wallet": null}]);
         // What is in memory follows what is posted.
         let settled = |body: &Value| {
             let reach = &body["partitions"][0];

@@ -79,6 +79,8 @@ const CASES: &[Case] = &[
     ("audit", "list", Finds, &["{tenant}", NULL, NULL, NULL, NULL, NULL, NULL, "10"]),
     ("balances", "receivables_of_partitions", Finds, &["{partitions}"]),
     ("balances", "receivables_of_teams", Finds, &["{tenants}", "{teams}"]),
+    ("balances", "wallets_changed", Finds, &["{partitions}", "{0}", "0"]),
+    ("balances", "wallets_of_partitions", Finds, &["{partitions}"]),
     (
         "catalog",
         "insert",
@@ -155,6 +157,21 @@ const CASES: &[Case] = &[
     ("teams", "find", Finds, &["{tenant}", "acme"]),
     ("teams", "insert", Inserts, &["{tenant}", "new", "n"]),
     ("teams", "list", Finds, &["{tenant}", NULL, "10"]),
+    (
+        "timeline",
+        "wallet_changes",
+        Finds,
+        &[
+            "{tenant}",
+            "acme",
+            "0",
+            "7258118400000000",
+            "7258118400000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            "9223372036854775807",
+            "10",
+        ],
+    ),
     ("wallets", "balance_at", Finds, &["{tenant}", "{wallet}", NULL]),
     ("wallets", "entries", Finds, &["{tenant}", "{wallet}", NULL, "10"]),
     ("wallets", "find", Finds, &["{tenant}", "{wallet}", NULL]),
@@ -258,6 +275,7 @@ fn unfiltered(text: &str) -> String {
         .replace("n.tenant_id = $1", "true")
         .replace("r.tenant_id = $1", "true")
         .replace("t.tenant_id = $1", "true")
+        .replace("w.tenant_id = $1", "true")
         .replace("tenant_id = $1", "true")
 }
 

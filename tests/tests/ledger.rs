@@ -48,8 +48,9 @@ async fn what_was_rated_is_posted_to_the_last_decimal() -> Result<()> {
         Line { charge: Some(("credits", 7 * ONE)), cost: None, ..line("alpha", "calls", 0) },
         Line { tenant: OTHER, ..line("alpha", "tokens", 5) },
     ];
-    let message =
-        raters[0].append(&world.log, &first, &Outcomes { duplicates: 2, rejected: 1 }).await?;
+    let message = raters[0]
+        .append(&world.log, &first, &Outcomes { duplicates: 2, rejected: 1, ..Outcomes::default() })
+        .await?;
     // The same batch again, and one of another rater that does not continue.
     world.log.append(RATED, 0, message.into()).outcome().await?;
     let (_, fork) = Rater { partition: 0, place: Place { c: [1; 32], ..raters[0].place } }

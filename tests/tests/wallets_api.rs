@@ -37,12 +37,8 @@ impl Answer {
 
     /// The problem, if it is of this status and code.
     fn refused(self, status: u16, code: &str) -> Result<Value> {
-        ensure!(
-            self.status == status && self.body["code"] == code,
-            "{}: {}",
-            self.status,
-            self.body
-        );
+        let found = (self.status, self.body["code"].as_str());
+        ensure!(found == (status, Some(code)), "{found:?}: {}", self.body);
         Ok(self.body)
     }
 }
@@ -63,10 +59,7 @@ impl Client {
     ) -> Result<Answer> {
         let method = reqwest::Method::from_bytes(method.as_bytes())?;
         let request = self.raw.request(method, format!("{}{path}", self.http.base)).json(body);
-        let request = match key {
-            Some(key) => request.header("Idempotency-Key", key),
-            None => request,
-        };
+        let request = key.into_iter().fold(request, |one, key| one.header("Idempotency-Key", key));
         let response = request.bearer_auth(self.http.key()).send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let repeated = headers.contains_key("idempotency-repeated");
@@ -209,11 +202,9 @@ async fn wallets_and_grants(client: &Client) -> Result<()> {
     let later = json!({"amount": "9", "kind": "recurring", "starts_at": "2099-01-01T00:00:00Z"});
     let later = client.post(&grants, later).await?.expect(201)?;
     assert_eq!(later["state"], "scheduled");
+    let past = "2020-01-01T00:00:00Z";
     for (body, code) in [
-        (
-            json!({"amount": "1", "kind": "paid", "expires_at": "2020-01-01T00:00:00Z"}),
-            "grant_times_invalid",
-        ),
+        (json!({"amount": "1", "kind": "paid", "expires_at": past}), "grant_times_invalid"),
         (json!({"amount": "1", "kind": "paid", "priority": 101}), "priority_invalid"),
         (json!({"amount": "1", "kind": "paid", "meters": vec!["m"; 101]}), "meters_invalid"),
         (json!({"amount": "1", "kind": "paid", "source_id": ""}), "key_invalid"),
@@ -224,18 +215,14 @@ async fn wallets_and_grants(client: &Client) -> Result<()> {
     let page = client.get(&format!("{grants}?limit=2")).await?;
     assert_eq!(page["items"][0], later);
     let next = text(&page["next_cursor"])?;
-    assert_eq!(
-        client.get(&format!("{grants}?limit=2&cursor={next}")).await?["items"],
-        json!([gift_made])
-    );
+    let page = client.get(&format!("{grants}?limit=2&cursor={next}")).await?;
+    assert_eq!(page["items"], json!([gift_made]));
 
     let of = |grant: &Value, what: &str| {
         Ok::<_, anyhow::Error>(format!("/v1/grants/{}{what}", text(&grant["id"])?))
     };
-    client
-        .post(&of(&gift_made, "/refund")?, json!({}))
-        .await?
-        .refused(422, "grant_not_refundable")?;
+    let refund = client.post(&of(&gift_made, "/refund")?, json!({})).await?;
+    refund.refused(422, "grant_not_refundable")?;
     client.post(&of(&later, "/void")?, json!({})).await?.refused(409, "grant_not_running")?;
     for (grant, how) in [(&gift_made, "void"), (&paid, "refund")] {
         let ending = client.post(&of(grant, &format!("/{how}"))?, json!({})).await?.expect(200)?;
@@ -250,7 +237,7 @@ async fn wallets_and_grants(client: &Client) -> Result<()> {
     let at = text(&entries[2]["at"])?;
     assert_eq!(client.get(&format!("{of_wallet}/balance?at={at}")).await?["balance"], "10");
     assert_eq!(client.get(&format!("{of_wallet}/balance")).await?["balance"], "0");
-    let before = client.get(&format!("{of_wallet}/balance?at=2020-01-01T00:00:00Z")).await?;
+    let before = client.get(&format!("{of_wallet}/balance?at={past}")).await?;
     assert_eq!(before["balance"], "0");
     Ok(())
 }

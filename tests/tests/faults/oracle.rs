@@ -43,6 +43,16 @@ const IN_POSTGRES: &[Case] = &[
     ("INV-05", "transfers", "DELETE FROM transfers WHERE {row}"),
     ("INV-05", "journals", "DELETE FROM journals WHERE {row}"),
     ("INV-05", "audit", "UPDATE audit SET hash = sha256(hash) WHERE {row}"),
+    (
+        "INV-05",
+        "transfers",
+        "UPDATE transfers SET amount = amount + 1 WHERE reason = 'settlement'",
+    ),
+    ("INV-05", "journal_seals", "DELETE FROM journal_seals WHERE {row}"),
+    ("INV-06", "wallets", "UPDATE wallets SET debt = debt + 1 WHERE {row}"),
+    ("INV-06", "wallet_entries", "DELETE FROM wallet_entries WHERE {row}"),
+    ("INV-06", "grants", "UPDATE grants SET remaining = amount WHERE remaining = 0"),
+    ("INV-06", "open_items", "DELETE FROM open_items WHERE {row}"),
     ("INV-06", "receivables", "UPDATE receivables SET balance = balance + 1 WHERE {row}"),
     ("INV-06", "receivable_entries", "DELETE FROM receivable_entries WHERE {row}"),
     (
@@ -148,7 +158,13 @@ async fn books_are_changed(rest: &Rest) -> Result<()> {
 async fn tamper(connection: &mut PgConnection, table: &str, statement: &str) -> Result<u64> {
     let keep = format!("CREATE TABLE {table}_kept AS TABLE {table}");
     connection.execute(AssertSqlSafe(keep)).await?;
-    let first = format!("ctid = (SELECT ctid FROM {table} ORDER BY ctid LIMIT 1)");
+    // Of usage: other money has another check.
+    let of_usage = match table {
+        "transfers" => "WHERE reason IN ('usage', 'cost')",
+        "journals" => "WHERE reason = 'usage'",
+        _ => "",
+    };
+    let first = format!("ctid = (SELECT ctid FROM {table} {of_usage} ORDER BY ctid LIMIT 1)");
     let statement = statement.replace("{row}", &first);
     Ok(connection.execute(AssertSqlSafe(statement)).await?.rows_affected())
 }

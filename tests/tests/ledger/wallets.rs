@@ -291,6 +291,33 @@ async fn a_hold_that_expires_is_freed_by_itself() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_whose_usage_waits_in_the_slow_lane_is_not_freed_before_the_answer() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    bank.paid(5).await?;
+    let granted = bank.hold(4, 300).await?;
+    bank.unrated().await?;
+    let outcomes = Outcomes { forwarded: vec![granted.hold], ..Outcomes::default() };
+    bank.rater.append(&bank.world.log, &[], &outcomes).await?;
+    bank.world.posted(bank.rater.place, 0).await?;
+    // It has expired, all of the log is posted, and yet its event may come back.
+    tokio::time::sleep(std::time::Duration::from_millis(1000)).await;
+    assert_eq!(bank.text("SELECT state FROM holds").await?, "closing");
+    assert_eq!(bank.stands().await?, ("5".to_owned(), "4".to_owned(), "0".to_owned()));
+    // The lane appends the copy, and says so after that.
+    bank.unrated().await?;
+    let answered = "INSERT INTO late_places (partition, x, r, c, answered) SELECT partition, x, r, c, 0 FROM partitions WHERE partition = 0";
+    let admin = bank.world.admin().await?;
+    admin.execute(answered).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!(bank.stands().await?, ("5".to_owned(), "4".to_owned(), "0".to_owned()));
+    bank.rate(&[of_hold(3, granted.hold)]).await?;
+    bank.becomes("2", "0", "0").await?;
+    assert_eq!(bank.text("SELECT trim_scale(captured)::text FROM holds").await?, "3");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_decided_once_and_a_batch_decides_in_order() -> Result<()> {
     let bank = Bank::start().await?;
     bank.paid(10).await?;

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use domain::{
     chain::Place,
     wire::{
+        block::BlockWriter,
         codec::DictionaryWriter,
-        rated::{self, Counts, Header, Outer, Parts},
+        rated::{self, Counts, Forward, Header, Outer, Parts},
         rows::ColumnsWriter,
         sums::{self, Sum, SumKey},
     },
@@ -95,6 +96,8 @@ impl Line {
 pub struct Outcomes {
     pub duplicates: u64,
     pub rejected: u64,
+    /// Holds of events that are forwarded to the slow lane.
+    pub forwarded: Vec<Uuid>,
 }
 
 /// The rater of one partition: keeps the chain.
@@ -138,6 +141,7 @@ impl Rater {
                 counts = Counts {
                     duplicates: outcomes.duplicates,
                     rejected: outcomes.rejected,
+                    forwarded: outcomes.forwarded.len() as u64,
                     ..counts
                 };
             }
@@ -157,9 +161,23 @@ impl Rater {
             sums: encoded,
             rows: ColumnsWriter::usage_events(),
             others: ColumnsWriter::rejected_events(),
-            forwards: Vec::new(),
+            forwards: outcomes.forwarded.iter().map(|hold| self.forward(*hold)).collect(),
         };
         rated::encode(self.partition, self.place.x + 1, self.place.x + 2, self.place.c, &parts)
+    }
+
+    /// An event of a hold that the next batch forwards.
+    fn forward(&self, hold: Uuid) -> Forward {
+        let mut block = BlockWriter::default();
+        block.tenant(TENANT);
+        Forward {
+            position: self.place.x + 1,
+            index: 0,
+            append_time_us: 0,
+            hold: Some(hold),
+            ranges: Vec::new(),
+            block: block.finish(),
+        }
     }
 
     /// Appends the next batch and moves on.

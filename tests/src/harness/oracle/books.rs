@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use benches::account::{Sums, parse};
 use ledger::{
+    journal_seal,
     seal::{AuditKey, verify_chain},
     statement::receivable_drift,
+    verify,
 };
 use runtime::config::Secret;
 use sqlx::{PgConnection, Row as _};
@@ -181,8 +183,17 @@ impl Oracle<'_> {
                 .fetch_all(&mut *connection)
                 .await?;
         for partition in partitions {
-            if let Err(error) = verify_chain(connection, &key, u32::try_from(partition)?).await {
+            let partition = u32::try_from(partition)?;
+            if let Err(error) = verify_chain(connection, &key, partition).await {
                 differences.other("INV-05", || format!("{error}"));
+            }
+            if let Err(error) = journal_seal::verify(connection, &key, partition).await {
+                differences.other("INV-05", || format!("{error}"));
+            }
+        }
+        for check in verify::wallets::checks(connection).await? {
+            if let Some(first) = check.first_bad {
+                differences.other("INV-06", || format!("{}: {first}", check.name));
             }
         }
         Ok(())
