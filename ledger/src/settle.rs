@@ -67,8 +67,20 @@ pub async fn settle(
     book: &Book,
     chunk: &Chunk,
 ) -> Result<Settled, PostError> {
-    transaction(pool, |mut connection| async move { run(&mut connection, key, book, chunk).await })
-        .await
+    transaction(pool, |mut connection| async move {
+        // Not tried again here: posting would wait for the wallet as long.
+        run(&mut connection, key, book, chunk).await.map_err(|error| match error {
+            PostError::Postgres(error @ PostgresError::Contended(_)) => hot(error),
+            error => error,
+        })
+    })
+    .await
+}
+
+/// Before anything of a settlement is decided, a wait that was too long and a server that is away look
+/// alike, and mean the same: later.
+fn hot(error: PostgresError) -> PostError {
+    if error.is_passing() { PostError::Hot(error.to_string()) } else { error.into() }
 }
 
 async fn run(
@@ -79,7 +91,7 @@ async fn run(
 ) -> Result<Settled, PostError> {
     let (settle_seq, x) = fence(connection, chunk).await?;
     let itemised = itemise(connection, chunk.partition, settle_seq).await?;
-    let wallets = load::lock(connection, &chunk.wallets).await?;
+    let wallets = load::lock(connection, &chunk.wallets).await.map_err(hot)?;
     let now_us = wallet::now_us(connection).await?;
     let cases = load::all(connection, wallets, chunk.partition, x, now_us).await?;
     let outcomes: Vec<Outcome> = cases.into_iter().map(|case| Outcome::of(case, now_us)).collect();

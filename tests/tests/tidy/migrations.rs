@@ -88,6 +88,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0013_data_keys.sql",
         "f1ea6127071000f3564aeacb81cf6170695b61f7111efb178bd6ee7bebbeabfb",
     ),
+    (
+        "migrations/postgres/0014_wallets.sql",
+        "49b02c71324a3069ca174b95a3df01474a68323c34fd1c58e763b95bc0d6ac82",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
