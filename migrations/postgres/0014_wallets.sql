@@ -71,7 +71,7 @@ CREATE TABLE grants (
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN grants.meters IS 'The meters whose usage it pays; all when empty.';
 COMMENT ON COLUMN grants.ending_position IS 'End of [usage] as it was read after the ending began: what lies before may still be paid by it.';
-CREATE INDEX grants_of_wallet ON grants (tenant_id, wallet_id) WHERE state IN ('running', 'ending');
+CREATE INDEX grants_of_wallet ON grants (tenant_id, wallet_id, grant_id);
 CREATE INDEX grants_to_start ON grants (partition, starts_at) WHERE state = 'scheduled';
 CREATE INDEX grants_to_end ON grants (partition, expires_at) WHERE state = 'running';
 CREATE INDEX grants_ending ON grants (partition) WHERE state = 'ending';

@@ -90,7 +90,7 @@ const RELEASED: &[(&str, &str)] = &[
     ),
     (
         "migrations/postgres/0014_wallets.sql",
-        "49b02c71324a3069ca174b95a3df01474a68323c34fd1c58e763b95bc0d6ac82",
+        "7a2451d1a551b49e4f0516cff18cd50f1236a57795e841cc7d6746038eb45c15",
     ),
 ];
 
