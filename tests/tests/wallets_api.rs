@@ -6,6 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
+#[path = "wallets_api/story.rs"]
+mod story;
+
 use tests::{
     process::Http,
     system::{System, amount},
