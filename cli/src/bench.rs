@@ -1,13 +1,14 @@
 //! `weir bench`: a fresh system, a load, what it took, and whether the books are right.
 //!
 //! Reading order: [`pipeline`](crate::commands::bench), [`system`], [`tenants`], [`load`], [`probe`], [`watch`],
-//! [`instructions`], [`books`], [`report`]; [`stages`](crate::commands::bench), [`blocks`], [`ingest`], [`rate`], [`database`], [`post`], [`archive`], [`used`]. Events and the arithmetic that checks them are in the crate `benches`.
+//! [`instructions`], [`books`], [`report`]; [`stages`](crate::commands::bench), [`blocks`], [`ingest`], [`rate`], [`database`], [`post`], [`archive`], [`hold`], [`used`]. Events and the arithmetic that checks them are in the crate `benches`.
 
 pub mod archive;
 pub mod blocks;
 pub mod books;
 pub mod connection;
 pub mod database;
+pub mod hold;
 pub mod ingest;
 pub mod instructions;
 pub mod load;

@@ -387,7 +387,8 @@ impl Worker<'_> {
         let started = Instant::now();
         let mut book = std::mem::take(&mut self.book);
         let shared = self.shared;
-        let posting = post::post(&shared.pool, &shared.key, &mut book, standing.head, posting);
+        let after = (standing.head, self.settle_seq);
+        let posting = post::post(&shared.pool, &shared.key, &mut book, after, posting);
         let outcome = self.block_on(timeout, posting);
         self.book = book;
         if outcome.is_ok() {
@@ -442,13 +443,13 @@ impl Worker<'_> {
             }
         }
         while unsealed || !self.unsettled.is_empty() {
-            unsealed = false;
             let count = self.unsettled.len().min(self.chunk);
             let mut wallets: Vec<WalletId> = self.unsettled.iter().take(count).copied().collect();
             wallets.sort_unstable();
             wallets.dedup();
             match self.settle_chunk(wallets) {
-                Ok(()) => {
+                Ok(more) => {
+                    unsealed = more;
                     self.unsettled.drain(..count);
                     self.chunk = (self.chunk * 2).min(CHUNK_WALLETS);
                 }
@@ -507,7 +508,8 @@ impl Worker<'_> {
         })
     }
 
-    fn settle_chunk(&mut self, wallets: Vec<WalletId>) -> Result<(), PostError> {
+    /// Settles some wallets, in order of their ids; answers whether journals still wait for seals.
+    fn settle_chunk(&mut self, wallets: Vec<WalletId>) -> Result<bool, PostError> {
         let started = Instant::now();
         let shared = self.shared;
         let chunk = Chunk { partition: self.partition, settle_seq: self.settle_seq, wallets };
@@ -516,12 +518,15 @@ impl Worker<'_> {
         self.settle_seq = settled.settle_seq;
         for (wallet, team, currency) in settled.itemised {
             self.book.know_wallet((wallet.0, team, currency), wallet.1);
+            if chunk.wallets.binary_search(&wallet).is_err() {
+                self.unsettled.push_back(wallet);
+            }
         }
         let metrics = &shared.metrics;
         metrics.settle_seconds.observe(started.elapsed().as_secs_f64());
         metrics.settled_wallets.inc_by(u64::try_from(settled.wallets).unwrap_or(0));
         metrics.transfers.inc_by(u64::try_from(settled.transfers).unwrap_or(0));
-        Ok(())
+        Ok(settled.unsealed)
     }
 
     fn posted(&mut self, window: &Window, posted: Posted) -> Fate {

@@ -51,20 +51,24 @@ impl Book {
     }
 }
 
-/// Seals the journals of a partition that wait for it. Only under the partition's lock.
+/// Seals some journals of a partition that wait for it, and answers whether there may be more.
+/// Only under the partition's lock.
 pub async fn seal_waiting(
     connection: &mut PgConnection,
     key: &AuditKey,
     partition: u32,
-) -> Result<(), PostgresError> {
+) -> Result<bool, PostgresError> {
     let waiting: Vec<(Uuid, Uuid)> = sqlx::query_as(
-        "DELETE FROM unsealed_journals WHERE partition = $1 RETURNING tenant_id, journal_id",
+        "DELETE FROM unsealed_journals WHERE (partition, tenant_id, journal_id) IN (
+             SELECT partition, tenant_id, journal_id FROM unsealed_journals WHERE partition = $1 LIMIT $2)
+         RETURNING tenant_id, journal_id",
     )
     .bind(integer(partition))
+    .bind(PAGE_ROWS)
     .fetch_all(&mut *connection)
     .await?;
     if waiting.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let (mut number, mut head) = head(connection, partition).await?;
     let books = books(connection, &waiting).await?;
@@ -96,7 +100,7 @@ pub async fn seal_waiting(
     .bind(integer(partition))
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(i64::try_from(waiting.len()).is_ok_and(|sealed| sealed >= PAGE_ROWS))
 }
 
 /// Number and hash of the newest seal of a partition.

@@ -188,7 +188,8 @@ pub struct Posted {
     pub standing: Standing,
     /// Transfers written.
     pub transfers: usize,
-    /// Wallets with open items of this window, in order: they are to be settled.
+    /// Wallets with open items of this window and those that it itemised, in order: they are to be
+    /// settled.
     pub wallets: Vec<WalletId>,
 }
 
@@ -198,8 +199,9 @@ pub enum PostError {
     /// The ledger does not stand where this writer thought: another one posted. Nothing was done.
     #[error("another writer posted to this partition")]
     Stale,
-    /// A wallet was locked for too long: another one holds on it. Nothing was done.
-    #[error("wallets were locked for too long: {0}")]
+    /// A settlement came upon something that passes, such as a wallet that was locked for too long.
+    /// Nothing was done.
+    #[error("a settlement could not be made: {0}")]
     Hot(String),
     /// There is no row of this partition.
     #[error("partition {0} is not set up; run `weir migrate`")]
@@ -246,7 +248,8 @@ pub async fn standing(
     Ok(Standing { place: place(x, r, &c)?, catalog_version: uncount(version), head, settle_seq })
 }
 
-/// Posts a window. `book` is the writer's own; it learns from what was committed.
+/// Posts a window after the audit row with the hash `head` and the transaction with the number
+/// `settle_seq`. `book` is the writer's own; it learns from what was committed.
 ///
 /// [`PostgresError::OutcomeUnknown`] leaves open whether it happened: read [`standing`] again.
 /// Panics where money would not add up, before anything is committed.
@@ -254,20 +257,20 @@ pub async fn post(
     pool: &Pool,
     key: &AuditKey,
     book: &mut Book,
-    head: Hash,
+    (head, settle_seq): (Hash, i64),
     posting: &Posting,
 ) -> Result<Posted, PostError> {
     posting.check();
     let known = &*book;
     let outcome = transaction(pool, |mut connection| async move {
-        write(&mut connection, key, known, head, posting).await
+        write(&mut connection, key, known, (head, settle_seq), posting).await
     })
     .await;
     match outcome {
         Ok((posted, learned)) => {
             if planted::is(Bug::PlaceMovesApart) {
                 transaction(pool, |mut connection| async move {
-                    advance(&mut connection, posting).await
+                    advance(&mut connection, posting, settle_seq).await
                 })
                 .await?;
             }
@@ -282,13 +285,13 @@ async fn write(
     connection: &mut PgConnection,
     key: &AuditKey,
     book: &Book,
-    previous: Hash,
+    (previous, settle_seq): (Hash, i64),
     posting: &Posting,
 ) -> Result<(Posted, Learned), PostError> {
     let (posted_at_us, settle_seq) = if planted::is(Bug::PlaceMovesApart) {
         (runtime::task::now_us(), 0)
     } else {
-        advance(connection, posting).await?
+        advance(connection, posting, settle_seq).await?
     };
     let fresh = settle::itemise(connection, posting.partition, settle_seq).await?;
     let teams = new_teams(posting, book);
@@ -312,6 +315,10 @@ async fn write(
     seal::insert(connection, &entry, &head).await?;
     let (place, catalog_version) = (posting.to, posting.catalog_version);
     let standing = Standing { place, catalog_version, head, settle_seq };
+    let mut settle = settle;
+    settle.extend(fresh.iter().map(|(wallet, ..)| *wallet));
+    settle.sort_unstable();
+    settle.dedup();
     let posted = Posted { standing, transfers: draft.transfers.len(), wallets: settle };
     let wallets = fresh
         .into_iter()
@@ -319,17 +326,18 @@ async fn write(
     Ok((posted, Learned { accounts, teams, wallets: wallets.collect() }))
 }
 
-/// The fence: moves `(X, R, C)` if nobody else did, in the transaction of its effects (INV-13).
+/// The fence: moves `(X, R, C)` if nobody else did, nor settled (which itemises), in the transaction of its effects (INV-13).
 /// Answers the time of that transaction by the database's clock, microseconds since 1970: when it is
 /// posted (INV-18); and its number among those that post or settle.
 async fn advance(
     connection: &mut PgConnection,
     posting: &Posting,
+    settle_seq: i64,
 ) -> Result<(i64, i64), PostError> {
     let moved: Option<(i64, i64)> = sqlx::query_as(
         "UPDATE partitions SET x = $5, r = $6, c = $7, catalog_version = $8, ignored_batches = ignored_batches + $9,
              settle_seq = settle_seq + 1, append_time = greatest(append_time, 'epoch'::timestamptz + $10 * interval '1 microsecond')
-         WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4
+         WHERE partition = $1 AND x = $2 AND r = $3 AND c = $4 AND settle_seq = $11
          RETURNING (extract(epoch FROM now()) * 1000000)::bigint, settle_seq",
     )
     .bind(integer(posting.partition))
@@ -342,6 +350,7 @@ async fn advance(
     .bind(count(posting.catalog_version))
     .bind(count(posting.ignored))
     .bind(posting.append_time_us)
+    .bind(settle_seq)
     .fetch_optional(connection)
     .await
     .map_err(PostgresError::from)?;

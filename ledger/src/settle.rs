@@ -48,6 +48,8 @@ pub struct Settled {
     pub wallets: usize,
     /// Transfers that it wrote.
     pub transfers: usize,
+    /// Whether journals still wait for their seals.
+    pub unsealed: bool,
     /// Wallets whose teams' receivables consist of items from now on.
     pub itemised: Vec<Itemised>,
 }
@@ -56,8 +58,8 @@ pub struct Settled {
 pub type Itemised = (WalletId, Arc<str>, Arc<str>);
 
 /// Settles some wallets of one partition in one transaction. [`PostError::Stale`] where another
-/// ledger-writer settled in between, [`PostError::Hot`] where a wallet was locked for half a second:
-/// nothing was done.
+/// ledger-writer settled in between, [`PostError::Hot`] where something passing was in the way,
+/// such as a wallet that was locked for half a second: nothing was done.
 ///
 /// [`PostgresError::OutcomeUnknown`] leaves open whether it happened; it may be tried again from
 /// where the ledger stands either way, for what was done is not done twice.
@@ -68,19 +70,13 @@ pub async fn settle(
     chunk: &Chunk,
 ) -> Result<Settled, PostError> {
     transaction(pool, |mut connection| async move {
-        // Not tried again here: posting would wait for the wallet as long.
+        // Not tried again here: posting would wait as long. Before COMMIT, nothing has happened.
         run(&mut connection, key, book, chunk).await.map_err(|error| match error {
-            PostError::Postgres(error @ PostgresError::Contended(_)) => hot(error),
+            PostError::Postgres(error) if error.is_passing() => PostError::Hot(error.to_string()),
             error => error,
         })
     })
     .await
-}
-
-/// Before anything of a settlement is decided, a wait that was too long and a server that is away look
-/// alike, and mean the same: later.
-fn hot(error: PostgresError) -> PostError {
-    if error.is_passing() { PostError::Hot(error.to_string()) } else { error.into() }
 }
 
 async fn run(
@@ -91,7 +87,7 @@ async fn run(
 ) -> Result<Settled, PostError> {
     let (settle_seq, x) = fence(connection, chunk).await?;
     let itemised = itemise(connection, chunk.partition, settle_seq).await?;
-    let wallets = load::lock(connection, &chunk.wallets).await.map_err(hot)?;
+    let wallets = load::lock(connection, &chunk.wallets).await?;
     let now_us = wallet::now_us(connection).await?;
     let cases = load::all(connection, wallets, chunk.partition, x, now_us).await?;
     let outcomes: Vec<Outcome> = cases.into_iter().map(|case| Outcome::of(case, now_us)).collect();
@@ -99,8 +95,8 @@ async fn run(
     let transfers = journals.iter().map(|journal| journal.moves.len()).sum();
     journal::write(connection, book, &journals).await?;
     write::all(connection, (chunk.partition, settle_seq, x), &outcomes, &journals).await?;
-    journal_seal::seal_waiting(connection, key, chunk.partition).await?;
-    Ok(Settled { settle_seq, wallets: outcomes.len(), transfers, itemised })
+    let unsealed = journal_seal::seal_waiting(connection, key, chunk.partition).await?;
+    Ok(Settled { settle_seq, wallets: outcomes.len(), transfers, itemised, unsealed })
 }
 
 /// Locks the partition and counts the settlement, if no other was in between: its number, and the

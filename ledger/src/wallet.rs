@@ -375,6 +375,11 @@ pub(crate) struct LotRow {
 }
 
 impl LotRow {
+    /// Whether something of it is neither used nor held.
+    pub(crate) fn may_pay(&self) -> bool {
+        self.remaining != self.held
+    }
+
     pub(crate) fn lot(&self) -> Result<Lot, PostgresError> {
         let kind = GrantKind::read(&self.kind)
             .ok_or_else(|| PostgresError::Broken(format!("a grant of the kind {}", self.kind)))?;

@@ -19,7 +19,7 @@ use tests::{
 };
 
 use crate::world::{
-    Line, ONE, OTHER, Outcomes, PARTITIONS, Rater, TENANT, World, Writer, audit_key, config,
+    Line, ONE, OTHER, Outcomes, PARTITIONS, Rater, TENANT, World, Writer, after, audit_key, config,
 };
 
 #[path = "ledger/cost.rs"]
@@ -266,9 +266,9 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     let mut window = Window::new(0, standing.place, 0);
     assert!(window.offer(0, &message)?);
     let (key, mut book) = (audit_key(), Book::default());
-    let posted = post::post(&pool, &key, &mut book, standing.head, &window.posting()).await?;
+    let posted = post::post(&pool, &key, &mut book, after(&standing), &window.posting()).await?;
     assert_eq!((posted.transfers, posted.standing.place), (2, window.place()));
-    let again = post::post(&pool, &key, &mut book, standing.head, &window.posting()).await;
+    let again = post::post(&pool, &key, &mut book, after(&standing), &window.posting()).await;
     assert_eq!(again, Err(PostError::Stale));
     // When it was posted is said; `faults/clocks.rs` sees by whose clock.
     let recent: Vec<bool> = sqlx::query_scalar(
@@ -285,7 +285,7 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     assert!(window.offer(1, &next)?);
     let mut posting = window.posting();
     posting.from.c = [9; 32];
-    let forked = post::post(&pool, &key, &mut book, posted.standing.head, &posting).await;
+    let forked = post::post(&pool, &key, &mut book, after(&posted.standing), &posting).await;
     assert_eq!(forked, Err(PostError::Stale));
     assert_eq!(post::standing(&mut *pool.acquire().await?, 0).await?, posted.standing);
     assert_eq!(world.check_books().await?, 2);
@@ -309,7 +309,7 @@ async fn the_same_window_twice_or_from_a_stale_place_changes_nothing() -> Result
     // What would not add up is never committed.
     let mut wrong = window.posting();
     wrong.charges[0].figures.amount += 1;
-    let (pool_again, head) = (pool.clone(), posted.standing.head);
+    let (pool_again, head) = (pool.clone(), after(&posted.standing));
     let wrong = tokio::spawn(async move {
         post::post(&pool_again, &audit_key(), &mut Book::default(), head, &wrong).await
     });

@@ -77,7 +77,10 @@ impl Ledger {
             let posting = window.posting();
             posted.totals += u64::try_from(posting.usage.len())?;
             posted.windows += 1;
-            standing = post::post(&pool, &key, &mut book, standing.head, &posting).await?.standing;
+            standing =
+                post::post(&pool, &key, &mut book, (standing.head, standing.settle_seq), &posting)
+                    .await?
+                    .standing;
         }
         pool.close().await;
         posted.used = before.until_now(self.server);

@@ -65,6 +65,8 @@ enum Bench {
     Bars(bars::BarsArguments),
     /// Archiving alone, into the engine of a fresh `weir up`, beside text inserts
     Archive(stages::ArchiveArguments),
+    /// Holds over HTTP on a fresh `weir up`, on one wallet or over several
+    Hold(stages::HoldArguments),
 }
 
 /// What the events of a bench are.
@@ -169,6 +171,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Bench::Bars(arguments) => bars::bars(&arguments),
         Bench::Post(arguments) => process::block_on("bench", stages::post(&arguments)),
         Bench::Archive(arguments) => process::block_on("bench", stages::archive(&arguments)),
+        Bench::Hold(arguments) => process::block_on("bench", stages::hold(&arguments)),
     }
 }
 

@@ -24,6 +24,16 @@ pub async fn archived(clickhouse: &ClickHouse) -> Result<i64> {
     integer(events).with_context(|| format!("{events} is no count"))
 }
 
+/// Holds that are open, in how many batches they were decided, and whether the wallets have held what
+/// they are of.
+pub async fn held(connection: &mut PgConnection) -> Result<(i64, i64, bool)> {
+    let row = sqlx::query_as(
+        "SELECT count(*), count(DISTINCT (wallet_id, created_at)), coalesce(sum(amount), 0) = (SELECT coalesce(sum(held), 0) FROM wallets)
+         FROM holds WHERE state = 'open'",
+    );
+    Ok(row.fetch_one(connection).await?)
+}
+
 /// Team, meter, events, quantity, charge, cost.
 type TotalsRow = (String, String, i64, String, String, String);
 

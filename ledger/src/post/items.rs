@@ -154,7 +154,8 @@ async fn insert_reversals(
 }
 
 /// Notes on holds that usage of theirs waits in the slow lane: they are not freed before its answer,
-/// and the end of `[usage]` is to be read again after that.
+/// and the end of `[usage]` is to be read again after that. A hold of another partition's team is not
+/// this usage's, whatever the event says.
 pub(super) async fn note_forwards(
     connection: &mut PgConnection,
     posting: &Posting,
@@ -165,11 +166,12 @@ pub(super) async fn note_forwards(
     let (tenants, holds): (Vec<Uuid>, Vec<Uuid>) = posting.forwarded_holds.iter().copied().unzip();
     sqlx::query(
         "UPDATE holds h SET forwarded_to = $3, ending_position = NULL FROM UNNEST($1::uuid[], $2::uuid[]) AS named (tenant_id, hold_id)
-         WHERE (h.tenant_id, h.hold_id) = (named.tenant_id, named.hold_id) AND h.state IN ('open', 'closing')",
+         WHERE (h.tenant_id, h.hold_id) = (named.tenant_id, named.hold_id) AND h.state IN ('open', 'closing') AND h.partition = $4",
     )
     .bind(tenants)
     .bind(holds)
     .bind(posting.to.x)
+    .bind(integer(posting.partition))
     .execute(connection)
     .await?;
     Ok(())

@@ -72,7 +72,7 @@ pub(super) async fn upsert_receivables(
              SELECT tenant_id, account_id, team, currency, $6, amount, 1, itemised FROM new
              ON CONFLICT (tenant_id, team, currency) DO UPDATE
              SET balance = old.balance + excluded.balance, sequence = old.sequence + 1
-             WHERE old.partition = excluded.partition AND old.account_id = excluded.account_id
+             WHERE old.partition = excluded.partition AND old.account_id = excluded.account_id AND old.itemised = excluded.itemised
              RETURNING old.tenant_id, old.team, old.currency, old.balance, old.sequence)
          INSERT INTO receivable_entries (tenant_id, journal_id, team, currency, amount, balance_after, sequence)
          SELECT tenant_id, journal_id, team, currency, new.amount, changed.balance, changed.sequence
@@ -91,7 +91,7 @@ pub(super) async fn upsert_receivables(
     .execute(connection)
     .await?;
     let all = usize::try_from(changed.rows_affected()).ok() == Some(owed.len());
-    assert!(all, "a team's receivables belong to one partition for ever");
+    assert!(all, "receivables stay in one partition, and consist of items where there is a wallet");
     Ok(())
 }
 

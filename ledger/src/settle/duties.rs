@@ -11,8 +11,10 @@ use uuid::Uuid;
 use super::{Itemised, WalletId};
 use crate::convert::integer;
 
-/// Rows of one kind that are looked at in one go.
+/// Wallets and grants that are looked at in one go.
 const ROWS_MAX: i64 = 1000;
+/// Holds whose end begins in one go: they come and go as often as usage does.
+const HOLDS_MAX: i64 = 20_000;
 
 /// All wallets of a partition whose teams' receivables consist of items: team, currency and wallet.
 pub async fn wallets(
@@ -103,18 +105,21 @@ pub async fn unpositioned(
     sqlx::query(
         "UPDATE holds h SET state = 'closing', reason = 'expired'
          FROM (SELECT tenant_id, hold_id FROM holds WHERE partition = $1 AND state = 'open' AND expires_at <= clock_timestamp()
-               ORDER BY expires_at LIMIT $2) due
+               LIMIT $2 FOR UPDATE SKIP LOCKED) due
          WHERE (h.tenant_id, h.hold_id) = (due.tenant_id, due.hold_id) AND h.state = 'open'",
     )
     .bind(integer(partition))
-    .bind(ROWS_MAX)
+    .bind(HOLDS_MAX)
     .execute(&mut *connection)
     .await?;
     sqlx::query(
-        "UPDATE grants SET state = 'ending', ending = 'expiry'
-         WHERE partition = $1 AND state = 'running' AND expires_at <= clock_timestamp() - interval '15 minutes'",
+        "UPDATE grants g SET state = 'ending', ending = 'expiry'
+         FROM (SELECT tenant_id, grant_id FROM grants WHERE partition = $1 AND state = 'running'
+                   AND expires_at <= clock_timestamp() - interval '15 minutes' LIMIT $2 FOR UPDATE SKIP LOCKED) due
+         WHERE (g.tenant_id, g.grant_id) = (due.tenant_id, due.grant_id) AND g.state = 'running'",
     )
     .bind(integer(partition))
+    .bind(ROWS_MAX)
     .execute(&mut *connection)
     .await?;
     let holds = sqlx::query_as(
@@ -123,7 +128,7 @@ pub async fn unpositioned(
          LIMIT $2",
     )
     .bind(integer(partition))
-    .bind(ROWS_MAX)
+    .bind(HOLDS_MAX)
     .fetch_all(&mut *connection)
     .await?;
     let grants = sqlx::query_as(
@@ -136,7 +141,8 @@ pub async fn unpositioned(
     Ok(Unpositioned { holds, grants })
 }
 
-/// Notes the end of `[usage]` for what [`unpositioned`] answered before that end was read.
+/// Notes the end of `[usage]` for what [`unpositioned`] answered before that end was read; not of a hold
+/// that has usage in the slow lane by now.
 pub async fn note_position(
     connection: &mut PgConnection,
     found: &Unpositioned,
@@ -147,7 +153,8 @@ pub async fn note_position(
     let (tenants, ids) = unzip(&found.holds);
     sqlx::query(
         "UPDATE holds h SET ending_position = $3 FROM UNNEST($1::uuid[], $2::uuid[]) AS found (tenant_id, hold_id)
-         WHERE (h.tenant_id, h.hold_id) = (found.tenant_id, found.hold_id) AND h.state = 'closing' AND h.ending_position IS NULL",
+         WHERE (h.tenant_id, h.hold_id) = (found.tenant_id, found.hold_id) AND h.state = 'closing' AND h.ending_position IS NULL
+             AND (forwarded_to IS NULL OR forwarded_to <= (SELECT x FROM late_places l WHERE l.partition = h.partition))",
     )
     .bind(tenants)
     .bind(ids)

@@ -18,6 +18,8 @@ use crate::{
 
 /// Old items of a wallet that are looked at in one settlement.
 const OLD_ITEMS_MAX: i64 = 5000;
+/// Holds that end in one settlement.
+const ENDING_MAX: i64 = 10_000;
 /// Payments of a wallet that a reversal looks at in one settlement.
 const PAID_MAX: i64 = 1000;
 
@@ -67,7 +69,7 @@ pub(super) struct Case {
     pub paid: Vec<PaidKey>,
     /// Version of its row of `settle_due`.
     pub due: Option<Uuid>,
-    /// Whether old items were left out.
+    /// Whether old items, or payments that may be taken back, were left out.
     pub more: bool,
 }
 
@@ -171,7 +173,17 @@ pub(super) async fn all(
     let keys = Keys::of(&locked);
     let mut due = due(connection, &keys, partition).await?;
     let mut reversals = reversals(connection, &keys).await?;
-    let mut paid = paid(connection, &keys, &reversals).await?;
+    let taking_back: Vec<i64> = (0_i64..)
+        .zip(&locked)
+        .filter(|(number, one)| {
+            // An older one that waits has found nothing to take back, and nothing is paid while it waits.
+            let all = reversals.get(number);
+            let new = |key: &ItemKey| key.batch_to > one.settled_to || due.contains_key(number);
+            all.is_some_and(|all| all.iter().any(|(key, _)| new(key)))
+        })
+        .map(|(number, _)| number)
+        .collect();
+    let mut paid = paid(connection, &keys, &taking_back).await?;
     let mut grants = grants(connection, &keys, &paid, now_us).await?;
     let ending = ending_holds(connection, &keys, partition, x).await?;
     let raised: Vec<bool> = (0_i64..)
@@ -183,7 +195,9 @@ pub(super) async fn all(
             let frees = ending.iter().any(|(_, tenant, wallet)| {
                 (*tenant, *wallet) == (one.wallet.tenant, one.wallet.wallet)
             });
-            starts || frees || due.contains_key(&number) || reversals.contains_key(&number)
+            let raised = starts || frees || due.contains_key(&number);
+            let has = grants.get(&number).is_some_and(|all| all.iter().any(LotRow::may_pay));
+            raised && (has || frees) || reversals.contains_key(&number)
         })
         .collect();
     let settled_to: Vec<i64> = locked.iter().map(|one| one.settled_to).collect();
@@ -233,10 +247,10 @@ fn case(locked: Locked, read: Read, x: i64) -> Result<Case, PostgresError> {
         holds.push(HoldState { ordinals: row.ordinals.clone() });
     }
     // A hold that calls capture ends here, too, and captures nothing.
-    let hold_of = |hold: Option<Uuid>| {
-        let hold = hold?;
-        read.holds.iter().position(|row| row.hold_id == hold && row.by_usage)
-    };
+    let by_usage = read.holds.iter().enumerate().filter(|(_, row)| row.by_usage);
+    let numbers: HashMap<Uuid, usize> =
+        by_usage.map(|(number, row)| (row.hold_id, number)).collect();
+    let hold_of = |hold: Option<Uuid>| numbers.get(&hold?).copied();
     let mut settlement =
         Settlement { lots: lots.clone(), holds: reserves, ..Settlement::default() };
     let (mut keys, mut fresh, mut added, mut old) = (Vec::new(), Vec::new(), 0_i128, 0_i64);
@@ -266,9 +280,10 @@ fn case(locked: Locked, read: Read, x: i64) -> Result<Case, PostgresError> {
         holds,
         grants,
         reversals: read.reversals.iter().map(|(key, _)| *key).collect(),
+        more: old >= OLD_ITEMS_MAX
+            || i64::try_from(read.paid.len()).is_ok_and(|paid| paid >= PAID_MAX),
         paid: read.paid.iter().map(|(key, _)| *key).collect(),
         due: read.due,
-        more: old >= OLD_ITEMS_MAX,
     })
 }
 
@@ -334,34 +349,33 @@ async fn reversals(
     Ok(all)
 }
 
-/// What reversals may return, newest first; only of wallets that have any.
+/// What reversals may return, newest first; only of wallets with these numbers.
 async fn paid(
     connection: &mut PgConnection,
     keys: &Keys,
-    reversals: &HashMap<i64, Vec<(ItemKey, i128)>>,
+    numbers: &[i64],
 ) -> Result<HashMap<i64, Vec<(PaidKey, i128)>>, PostgresError> {
     let mut all: HashMap<i64, Vec<(PaidKey, i128)>> = HashMap::new();
-    if reversals.is_empty() {
+    if numbers.is_empty() {
         return Ok(all);
     }
-    let numbers: Vec<i64> = reversals.keys().copied().collect();
     let rows: Vec<(i64, i64, i32, i64, Uuid, bool, String)> = sqlx::query_as(
         "SELECT w.number - 1, p.batch_to, p.ordinal, p.settle_seq, p.grant_id, p.kind = 'paid',
              (p.left_over * 1000000000000)::numeric(60, 0)::text
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS w (tenant_id, team, currency, number)
+         FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (tenant_id, wallet_id, number)
          CROSS JOIN LATERAL (
-             SELECT a.batch_to, a.ordinal, a.settle_seq, a.grant_id, g.kind, a.amount - coalesce(
-                 (SELECT sum(b.amount) FROM reversal_allocations b WHERE (b.tenant_id, b.partition, b.item_batch_to, b.item_ordinal,
-                     b.grant_id, b.paid_in) = (a.tenant_id, a.partition, a.batch_to, a.ordinal, a.grant_id, a.settle_seq)), 0) AS left_over
-             FROM open_items i JOIN allocations a USING (tenant_id, partition, batch_to, ordinal) JOIN grants g USING (tenant_id, grant_id)
-             WHERE (i.tenant_id, i.team, i.currency) = (w.tenant_id, w.team, w.currency)
-             ORDER BY a.settle_seq DESC, a.batch_to DESC, a.ordinal DESC, a.grant_id LIMIT $5) p
-         WHERE w.number - 1 = ANY($4) AND p.left_over > 0
+             SELECT a.batch_to, a.ordinal, a.settle_seq, a.grant_id, g.kind, a.amount - back.amount AS left_over
+             FROM grants g JOIN allocations a USING (tenant_id, grant_id)
+             CROSS JOIN LATERAL (
+                 SELECT coalesce(sum(b.amount), 0) AS amount FROM reversal_allocations b WHERE (b.tenant_id, b.partition, b.item_batch_to,
+                     b.item_ordinal, b.grant_id, b.paid_in) = (a.tenant_id, a.partition, a.batch_to, a.ordinal, a.grant_id, a.settle_seq)) back
+             WHERE (g.tenant_id, g.wallet_id) = (w.tenant_id, w.wallet_id) AND a.amount > back.amount
+             ORDER BY a.settle_seq DESC, a.batch_to DESC, a.ordinal DESC, a.grant_id LIMIT $4) p
+         WHERE w.number - 1 = ANY($3)
          ORDER BY w.number, p.settle_seq DESC, p.batch_to DESC, p.ordinal DESC, p.grant_id",
     )
     .bind(&keys.tenants)
-    .bind(&keys.teams)
-    .bind(&keys.currencies)
+    .bind(&keys.wallets)
     .bind(numbers)
     .bind(PAID_MAX)
     .fetch_all(connection)
@@ -417,12 +431,13 @@ async fn ending_holds(
     let rows = sqlx::query_as(
         "SELECT h.hold_id, h.tenant_id, h.wallet_id FROM holds h JOIN UNNEST($1::uuid[], $2::uuid[]) AS w (tenant_id, wallet_id)
              USING (tenant_id, wallet_id)
-         WHERE h.partition = $3 AND h.state = 'closing' AND h.ending_position <= $4",
+         WHERE h.partition = $3 AND h.state = 'closing' AND h.ending_position <= $4 LIMIT $5",
     )
     .bind(&keys.tenants)
     .bind(&keys.wallets)
     .bind(integer(partition))
     .bind(x.saturating_add(1))
+    .bind(ENDING_MAX)
     .fetch_all(connection)
     .await?;
     Ok(rows)
@@ -460,7 +475,7 @@ async fn items(
              UNION ALL
              (SELECT * FROM open_items o WHERE (o.tenant_id, o.team, o.currency) = (w.tenant_id, w.team, w.currency)
                  AND o.paid < o.amount AND o.batch_to <= w.settled_to AND w.raised
-              ORDER BY o.bucket, o.meter, o.batch_to, o.ordinal LIMIT $6)) i
+              ORDER BY o.batch_to, o.ordinal LIMIT $6)) i
          ORDER BY w.number, i.bucket, i.meter, i.batch_to, i.ordinal",
     )
     .bind(&keys.tenants)
@@ -503,19 +518,24 @@ async fn holds(
         .flatten()
         .filter(|item| item.fresh || planted::is(Bug::CapturedAgain))
         .filter_map(|item| item.hold_id);
-    let ends: Vec<Uuid> = ending.iter().map(|(hold, ..)| *hold).collect();
-    let wanted: Vec<Uuid> = named.chain(ends.iter().copied()).collect();
+    let wanted: Vec<(Uuid, bool)> = named
+        .map(|hold| (hold, false))
+        .chain(ending.iter().map(|(hold, ..)| (*hold, true)))
+        .collect();
     let mut all: HashMap<i64, Vec<HoldRow>> = HashMap::new();
     if wanted.is_empty() {
         return Ok(all);
     }
     let rows: Vec<HoldRow> = sqlx::query_as(
         "WITH locked AS (
-             SELECT h.* FROM holds h JOIN UNNEST($1::uuid[], $2::uuid[]) AS w (tenant_id, wallet_id) USING (tenant_id, wallet_id)
-             WHERE h.hold_id = ANY($3) AND h.state IN ('open', 'closing') AND (h.settle_by = 'usage' OR h.hold_id = ANY($4))
+             SELECT h.*, wanted.ends FROM (SELECT hold_id, bool_or(ends) AS ends FROM UNNEST($3::uuid[], $4::boolean[]) AS wanted (hold_id, ends)
+                 GROUP BY hold_id) wanted
+             CROSS JOIN (SELECT DISTINCT tenant_id FROM UNNEST($1::uuid[]) AS own (tenant_id)) own
+             JOIN holds h ON (h.tenant_id, h.hold_id) = (own.tenant_id, wanted.hold_id)
+             WHERE h.state IN ('open', 'closing') AND (h.settle_by = 'usage' OR wanted.ends)
              ORDER BY h.tenant_id, h.hold_id FOR UPDATE OF h)
          SELECT w.number - 1 AS number, h.hold_id, h.meters, (h.on_credit * 1000000000000)::numeric(60, 0)::text AS on_credit,
-             h.settle_by = 'usage' AS by_usage, h.hold_id = ANY($4) AS ends, l.ordinals, l.grants, l.lefts
+             h.settle_by = 'usage' AS by_usage, h.ends, l.ordinals, l.grants, l.lefts
          FROM locked h
          JOIN UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (tenant_id, wallet_id, number) USING (tenant_id, wallet_id)
          CROSS JOIN LATERAL (SELECT coalesce(array_agg(ordinal ORDER BY ordinal), '{}') AS ordinals,
@@ -526,8 +546,8 @@ async fn holds(
     )
     .bind(&keys.tenants)
     .bind(&keys.wallets)
-    .bind(wanted)
-    .bind(ends)
+    .bind(wanted.iter().map(|(hold, _)| *hold).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|(_, ends)| *ends).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     for row in rows {

@@ -397,17 +397,33 @@ async fn apply_reversals(
     Ok(())
 }
 
-/// Takes the wallets off the queue, unless they were raised again or something was left out.
+/// Takes the wallets off the queue, unless they were raised again; and puts on it those of which
+/// something was left out, as long as settling them gets on.
 async fn leave_due(
     connection: &mut PgConnection,
     (partition, ..): Place,
     outcomes: &[Outcome],
 ) -> Result<(), PostgresError> {
+    let goes_on = |outcome: &&Outcome| outcome.case.more && !outcome.moves.is_empty();
+    let again: Vec<&Outcome> = outcomes.iter().filter(goes_on).collect();
     let done: Vec<(&Outcome, Uuid)> = outcomes
         .iter()
-        .filter(|outcome| !outcome.case.more)
+        .filter(|outcome| !goes_on(outcome))
         .filter_map(|outcome| Some((outcome, outcome.case.due?)))
         .collect();
+    if !again.is_empty() {
+        sqlx::query(
+            "INSERT INTO settle_due (tenant_id, wallet_id, partition, version)
+             SELECT tenant_id, wallet_id, $3, $4 FROM UNNEST($1::uuid[], $2::uuid[]) AS again (tenant_id, wallet_id)
+             ON CONFLICT (partition, tenant_id, wallet_id) DO UPDATE SET version = excluded.version",
+        )
+        .bind(again.iter().map(|outcome| outcome.case.wallet.tenant).collect::<Vec<_>>())
+        .bind(again.iter().map(|outcome| outcome.case.wallet.wallet).collect::<Vec<_>>())
+        .bind(integer(partition))
+        .bind(Uuid::now_v7())
+        .execute(&mut *connection)
+        .await?;
+    }
     if done.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use ledger::{account::Book, post};
 use ledger_writer::window::Window;
 
-use crate::world::{Line, Outcomes, Rater, World, audit_key};
+use crate::world::{Line, Outcomes, Rater, World, after, audit_key};
 
 const TEAMS: usize = 10_000;
 const METERS: [&str; 2] = ["tokens", "calls"];
@@ -34,7 +34,7 @@ async fn many_teams_are_posted_together() -> Result<()> {
         let added = started.elapsed();
         let posting = window.posting();
         let started = Instant::now();
-        let posted = post::post(&pool, &key, &mut book, standing.head, &posting).await?;
+        let posted = post::post(&pool, &key, &mut book, after(&standing), &posting).await?;
         let elapsed = started.elapsed();
         assert_eq!(posted.transfers, TEAMS * METERS.len() + METERS.len());
         let each = elapsed.as_micros() / (TEAMS * METERS.len()) as u128;

@@ -480,7 +480,7 @@ async fn what_a_writer_posted_and_did_not_settle_its_successor_settles() -> Resu
     book.set_wallets(
         known.into_iter().map(|((tenant, id), team, currency)| ((tenant, team, currency), id)),
     );
-    let (key, head) = (crate::world::audit_key(), standing.head);
+    let (key, head) = (crate::world::audit_key(), crate::world::after(&standing));
     let posted = ledger::post::post(&pool, &key, &mut book, head, &window.posting()).await?;
     assert_eq!(posted.wallets, [(TENANT, bank.wallet)]);
     assert_eq!(bank.stands().await?, ("15".to_owned(), "10".to_owned(), "0".to_owned()));
@@ -583,6 +583,15 @@ async fn of_two_settlements_at_once_one_is_stale() -> Result<()> {
     let stale = [first, second].into_iter().find_map(Result::err);
     assert_eq!(stale, Some(PostError::Stale));
     bank.becomes("13", "0", "0").await?;
+    // A posting that does not know of it is stale too: what it knows of wallets may be old.
+    bank.usage(&[line(1)]).await?;
+    let mut reader = bank.world.log.reader(ledger_writer::RATED, 0, 1)?;
+    let message = reader.next(std::time::Duration::from_secs(10))?.context("a batch")?;
+    let mut window = ledger_writer::window::Window::new(0, standing.place, 0);
+    assert!(window.offer(message.position, &message.payload)?);
+    let (mut book, before) = (Book::default(), crate::world::after(&standing));
+    let posted = ledger::post::post(&pool, &key, &mut book, before, &window.posting()).await;
+    assert_eq!(posted, Err(PostError::Stale));
     bank.end().await?;
     Ok(())
 }

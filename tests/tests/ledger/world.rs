@@ -59,6 +59,11 @@ pub fn config(window_ms: u64) -> Config {
     Config { window_ms, batches_max: 1000, sums_max: 50_000, audit_key: key() }
 }
 
+/// What the next posting comes after.
+pub fn after(standing: &ledger::post::Standing) -> (domain::chain::Hash, i64) {
+    (standing.head, standing.settle_seq)
+}
+
 /// One sum of a batch.
 #[derive(Clone, Debug)]
 pub struct Line {

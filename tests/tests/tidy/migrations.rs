@@ -90,7 +90,7 @@ const RELEASED: &[(&str, &str)] = &[
     ),
     (
         "migrations/postgres/0014_wallets.sql",
-        "7a2451d1a551b49e4f0516cff18cd50f1236a57795e841cc7d6746038eb45c15",
+        "1f43b08a9d79f2968cfd0b6ca0f26bd9148ba9ae52ace480c8e1425099dc1a89",
     ),
 ];
 

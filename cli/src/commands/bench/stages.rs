@@ -14,6 +14,7 @@ use crate::{
         archive::Archive,
         blocks::Desk,
         database,
+        hold::{hold as place_holds, wallets},
         ingest::{Packing, Taken, take},
         load::Plan,
         post::Ledger,
@@ -263,5 +264,47 @@ pub async fn archive(arguments: &ArchiveArguments) -> Result<ExitCode> {
             ("inserts", archived.inserts as f64),
         ],
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `weir bench hold` is started with.
+#[derive(Debug, clap::Args)]
+pub struct HoldArguments {
+    /// Seconds of load
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    seconds: u16,
+    /// Wallets, which are held on in turn
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    wallets: u32,
+    /// Connections that ask, each with one request at a time
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=2_048))]
+    connections: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks a fresh system for holds.
+pub async fn hold(arguments: &HoldArguments) -> Result<ExitCode> {
+    let shutdown = Shutdown::on_signals()?;
+    let system = System::start(None, None).await?;
+    let ids = wallets(&system.client()?, arguments.wallets).await?;
+    let load = (arguments.connections, Duration::from_secs(arguments.seconds.into()));
+    let held = place_holds(&system, ids, load, &shutdown).await?;
+    system.stop().await?;
+    let ms = |quantile| held.http_us.value_at_quantile(quantile) as f64 / 1e3;
+    let used = held.weir + held.postgres;
+    let figures = [
+        ("per_s", held.holds as f64 / held.time.as_secs_f64()),
+        ("ms.p50", ms(0.5)),
+        ("ms.p99", ms(0.99)),
+        ("cpu_us", each(used, held.holds)),
+        ("cpu_us.weir", each(held.weir, held.holds)),
+        ("cpu_us.postgres", each(held.postgres, held.holds)),
+        ("cpu_us.generator", each(held.generator, held.holds)),
+        ("holds_per_batch", held.holds as f64 / held.batches.max(1) as f64),
+        ("peak_rss_mb", held.peak_rss_mb),
+    ];
+    print(arguments.json, &figures);
     Ok(ExitCode::SUCCESS)
 }
