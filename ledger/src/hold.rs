@@ -112,54 +112,6 @@ pub async fn place(
         .collect()
 }
 
-/// A hold as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct HoldRow {
-    /// Its id.
-    pub hold_id: Uuid,
-    /// Its wallet.
-    pub wallet_id: Uuid,
-    /// How much, raw, as text.
-    pub amount: String,
-    /// What was captured of it, raw, as text.
-    pub captured: String,
-    /// The meters whose usage it captures; all when empty.
-    pub meters: Vec<String>,
-    /// `usage` or `call`.
-    pub settle_by: String,
-    /// `refused`, `open`, `closing` or `ended`.
-    pub state: String,
-    /// Why it was refused, or what ended it.
-    pub reason: String,
-    /// When it was decided, microseconds since 1970.
-    pub created_us: i64,
-    /// Until when it is open.
-    pub expires_us: i64,
-    /// When it ended.
-    pub ended_us: Option<i64>,
-}
-
-/// Reads a hold.
-pub async fn read(
-    connection: &mut PgConnection,
-    tenant: Uuid,
-    hold: Uuid,
-) -> Result<Option<HoldRow>, PostgresError> {
-    let row = sqlx::query_as(
-        "SELECT hold_id, wallet_id, (amount * 1000000000000)::numeric(60, 0)::text AS amount,
-             (captured * 1000000000000)::numeric(60, 0)::text AS captured, meters, settle_by, state, reason,
-             (extract(epoch FROM created_at) * 1000000)::bigint AS created_us,
-             (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_us,
-             (extract(epoch FROM ended_at) * 1000000)::bigint AS ended_us
-         FROM holds WHERE tenant_id = $1 AND hold_id = $2",
-    )
-    .bind(tenant)
-    .bind(hold)
-    .fetch_optional(connection)
-    .await?;
-    Ok(row)
-}
-
 /// Begins the end of an open hold. What usage in the log by now needs of it is captured first; the
 /// rest is freed by the ledger-writer. False where it is not open.
 pub async fn release(

@@ -344,7 +344,7 @@ pub async fn lots(
              (remaining * 1000000000000)::numeric(60, 0)::text AS remaining, (held * 1000000000000)::numeric(60, 0)::text AS held,
              meters, (extract(epoch FROM starts_at) * 1000000)::bigint AS starts_us,
              (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_us,
-             (extract(epoch FROM created_at) * 1000000)::bigint AS created_us, state, ending, ending_position
+             (extract(epoch FROM created_at) * 1000000)::bigint AS created_us, state, ending, final_position
          FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND state = 'running' FOR UPDATE",
     )
     .bind(wallet.tenant)
@@ -371,7 +371,7 @@ pub(crate) struct LotRow {
     pub created_us: i64,
     pub state: String,
     pub ending: Option<String>,
-    pub ending_position: Option<i64>,
+    pub final_position: Option<i64>,
 }
 
 impl LotRow {

@@ -59,6 +59,7 @@ CREATE TABLE grants (
     state           text NOT NULL CHECK (state IN ('scheduled', 'running', 'ending', 'ended')),
     ending          text CHECK (ending IN ('expiry', 'void', 'refund')),
     ending_position bigint,
+    final_position  bigint,
     ended_at        timestamptz,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (tenant_id, grant_id),
@@ -71,6 +72,7 @@ CREATE TABLE grants (
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN grants.meters IS 'The meters whose usage it pays; all when empty.';
 COMMENT ON COLUMN grants.ending_position IS 'End of [usage] as it was read after the ending began: what lies before may still be paid by it.';
+COMMENT ON COLUMN grants.final_position IS 'Of an expiry: its end as it was read after the slow lane had answered all before that; else the same. What it has left goes when that is posted.';
 CREATE INDEX grants_of_wallet ON grants (tenant_id, wallet_id, grant_id);
 CREATE INDEX grants_to_start ON grants (partition, starts_at) WHERE state = 'scheduled';
 CREATE INDEX grants_to_end ON grants (partition, expires_at) WHERE state = 'running';
@@ -430,7 +432,7 @@ GRANT SELECT ON wallets, grants, wallet_entries, open_items, allocations, revers
     new_wallets, settle_due, unsealed_journals, journal_seals, receivable_entries TO weir_writer;
 GRANT INSERT ON wallet_entries, open_items, allocations, reversals, reversal_allocations, settle_due, unsealed_journals, journal_seals TO weir_writer;
 GRANT UPDATE (balance, held, held_on_credit, debt, sequence, settled_to) ON wallets TO weir_writer;
-GRANT UPDATE (remaining, held, state, ending, ending_position, ended_at) ON grants TO weir_writer;
+GRANT UPDATE (remaining, held, state, ending, ending_position, final_position, ended_at) ON grants TO weir_writer;
 GRANT UPDATE (captured, paid) ON open_items TO weir_writer;
 GRANT UPDATE (applied) ON reversals TO weir_writer;
 GRANT UPDATE (captured, on_credit, state, reason, ending_position, forwarded_to, ended_at) ON holds TO weir_writer;

@@ -97,7 +97,7 @@ impl Unpositioned {
 /// Closes holds whose time is over and begins the end of grants that expired 15 minutes ago. Answers
 /// the holds and grants whose end has begun, in a transaction that is committed, and for which the end
 /// of `[usage]` is to be read *now*. A hold with usage that the slow lane has not answered is not among
-/// them. Each statement is a transaction of its own.
+/// them; a grant that expires is among them twice, again when the lane has answered what was there. Each statement is a transaction of its own.
 pub async fn unpositioned(
     connection: &mut PgConnection,
     partition: u32,
@@ -132,7 +132,11 @@ pub async fn unpositioned(
     .fetch_all(&mut *connection)
     .await?;
     let grants = sqlx::query_as(
-        "SELECT tenant_id, grant_id FROM grants WHERE partition = $1 AND state = 'ending' AND ending_position IS NULL LIMIT $2",
+        "SELECT tenant_id, grant_id FROM grants g WHERE partition = $1 AND state = 'ending' AND (ending_position IS NULL
+             OR final_position IS NULL AND ending_position <= (SELECT x + 1 FROM partitions WHERE partition = $1)
+                 AND (ending_position <= (SELECT x + 1 FROM late_places WHERE partition = $1)
+                     OR NOT EXISTS (SELECT FROM partition_counts WHERE partition = $1 AND forwarded > 0)))
+         LIMIT $2",
     )
     .bind(integer(partition))
     .bind(ROWS_MAX)
@@ -163,8 +167,10 @@ pub async fn note_position(
     .await?;
     let (tenants, ids) = unzip(&found.grants);
     sqlx::query(
-        "UPDATE grants g SET ending_position = $3 FROM UNNEST($1::uuid[], $2::uuid[]) AS found (tenant_id, grant_id)
-         WHERE (g.tenant_id, g.grant_id) = (found.tenant_id, found.grant_id) AND g.state = 'ending' AND g.ending_position IS NULL",
+        "UPDATE grants g SET ending_position = coalesce(g.ending_position, $3),
+             final_position = CASE WHEN g.ending_position IS NOT NULL OR g.ending <> 'expiry' THEN $3 END
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS found (tenant_id, grant_id)
+         WHERE (g.tenant_id, g.grant_id) = (found.tenant_id, found.grant_id) AND g.state = 'ending' AND g.final_position IS NULL",
     )
     .bind(tenants)
     .bind(ids)
@@ -193,7 +199,7 @@ pub async fn duties(
          UNION SELECT tenant_id, wallet_id FROM settle_due WHERE partition = $1
          UNION SELECT tenant_id, wallet_id FROM grants WHERE partition = $1 AND state = 'scheduled' AND starts_at <= clock_timestamp()
          UNION SELECT tenant_id, wallet_id FROM grants WHERE partition = $1 AND state = 'ending' AND (held = 0 OR remaining > held)
-             AND ending_position <= (SELECT x + 1 FROM partitions WHERE partition = $1)
+             AND final_position <= (SELECT x + 1 FROM partitions WHERE partition = $1)
          UNION SELECT tenant_id, wallet_id FROM holds WHERE partition = $1 AND state = 'closing'
              AND ending_position <= (SELECT x + 1 FROM partitions WHERE partition = $1)
          ORDER BY 1, 2 LIMIT $2",

@@ -232,7 +232,7 @@ fn case(locked: Locked, read: Read, x: i64) -> Result<Case, PostgresError> {
     let Locked { wallet, settled_to } = locked;
     let mut lots: Vec<(Lot, GrantState)> = Vec::with_capacity(read.grants.len());
     for row in &read.grants {
-        let over = row.ending_position.is_some_and(|end| end <= x.saturating_add(1));
+        let over = row.final_position.is_some_and(|end| end <= x.saturating_add(1));
         let scheduled = row.state == "scheduled";
         let ending = row.ending.clone().filter(|_| over && row.state == "ending");
         lots.push((row.lot()?, GrantState { scheduled, ending }));
@@ -400,7 +400,7 @@ async fn grants(
              (g.remaining * 1000000000000)::numeric(60, 0)::text AS remaining, (g.held * 1000000000000)::numeric(60, 0)::text AS held,
              g.meters, (extract(epoch FROM g.starts_at) * 1000000)::bigint AS starts_us,
              (extract(epoch FROM g.expires_at) * 1000000)::bigint AS expires_us,
-             (extract(epoch FROM g.created_at) * 1000000)::bigint AS created_us, g.state, g.ending, g.ending_position
+             (extract(epoch FROM g.created_at) * 1000000)::bigint AS created_us, g.state, g.ending, g.final_position
          FROM UNNEST($1::uuid[], $2::uuid[]) AS w (tenant_id, wallet_id) JOIN grants g USING (tenant_id, wallet_id)
          WHERE g.state IN ('running', 'ending') AND (g.remaining > 0 OR g.state = 'ending' OR g.grant_id = ANY($3))
              OR g.state = 'scheduled' AND g.starts_at <= 'epoch'::timestamptz + $4 * interval '1 microsecond'

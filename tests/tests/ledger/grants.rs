@@ -104,7 +104,11 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_reader", "transfers", "S"),
     ("weir_reader", "usage_totals", "S"),
     ("weir_writer", "allocations", "SI"),
-    ("weir_writer", "grants", "S u(ended_at,ending,ending_position,held,remaining,state)"),
+    (
+        "weir_writer",
+        "grants",
+        "S u(ended_at,ending,ending_position,final_position,held,remaining,state)",
+    ),
     ("weir_writer", "hold_lots", "S u(captured,released)"),
     (
         "weir_writer",
@@ -193,6 +197,7 @@ const ALLOWED_COLUMNS: &[(&str, &str, &str)] = &[
     ("weir_writer", "grants.ended_at", "UPDATE"),
     ("weir_writer", "grants.ending", "UPDATE"),
     ("weir_writer", "grants.ending_position", "UPDATE"),
+    ("weir_writer", "grants.final_position", "UPDATE"),
     ("weir_writer", "grants.held", "UPDATE"),
     ("weir_writer", "grants.remaining", "UPDATE"),
     ("weir_writer", "grants.state", "UPDATE"),

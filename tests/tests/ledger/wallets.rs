@@ -433,6 +433,46 @@ async fn grants_start_end_and_are_refunded_after_what_was_in_the_log() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_archive_costs_nobody_their_credits() -> Result<()> {
+    let mut bank = Bank::start().await?;
+    let (gift, kind) = ("gift", GrantKind::Promotional);
+    let grant = bank.grant(&NewGrant { kind, source_id: gift, ..grant(9 * ONE) }).await?;
+    bank.paid(5).await?;
+    // Late usage of the grant's time waits in the slow lane, which has nobody to ask.
+    bank.unrated().await?;
+    let outcomes = Outcomes { forwarded: vec![Uuid::now_v7()], ..Outcomes::default() };
+    bank.rater.append(&bank.world.log, &[], &outcomes).await?;
+    bank.world.posted(bank.rater.place, 0).await?;
+    let admin = bank.world.admin().await?;
+    let expired = format!(
+        "UPDATE grants SET starts_at = 'epoch'::timestamptz + interval '15 minutes' * 1900000, expires_at = now() - interval '1 hour'
+         WHERE grant_id = '{grant}'"
+    );
+    admin.execute(AssertSqlSafe(expired)).await?;
+    eventually("it is ending", async || {
+        Ok(bank
+            .text("SELECT ending_position::text FROM grants WHERE state = 'ending'")
+            .await
+            .is_ok_and(|end| end == "2"))
+    })
+    .await?;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!(bank.stands().await?, ("14".to_owned(), "0".to_owned(), "0".to_owned()));
+    // The archive is back: the lane appends its copy, then says so. The grant pays, and what it has left goes.
+    bank.unrated().await?;
+    let answered = "INSERT INTO late_places (partition, x, r, c, answered) SELECT partition, x, r, c, 0 FROM partitions WHERE partition = 0";
+    admin.execute(answered).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!(bank.stands().await?, ("14".to_owned(), "0".to_owned(), "0".to_owned()));
+    bank.rate(&[line(4)]).await?;
+    bank.becomes("5", "0", "0").await?;
+    let unused = "SELECT format('%s %s', reason, trim_scale(amount)) FROM wallet_entries ORDER BY sequence DESC LIMIT 1";
+    assert_eq!(bank.text(unused).await?, "breakage -5");
+    bank.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_consumes_what_there_is_and_never_more() -> Result<()> {
     let bank = Bank::with_limit(100 * ONE).await?;
     bank.paid(5).await?;

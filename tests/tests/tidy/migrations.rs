@@ -90,7 +90,7 @@ const RELEASED: &[(&str, &str)] = &[
     ),
     (
         "migrations/postgres/0014_wallets.sql",
-        "1f43b08a9d79f2968cfd0b6ca0f26bd9148ba9ae52ace480c8e1425099dc1a89",
+        "02e2226dea934bbb1d58c669d70970fe3d1c40f9f0f18ffee4ec6c87bb1acc14",
     ),
 ];
 
