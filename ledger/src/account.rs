@@ -109,6 +109,12 @@ impl Book {
         self.wallets.insert(name, wallet);
     }
 
+    /// Whether it knows of any wallet.
+    #[must_use]
+    pub fn has_wallets(&self) -> bool {
+        !self.wallets.is_empty()
+    }
+
     /// The wallet that pays what a team owes in a currency.
     #[must_use]
     pub fn wallet(&self, name: &WalletName) -> Option<Uuid> {

@@ -15,7 +15,7 @@ use crate::{
 /// Between the meters of one hold, where they travel as one text.
 const SEPARATOR: &str = "\u{1f}";
 
-/// What ends a hold.
+/// What captures a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettleBy {
     /// Usage that names it, and posting.

@@ -2,6 +2,8 @@
 //! consume. One chain per partition; the ledger-writer seals what waits, in the order of the journals'
 //! ids, in the transaction of its next settlement. The api has no key.
 
+use std::collections::HashMap;
+
 use domain::{chain::Hash, wire::codec::Output};
 use runtime::postgres::PostgresError;
 use sqlx::{FromRow as _, PgConnection, Row as _};
@@ -186,6 +188,8 @@ pub async fn verify(
         }
         let wanted: Vec<(Uuid, Uuid)> = rows.iter().map(|row| (row.0, row.1)).collect();
         let books = books(connection, &wanted).await?;
+        let books: HashMap<(Uuid, Uuid), Book> =
+            books.into_iter().map(|book| ((book.tenant, book.journal), book)).collect();
         for (tenant, journal, own, transfers, transfers_hash, previous, sealed) in rows {
             if own != number + 1 {
                 return Err(broken(own, "a seal of a journal is missing before this one"));
@@ -193,8 +197,7 @@ pub async fn verify(
             if previous != head {
                 return Err(broken(own, "the seal of a journal does not continue the one before"));
             }
-            let book = books.iter().find(|book| (book.tenant, book.journal) == (tenant, journal));
-            let Some(book) = book else {
+            let Some(book) = books.get(&(tenant, journal)) else {
                 return Err(broken(own, "a sealed journal is missing"));
             };
             let (found, found_hash, seal) = book.seal(key, (partition, own), &head);

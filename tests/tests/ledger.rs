@@ -22,6 +22,8 @@ use crate::world::{
     Line, ONE, OTHER, Outcomes, PARTITIONS, Rater, TENANT, World, Writer, after, audit_key, config,
 };
 
+#[path = "ledger/bank.rs"]
+mod bank;
 #[path = "ledger/cost.rs"]
 mod cost;
 #[path = "ledger/grants.rs"]
@@ -30,6 +32,8 @@ mod grants;
 mod histories;
 #[path = "ledger/seal.rs"]
 mod seal;
+#[path = "ledger/tampering.rs"]
+mod tampering;
 #[path = "ledger/wallets.rs"]
 mod wallets;
 #[path = "ledger/world.rs"]

@@ -1,6 +1,9 @@
 //! What a settlement reads, after its locks.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use domain::{
     planted::{self, Bug},
@@ -186,15 +189,15 @@ pub(super) async fn all(
     let mut paid = paid(connection, &keys, &taking_back).await?;
     let mut grants = grants(connection, &keys, &paid, now_us).await?;
     let ending = ending_holds(connection, &keys, partition, x).await?;
+    let freeing: HashSet<WalletId> =
+        ending.iter().map(|(_, tenant, wallet)| (*tenant, *wallet)).collect();
     let raised: Vec<bool> = (0_i64..)
         .zip(&locked)
         .map(|(number, one)| {
             let starts = grants
                 .get(&number)
                 .is_some_and(|all| all.iter().any(|row| row.state == "scheduled"));
-            let frees = ending.iter().any(|(_, tenant, wallet)| {
-                (*tenant, *wallet) == (one.wallet.tenant, one.wallet.wallet)
-            });
+            let frees = freeing.contains(&(one.wallet.tenant, one.wallet.wallet));
             let raised = starts || frees || due.contains_key(&number);
             let has = grants.get(&number).is_some_and(|all| all.iter().any(LotRow::may_pay));
             raised && (has || frees) || reversals.contains_key(&number)
@@ -412,10 +415,10 @@ async fn grants(
     .bind(now_us)
     .fetch_all(connection)
     .await?;
+    let numbers: HashMap<Uuid, i64> = keys.wallets.iter().copied().zip(0..).collect();
     let mut all: HashMap<i64, Vec<LotRow>> = HashMap::new();
     for row in rows {
-        let number = keys.wallets.iter().position(|wallet| *wallet == row.wallet_id);
-        let number = number.and_then(|number| i64::try_from(number).ok()).unwrap_or(-1);
+        let number = numbers.get(&row.wallet_id).copied().unwrap_or(-1);
         all.entry(number).or_default().push(row);
     }
     Ok(all)

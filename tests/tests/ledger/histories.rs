@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::{
-    wallets::{Bank, grant, new_hold},
+    bank::{Bank, grant, new_hold},
     world::{Line, ONE, TENANT, config},
 };
 
