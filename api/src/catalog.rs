@@ -6,14 +6,17 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    catalog::{CatalogDocument, CreditUnit, Fault},
+    catalog::{CatalogDocument, CreditUnit, CreditValue, Fault},
     meter::MeterDefinition,
-    money::Amount,
-    rate_card::{Card, CardKind, CardVersion, RateRow},
+    rate_card::{Card, CardKind, CardVersion},
     time,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+mod rate_form;
+
+pub(crate) use self::rate_form::RateForm;
 
 /// One path or several, of which the first that is present counts.
 #[derive(ToSchema)]
@@ -75,6 +78,23 @@ pub(crate) struct MeterForm {
 pub(crate) struct CreditUnitForm {
     /// Its name.
     key: String,
+    /// What one of it is worth; absent where it has no money value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CreditValueForm>)]
+    value: Option<CreditValue>,
+}
+
+/// What one of a credit unit is worth, for margins.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreditValue)]
+#[expect(dead_code, reason = "only its documentation is used")]
+pub(crate) struct CreditValueForm {
+    /// How much, above zero.
+    #[schema(example = "0.01")]
+    amount: String,
+    /// Three capital letters.
+    #[schema(example = "USD")]
+    currency: String,
 }
 
 /// Whether a card says what customers pay or what providers charge.
@@ -86,33 +106,6 @@ pub(crate) enum KindForm {
     Rate,
     /// What providers charge.
     Cost,
-}
-
-/// A row of a card: a price for `per` units, or unlimited. The row with the most dimensions that
-/// fit wins; one without dimensions is the fallback; no row at all is unpriced, never free.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[schema(as = Rate)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RateForm {
-    /// The meter.
-    pub meter: String,
-    /// Values of dimensions that the usage must have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub dimensions: BTreeMap<String, String>,
-    /// The price for `per` units, as text.
-    #[schema(example = "0.03")]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price: Option<String>,
-    /// How many units the price is for.
-    #[serde(default = "one")]
-    pub per: u64,
-    /// Metered and free.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub unlimited: bool,
-}
-
-fn one() -> u64 {
-    1
 }
 
 /// One version of a card; published, it never changes.
@@ -168,6 +161,10 @@ pub(crate) struct CatalogForm {
     /// The cost card.
     #[serde(default)]
     pub default_cost_card: Option<String>,
+    /// The time zone of periods and of hours with a price of their own, by its IANA name; UTC if absent.
+    #[serde(default)]
+    #[schema(example = "Europe/Berlin")]
+    pub zone: Option<String>,
 }
 
 impl From<KindForm> for CardKind {
@@ -184,33 +181,6 @@ impl From<CardKind> for KindForm {
         match kind {
             CardKind::Rate => KindForm::Rate,
             CardKind::Cost => KindForm::Cost,
-        }
-    }
-}
-
-impl RateForm {
-    /// The row inside. A price that can be read is stored in its shortest form, so that `0.10` and
-    /// `0.1` are the same published price; one that cannot be read is kept for the fault about it.
-    fn inside(self) -> RateRow {
-        let shortest =
-            |text: String| Amount::parse_exact(&text).map_or(text, |amount| amount.to_string());
-        RateRow {
-            meter: self.meter,
-            dimensions: self.dimensions,
-            price: self.price.map(shortest),
-            per: self.per,
-            unlimited: self.unlimited,
-        }
-    }
-
-    /// The row as the outside sees it.
-    pub fn outside(row: &RateRow) -> Self {
-        Self {
-            meter: row.meter.clone(),
-            dimensions: row.dimensions.clone(),
-            price: row.price.clone(),
-            per: row.per,
-            unlimited: row.unlimited,
         }
     }
 }
@@ -292,11 +262,12 @@ impl CatalogForm {
             credit_units: self
                 .credit_units
                 .into_iter()
-                .map(|unit| CreditUnit { key: unit.key })
+                .map(|unit| CreditUnit { key: unit.key, value: unit.value })
                 .collect(),
             cards: self.cards.into_iter().map(|card| card.inside(&mut faults)).collect(),
             default_rate_card: self.default_rate_card,
             default_cost_card: self.default_cost_card,
+            zone: self.zone,
         };
         (document, faults)
     }
@@ -308,11 +279,12 @@ impl CatalogForm {
             credit_units: document
                 .credit_units
                 .iter()
-                .map(|unit| CreditUnitForm { key: unit.key.clone() })
+                .map(|unit| CreditUnitForm { key: unit.key.clone(), value: unit.value.clone() })
                 .collect(),
             cards: document.cards.iter().map(CardForm::outside).collect(),
             default_rate_card: document.default_rate_card.clone(),
             default_cost_card: document.default_cost_card.clone(),
+            zone: document.zone.clone(),
         }
     }
 }

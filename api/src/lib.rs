@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub mod auth;
 mod catalog;
+mod compiled;
 pub mod config;
 mod door;
 mod error;
@@ -118,6 +119,7 @@ impl Service {
             door: Door::new(&config.ingest_url)?,
             holds: HoldQueue::default(),
             wallets: auth::LookUps::default(),
+            catalogs: compiled::CompiledCatalogs::default(),
             readiness: context.readiness.clone(),
             shutdown: context.shutdown.clone(),
             metrics,

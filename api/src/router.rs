@@ -8,7 +8,7 @@ use crate::{
     routes::{
         api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, credits,
         events, explain, grants, holds, limits, meters, page, provider_prices, quotas,
-        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
+        rating, rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -30,6 +30,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(provider_prices::list))
         .routes(routes!(provider_prices::import))
         .routes(routes!(provider_prices::make_cost_card))
+        .routes(routes!(rating::calculate))
         // Who.
         .routes(routes!(apps::list, apps::create))
         .routes(routes!(app_secrets::list, app_secrets::create))

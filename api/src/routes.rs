@@ -18,6 +18,7 @@ pub(crate) mod meters;
 pub(crate) mod page;
 pub(crate) mod provider_prices;
 pub(crate) mod quotas;
+pub(crate) mod rating;
 pub(crate) mod rejected_events;
 pub(crate) mod team_aliases;
 pub(crate) mod teams;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     Config,
     auth::{FoundKey, FoundSecret, LookUps},
+    compiled::CompiledCatalogs,
     door::Door,
     hold_queue::HoldQueue,
     jobs::append_markers::Markers,
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub holds: HoldQueue,
     /// Wallets by tenant, team and currency.
     pub wallets: LookUps<Uuid>,
+    /// Catalogs as rating reads them.
+    pub catalogs: CompiledCatalogs,
     pub readiness: Readiness,
     pub shutdown: Shutdown,
     pub metrics: ApiMetrics,

@@ -24,6 +24,7 @@ pub(crate) mod outbox;
 pub(crate) mod provider_prices;
 pub(crate) mod quotas;
 pub(crate) mod rejected_events;
+pub(crate) mod running_totals;
 pub(crate) mod statement;
 pub(crate) mod team_aliases;
 pub(crate) mod teams;

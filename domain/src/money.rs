@@ -250,6 +250,26 @@ impl Amount {
         self.0.checked_sub(other.0).filter(is_sum).map(Amount)
     }
 
+    /// This times another number at the same scale, rounded once; `None` beyond the limit of amounts.
+    #[must_use]
+    pub fn checked_mul(self, factor: Amount) -> Option<Amount> {
+        let product = I256::from(self.0).checked_mul(I256::from(factor.0))?;
+        i128::try_from(round(product, I256::from(ONE))).ok().and_then(Amount::from_raw)
+    }
+
+    /// What this is of `whole` in percent, rounded to two decimals half to even; `None` where the whole
+    /// is zero or the result beyond the limit.
+    #[must_use]
+    pub fn percent_of(self, whole: Amount) -> Option<Amount> {
+        if whole.0 == 0 {
+            return None;
+        }
+        let part = I256::from(self.0).checked_mul(I256::from(whole.0.signum()))?;
+        let hundredths = round(part.checked_mul(I256::from(10_000))?, I256::from(whole.0).abs());
+        let raw = hundredths.checked_mul(I256::from(10_000_000_000_i64))?;
+        i128::try_from(raw).ok().and_then(Amount::from_raw)
+    }
+
     /// The same amount with the other sign.
     #[must_use]
     pub fn negated(self) -> Amount {
@@ -334,6 +354,22 @@ mod tests {
         let least = Amount::of_sum(1);
         assert_eq!(Amount::parse_sum(sum).unwrap().checked_add(least), None);
         assert_eq!(Amount::parse_sum(&format!("-{sum}")).unwrap().checked_sub(least), None);
+    }
+
+    #[test]
+    fn percent_is_of_a_whole_and_rounded_to_two_decimals() {
+        let amount = |text: &str| Amount::parse_exact(text).unwrap();
+        let percent = |part: &str, whole: &str| {
+            amount(part).percent_of(amount(whole)).map(|percent| percent.to_string())
+        };
+        assert_eq!(percent("1", "3").as_deref(), Some("33.33"));
+        assert_eq!(percent("-1", "3").as_deref(), Some("-33.33"));
+        assert_eq!(percent("1", "-8").as_deref(), Some("-12.5"));
+        assert_eq!(percent("0.00005", "1").as_deref(), Some("0"));
+        assert_eq!(percent("0.00015", "1").as_deref(), Some("0.02"));
+        assert_eq!(percent("1", "0"), None);
+        assert_eq!(amount("0.5").checked_mul(amount("0.000000000003")).unwrap().raw(), 2);
+        assert_eq!(amount("1e19").checked_mul(amount("10")), None);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Bug {
     SettledWithoutFence,
     /// 17: a hold takes an item on again at each settlement.
     CapturedAgain,
+    /// 18: a rater that starts takes running totals for zero.
+    TotalsNotRecovered,
 }
 
 #[cfg(feature = "planted")]
@@ -62,6 +64,7 @@ impl Bug {
             Self::EndNotAwaited => "15",
             Self::SettledWithoutFence => "16",
             Self::CapturedAgain => "17",
+            Self::TotalsNotRecovered => "18",
         }
     }
 }

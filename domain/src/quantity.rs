@@ -23,6 +23,12 @@ impl Quantity {
         Ok((Quantity(raw), rounded))
     }
 
+    /// A quantity from its raw value; `None` where it is not below 10¹⁵.
+    #[must_use]
+    pub fn from_raw(raw: i128) -> Option<Quantity> {
+        (raw.unsigned_abs() < QUANTITY_RAW_LIMIT.unsigned_abs()).then_some(Quantity(raw))
+    }
+
     /// The raw value: the quantity times 10¹².
     #[must_use]
     pub fn raw(self) -> i128 {

@@ -4,7 +4,7 @@
 //! [`Binding`] connects a block's strings to a catalog once; [`rate`] then reads an event's
 //! attributes by number and never compares a name again.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -14,6 +14,8 @@ use crate::{
     llm_usage,
     meter::{Aggregation, EnvelopeField, Field},
     money::{Amount, NumberError},
+    period::{Period, PeriodKind},
+    pricing::{Counting, Local, Uncharged, Usage},
     quantity::Quantity,
     rate_card::Rate,
     time::FUTURE_US_MAX,
@@ -94,6 +96,48 @@ pub struct Line<'a> {
     pub cost: Option<(Amount, u32)>,
     /// Values of the meter's dimensions, in the meter's order; `None` where the event has none.
     pub dimensions: Dimensions<'a>,
+    /// The running total that its charge depends on, and that it moves on.
+    pub total: Option<Box<LineTotal>>,
+}
+
+/// A running total of a team: usage of a meter in a period.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TotalName {
+    /// The meter's key.
+    pub meter: Arc<str>,
+    /// The dimensions of a row that has a total of its own; empty for the meter's.
+    pub scope: Arc<str>,
+    /// How long it goes on.
+    pub period: PeriodKind,
+    /// When its period began, microseconds since 1970 UTC; `i64::MIN` for ever.
+    pub start_us: i64,
+}
+
+/// A running total before and after a line, in priced units (raw, 10⁻¹²).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineTotal {
+    /// Which one.
+    pub name: TotalName,
+    /// Before the line.
+    pub before: i128,
+    /// After it.
+    pub after: i128,
+}
+
+/// The running totals of an event's team: an input of rating like the event itself.
+pub trait Totals {
+    /// What was used so far, in priced units (raw, 10⁻¹²); 0 for a total that has not begun.
+    fn before(&self, name: &TotalName) -> i128;
+}
+
+/// Of a team without usage so far, or where no price depends on any.
+#[derive(Clone, Copy, Debug)]
+pub struct NoTotals;
+
+impl Totals for NoTotals {
+    fn before(&self, _: &TotalName) -> i128 {
+        0
+    }
 }
 
 /// Values of a meter's dimensions; few in place, without memory of their own.
@@ -138,6 +182,28 @@ impl Binding {
 pub struct Scratch {
     by_slot: Vec<Option<Found>>,
     key: Vec<u8>,
+    /// The periods found last, with the name of their zone: most events lie in them.
+    periods: Vec<(Arc<str>, Period)>,
+}
+
+/// Zones and kinds of periods whose last period is kept.
+const PERIODS_KEPT: usize = 16;
+
+impl Scratch {
+    fn period(&mut self, catalog: &Catalog, kind: PeriodKind, time_us: i64) -> Period {
+        let of = |(zone, period): &&(Arc<str>, Period)| {
+            period.kind == kind && period.contains(time_us) && *zone == catalog.zone
+        };
+        if let Some((_, period)) = self.periods.iter().find(of) {
+            return *period;
+        }
+        let period = Period::of(kind, &catalog.time_zone, time_us);
+        if self.periods.len() == PERIODS_KEPT {
+            self.periods.clear();
+        }
+        self.periods.push((Arc::clone(&catalog.zone), period));
+        period
+    }
 }
 
 /// What an event has for a slot.
@@ -163,10 +229,11 @@ pub struct Rating<'a> {
     pub append_time_us: i64,
 }
 
-/// Rates one event into `lines`, which it empties first.
+/// Rates one event into `lines`, which it empties first. `totals` are its team's before it.
 pub fn rate<'a>(
     rating: &Rating<'a>,
     event: &'a EventRecord<'a>,
+    totals: &dyn Totals,
     scratch: &mut Scratch,
     lines: &mut Lines<'a>,
 ) -> Result<Outcome, Rejection> {
@@ -194,7 +261,7 @@ pub fn rate<'a>(
             continue;
         }
         let Some(quantity) = quantity_of(rating, event, scratch, meter)? else { continue };
-        lines.push(line(rating, event, scratch, (*number, meter), quantity)?);
+        lines.push(line(rating, event, totals, scratch, (*number, meter), quantity)?);
     }
     Ok(if lines.is_empty() {
         Outcome::Unmetered
@@ -324,6 +391,7 @@ fn quantity_of<'a>(
 fn line<'a>(
     rating: &Rating<'a>,
     event: &'a EventRecord<'a>,
+    totals: &dyn Totals,
     scratch: &mut Scratch,
     (number, meter): (usize, &Meter),
     (quantity, rounded): (Quantity, bool),
@@ -337,30 +405,75 @@ fn line<'a>(
     let too_large = || Rejection {
         reason: "amount_out_of_range",
         detail: format!(
-            "the charge or cost of {quantity} of the meter `{}` is not below 10^20",
+            "the charge, cost or running total of {quantity} of the meter `{}` is not below its limit",
             meter.key
         ),
     };
-    let mut find = |list: &[EffectiveRates]| {
+    let mut key = std::mem::take(&mut scratch.key);
+    let mut find = |list: &'a [EffectiveRates]| {
         let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
-        rates.table.find(&dimensions, &mut scratch.key).map(|rate| (rate, rates.card_version))
+        rates.table.find(&dimensions, &mut key).map(|rate| (rate, rates.card_version))
     };
-    let charge = match find(&meter.rates) {
+    let (rate, cost_rate) = (find(&meter.rates), find(&meter.costs));
+    scratch.key = key;
+    let cost = match cost_rate {
+        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
+        Some((Rate::Price(price), card_version)) => {
+            Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
+        }
+        // A cost card has neither.
+        None | Some((Rate::Terms(_), _)) => None,
+    };
+    let mut total = None;
+    let charge = match rate {
         None => Charge::Unpriced,
         Some((Rate::Unlimited, card_version)) => Charge::Unlimited { card_version },
         Some((Rate::Price(price), card_version)) => Charge::Priced {
             amount: price.charge(quantity.raw()).ok_or_else(too_large)?,
             card_version,
         },
-    };
-    let cost = match find(&meter.costs) {
-        None => None,
-        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
-        Some((Rate::Price(price), card_version)) => {
-            Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
+        Some((Rate::Terms(terms), card_version)) => {
+            let priced = terms.priced(quantity).ok_or_else(too_large)?;
+            if let Some(counting) = terms.counting() {
+                let counted = counted(rating, totals, scratch, (meter, counting), priced);
+                total = Some(Box::new(counted.ok_or_else(too_large)?));
+            }
+            let usage = Usage {
+                quantity: priced,
+                before: total.as_deref().map_or(0, |total: &LineTotal| total.before),
+                local: terms
+                    .needs_local_time()
+                    .then(|| Local::of(&rating.catalog.time_zone, rating.time_us)),
+                cost: cost.map(|(amount, _)| amount),
+            };
+            match terms.charge(&usage) {
+                Ok(amount) => Charge::Priced { amount, card_version },
+                Err(Uncharged::CostUnknown) => Charge::Unpriced,
+                Err(Uncharged::OutOfRange) => return Err(too_large()),
+            }
         }
     };
-    Ok(Line { meter: number, quantity, rounded, charge, cost, dimensions })
+    Ok(Line { meter: number, quantity, rounded, charge, cost, dimensions, total })
+}
+
+/// The running total that a line depends on; `None` where it would not fit its column.
+fn counted(
+    rating: &Rating<'_>,
+    totals: &dyn Totals,
+    scratch: &mut Scratch,
+    (meter, counting): (&Meter, &Counting),
+    priced: i128,
+) -> Option<LineTotal> {
+    let period = scratch.period(rating.catalog, counting.period, rating.time_us);
+    let name = TotalName {
+        meter: Arc::clone(&meter.key),
+        scope: Arc::clone(&counting.scope),
+        period: counting.period,
+        start_us: period.start_us,
+    };
+    let before = totals.before(&name);
+    let after = Amount::of_sum(before).checked_add(Amount::of_sum(priced))?.raw();
+    Some(LineTotal { name, before, after })
 }
 
 fn too_long<'m>(meter: &'m Meter, dimensions: &[Option<Cow<'_, str>>]) -> Option<&'m str> {

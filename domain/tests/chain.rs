@@ -55,6 +55,7 @@ fn batch(partition: u32, from: i64, to: i64, prev: Hash, salt: usize) -> (Outer,
     let parts = Parts {
         header,
         sums: Vec::new(),
+        has_totals: false,
         rows: ColumnsWriter::usage_events(),
         others: ColumnsWriter::rejected_events(),
         forwards: Vec::new(),

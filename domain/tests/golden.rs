@@ -19,13 +19,14 @@ use domain::{
         record::{Attribute, AttributeKind, Entry, EventRecord},
         row::RowHead,
         rows::Rows,
+        sums::RunningTotal,
         trace::TraceContext,
     },
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use support::{
-    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows,
+    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows, running_totals,
     sum_entries, traces,
 };
 
@@ -133,30 +134,43 @@ fn block_v1_with_derived_usage() {
 fn rated_v1_and_v2() {
     for (name, version, traces) in [("rated_v1.bin", 1, vec![]), ("rated_v2.bin", 2, traces())] {
         let message = kept(name);
-        read_rated(Outer::decode(&message).unwrap(), &message, version, &traces);
+        read_rated(Outer::decode(&message).unwrap(), &message, (version, &traces, &[]));
     }
 }
 
 #[test]
 fn rated_v3() {
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
-    read_rated(outer, &golden("rated_v3.bin", &written), 3, &[]);
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[], &[]));
+    read_rated(outer, &golden("rated_v3.bin", &written), (3, &[], &[]));
 }
 
 #[test]
 fn rated_v4_with_traces() {
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces()));
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces(), &[]));
     let message = golden("rated_v4.bin", &written);
-    read_rated(outer, &message, 4, &traces());
+    read_rated(outer, &message, (4, &traces(), &[]));
     // But for its header, which has the traces at its end, it is the batch of version 3.
-    let (_, before) = encode(3, 40, 42, GENESIS, &full_parts(&[]));
+    let (_, before) = encode(3, 40, 42, GENESIS, &full_parts(&[], &[]));
     let end =
         120 + usize::try_from(u32::from_le_bytes(before[100..104].try_into().unwrap())).unwrap();
     let listed = listed(&traces());
     assert_eq!(message[120..], [&before[120..end], &listed, &before[end..]].concat());
 }
 
-fn read_rated(outer: Outer, message: &[u8], version: u16, traces: &[TraceContext]) {
+#[test]
+fn rated_v5_with_running_totals() {
+    let totals = running_totals();
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[], &totals));
+    read_rated(outer, &golden("rated_v5.bin", &written), (5, &[], &totals));
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces(), &totals));
+    read_rated(outer, &golden("rated_v6.bin", &written), (6, &traces(), &totals));
+}
+
+fn read_rated(
+    outer: Outer,
+    message: &[u8],
+    (version, traces, totals): (u16, &[TraceContext], &[RunningTotal]),
+) {
     let place = Place { x: 39, r: 11, c: GENESIS };
     let offer = place.offer(3, 13, message).unwrap();
     assert_eq!(offer, Offer::Accepted(outer, Place { x: 42, r: 13, c: outer.hash }));
@@ -169,6 +183,7 @@ fn read_rated(outer: Outer, message: &[u8], version: u16, traces: &[TraceContext
     let sums = sections.sums(&header(traces)).unwrap();
     assert_eq!(sums.dictionary.texts(), SUM_TEXTS);
     assert_eq!(sums.entries, sum_entries());
+    assert_eq!(sums.totals, totals);
     assert_eq!(sections.forwards().unwrap(), forwards());
     let (usage, others) = (sections.rows().unwrap(), sections.others().unwrap());
     assert_eq!((usage.count(), others.count()), (rows().0.count(), rows().1.count()));

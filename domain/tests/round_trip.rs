@@ -5,6 +5,7 @@
 use domain::{
     chain::{Offer, Place},
     money::{AMOUNT_RAW_LIMIT, Amount},
+    period::PeriodKind,
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
@@ -15,7 +16,7 @@ use domain::{
             Refused, Verdict,
         },
         rows::{ColumnsWriter, RowOutput as _},
-        sums::{self, Sum, SumKey, Sums},
+        sums::{self, RunningTotal, Sum, SumKey, Sums},
         trace::{TRACES_MAX, TraceContext},
     },
 };
@@ -235,6 +236,15 @@ fn sum() -> impl Strategy<Value = (SumKey, Sum)> {
     })
 }
 
+fn total() -> impl Strategy<Value = RunningTotal> {
+    let names = (0..TENANTS, 0..TEXTS, 0..TEXTS, 0..TEXTS);
+    (names, 1..7u8, any::<i64>(), any::<i128>()).prop_map(|(names, code, start_us, quantity)| {
+        let (tenant, team, meter, scope) = names;
+        let period = PeriodKind::from_code(code).unwrap();
+        RunningTotal { tenant, team, meter, scope, period, start_us, quantity }
+    })
+}
+
 fn forward() -> impl Strategy<Value = Forward> {
     (
         any::<(i64, u32, i64)>(),
@@ -362,6 +372,7 @@ proptest! {
         length in 1..1_000_i64,
         header in header(),
         entries in vec(sum(), 0..20),
+        totals in vec(total(), 0..5),
         rows in vec(vec(any::<u8>(), 1..200), 0..300),
         others in vec(vec(any::<u8>(), 1..200), 0..5),
         forwards in vec(forward(), 0..5),
@@ -372,18 +383,24 @@ proptest! {
             dictionary.intern(&format!("text {text} é"));
         }
         let mut section = Vec::new();
-        sums::encode(&dictionary, &entries, &mut section);
+        sums::encode(&dictionary, &entries, &totals, &mut section);
         let (rows, rows_written) = rows_of(&USAGE_EVENTS, &rows);
         let (others, others_written) = rows_of(&REJECTED_EVENTS, &others);
-        let parts = Parts { header: header.clone(), sums: section.clone(), rows: rows_written, others: others_written, forwards: forwards.clone() };
+        let parts = Parts { header: header.clone(), sums: section.clone(), has_totals: !totals.is_empty(), rows: rows_written, others: others_written, forwards: forwards.clone() };
         let place = Place { x: place.0, r: 5, c: place.1 };
         let (outer, message) = encode(partition, place.x + 1, place.x + length, place.c, &parts);
         let after = Place { x: place.x + length, r: 9, c: outer.hash };
         prop_assert_eq!(place.offer(partition, 9, &message), Ok(Offer::Accepted(outer, after)));
         let sections = Sections::split(&message).unwrap();
         prop_assert_eq!(&sections.header().unwrap(), &header);
-        prop_assert_eq!(outer.version, if header.traces.is_empty() { 3 } else { 4 });
-        prop_assert_eq!(&Sums::decode(&section, TENANTS as usize).unwrap().entries, &entries);
+        let version = if totals.is_empty() { 3 } else { 5 };
+        prop_assert_eq!(outer.version, version + u16::from(!header.traces.is_empty()));
+        let sums = sections.sums(&header);
+        if header.counts.len() == TENANTS as usize {
+            prop_assert_eq!((&sums.as_ref().unwrap().entries, &sums.as_ref().unwrap().totals), (&entries, &totals));
+        }
+        let read = Sums::decode(&section, TENANTS as usize, !totals.is_empty()).unwrap();
+        prop_assert_eq!((&read.entries, &read.totals), (&entries, &totals));
         prop_assert_eq!(sections.rows().unwrap().rows().bytes, rows);
         prop_assert_eq!(sections.others().unwrap().rows().bytes, others);
         prop_assert_eq!(sections.forwards().unwrap(), forwards);

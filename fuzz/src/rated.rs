@@ -105,6 +105,7 @@ fn read(message: &[u8]) {
     let parts = Parts {
         header,
         sums: sums.as_ref().and_then(sums_again).unwrap_or_default(),
+        has_totals: sums.as_ref().is_some_and(|sums| !sums.totals.is_empty()),
         rows: copied(&USAGE_EVENTS, rows.as_ref()),
         others: copied(&REJECTED_EVENTS, others.as_ref()),
         forwards,
@@ -119,8 +120,8 @@ fn read(message: &[u8]) {
     if let Some(sums) = sums.filter(|_| !parts.sums.is_empty()) {
         let read = copy.sums(&parts.header).expect("our sums are read");
         assert_eq!(
-            (read.dictionary.texts(), &read.entries),
-            (sums.dictionary.texts(), &sums.entries)
+            (read.dictionary.texts(), &read.entries, &read.totals),
+            (sums.dictionary.texts(), &sums.entries, &sums.totals)
         );
     }
 }
@@ -132,7 +133,7 @@ fn sums_again(sums: &Sums<'_>) -> Option<Vec<u8>> {
         (texts.intern(text) == number).then_some(())?;
     }
     let mut section = Vec::new();
-    sums::encode(&texts, &sums.entries, &mut section);
+    sums::encode(&texts, &sums.entries, &sums.totals, &mut section);
     assert!(!Input::new(&section).is_empty());
     Some(section)
 }

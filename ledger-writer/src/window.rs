@@ -10,16 +10,17 @@ use std::{
 
 use domain::{
     chain::{Offer, Place},
+    period::PeriodKind,
     wire::{
         block::BlockHeader,
         codec::DecodeError,
         rated::{Counts, Header, OuterError, Sections},
-        sums::{Sum, SumKey, Sums},
+        sums::{self, Sum, SumKey, Sums},
         trace::{self, TraceContext},
     },
 };
 use hashbrown::HashMap;
-use ledger::post::{Charge, Cost, Figures, HeldCharge, Posting, Usage};
+use ledger::post::{Charge, Cost, Figures, HeldCharge, Posting, RunningTotal, Usage};
 use uuid::Uuid;
 
 /// Why a batch that continues the chain cannot be posted: the partition stops.
@@ -92,6 +93,16 @@ struct HeldKey {
     hold: Uuid,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct TotalKey {
+    tenant: u32,
+    team: Name,
+    meter: Name,
+    scope: Name,
+    period: PeriodKind,
+    start_us: i64,
+}
+
 /// Numbers of different values, in order of arrival.
 #[derive(Clone, Debug)]
 struct Numbers<T> {
@@ -141,6 +152,7 @@ pub struct Window {
     tenant_numbers: HashMap<Uuid, u32>,
     names: Numbers<Arc<str>>,
     usage: HashMap<UsageKey, Sum>,
+    running_totals: HashMap<TotalKey, i128>,
     charges: HashMap<ChargeKey, Figures>,
     costs: HashMap<CostKey, Figures>,
     held: HashMap<HeldKey, i128>,
@@ -187,6 +199,7 @@ impl Window {
             tenant_numbers: HashMap::new(),
             names,
             usage: HashMap::new(),
+            running_totals: HashMap::new(),
             charges: HashMap::new(),
             costs: HashMap::new(),
             held: HashMap::new(),
@@ -271,6 +284,7 @@ impl Window {
             ignored: self.ignored,
             counts: self.counts.iter().map(|(tenant, counts)| (*tenant, *counts)).collect(),
             usage: self.sorted_usage(),
+            running_totals: self.sorted_running_totals(),
             charges: self.sorted_charges(),
             costs: self.sorted_costs(),
             held: self.sorted_held(),
@@ -331,6 +345,8 @@ impl Window {
         let translated =
             sums.entries.iter().map(|(key, sum)| Ok((Keys::of(key, tenants, names)?, sum)));
         let translated = translated.collect::<Result<Vec<_>, DecodeError>>()?;
+        let totals = sums.totals.iter().map(|total| TotalKey::of(total, tenants, names));
+        let totals = totals.collect::<Result<Vec<_>, DecodeError>>()?;
         for (keys, sum) in translated {
             self.usage.entry(keys.usage).or_default().add(sum);
             if let Some(key) = keys.charge {
@@ -344,6 +360,9 @@ impl Window {
             if let Some(key) = keys.cost {
                 add(self.costs.entry(key).or_default(), sum.cost, sum);
             }
+        }
+        for (key, quantity) in totals {
+            self.running_totals.insert(key, quantity);
         }
         Ok(())
     }
@@ -372,6 +391,21 @@ impl Window {
         };
         let mut rows: Vec<Usage> = self.usage.iter().map(row).collect();
         rows.sort_unstable_by(|left, right| usage_order(left).cmp(&usage_order(right)));
+        rows
+    }
+
+    fn sorted_running_totals(&self) -> Vec<RunningTotal> {
+        let row = |(key, quantity): (&TotalKey, &i128)| RunningTotal {
+            tenant: self.tenant(key.tenant),
+            team: self.name(key.team),
+            meter: self.name(key.meter),
+            scope: self.name(key.scope),
+            period: key.period,
+            start_us: key.start_us,
+            quantity: *quantity,
+        };
+        let mut rows: Vec<RunningTotal> = self.running_totals.iter().map(row).collect();
+        rows.sort_unstable();
         rows
     }
 
@@ -438,12 +472,31 @@ struct Keys {
     cost: Option<CostKey>,
 }
 
+fn get(list: &[u32], number: u32) -> Result<u32, DecodeError> {
+    let index = usize::try_from(number).map_err(|_| DecodeError::Field("sums"))?;
+    list.get(index).copied().ok_or(DecodeError::Field("sums"))
+}
+
+impl TotalKey {
+    fn of(
+        total: &sums::RunningTotal,
+        tenants: &[u32],
+        names: &[Name],
+    ) -> Result<(TotalKey, i128), DecodeError> {
+        let key = TotalKey {
+            tenant: get(tenants, total.tenant)?,
+            team: get(names, total.team)?,
+            meter: get(names, total.meter)?,
+            scope: get(names, total.scope)?,
+            period: total.period,
+            start_us: total.start_us,
+        };
+        Ok((key, total.quantity))
+    }
+}
+
 impl Keys {
     fn of(key: &SumKey, tenants: &[u32], names: &[Name]) -> Result<Keys, DecodeError> {
-        let get = |list: &[u32], number: u32| {
-            let index = usize::try_from(number).map_err(|_| DecodeError::Field("sums"))?;
-            list.get(index).copied().ok_or(DecodeError::Field("sums"))
-        };
         let optional = |number: Option<u32>| number.map_or(Ok(0), |number| get(names, number));
         let tenant = get(tenants, key.tenant)?;
         let (team, meter) = (get(names, key.team)?, get(names, key.meter)?);

@@ -13,6 +13,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use domain::{
     chain::{Hash, Place},
+    period::PeriodKind,
     planted::{self, Bug},
     wire::{rated::Counts, sums::Sum},
 };
@@ -47,6 +48,8 @@ pub struct Posting {
     pub counts: Vec<(Uuid, Counts)>,
     /// Running totals by bucket; everything that was metered, priced or not.
     pub usage: Vec<Usage>,
+    /// Totals of periods, as the last batch that changed them leaves them.
+    pub running_totals: Vec<RunningTotal>,
     /// What teams owe for it.
     pub charges: Vec<Charge>,
     /// What the tenants owe their providers for it.
@@ -104,6 +107,25 @@ pub struct Usage {
     pub cost_currency: Arc<str>,
     /// What was added up.
     pub sum: Sum,
+}
+
+/// A team's usage in a period so far, for prices that depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunningTotal {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The team.
+    pub team: Arc<str>,
+    /// The meter.
+    pub meter: Arc<str>,
+    /// The dimensions of a row that has a total of its own; empty for the meter's.
+    pub scope: Arc<str>,
+    /// How long it goes on.
+    pub period: PeriodKind,
+    /// When its period began, microseconds since 1970 UTC; `i64::MIN` for ever.
+    pub start_us: i64,
+    /// Priced units, raw (10⁻¹²).
+    pub quantity: i128,
 }
 
 /// What a team owes for one meter by one card.
@@ -308,6 +330,7 @@ async fn write(
     let settle = items::insert(connection, posting, &wallets).await?;
     items::note_forwards(connection, posting).await?;
     rows::upsert_totals(connection, &posting.usage).await?;
+    rows::upsert_running_totals(connection, &posting.running_totals).await?;
     rows::upsert_counts(connection, posting).await?;
 
     let entry = draft.entry(posting, previous, posted_at_us);

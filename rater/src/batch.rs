@@ -6,7 +6,9 @@ use domain::{
     catalog::Catalog,
     chain::Hash,
     planted::{self, Bug},
-    rating::{Binding, Line, Lines, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate},
+    rating::{
+        self, Binding, Line, Lines, NoTotals, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate,
+    },
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
@@ -28,6 +30,7 @@ use crate::{
     seen::{Free, Seen, Taken},
     state::StateError,
     sums::{Account, Sums},
+    totals::{Changes, TeamName, Totals},
 };
 
 /// What a table covers.
@@ -57,6 +60,8 @@ pub struct Known<'a> {
     pub coverage: Coverage,
     /// What has left it.
     pub ranges: &'a Ranges,
+    /// Running totals of teams.
+    pub totals: &'a mut Totals,
 }
 
 /// Memory for the rows and sums of a batch: what one has used is used by the next.
@@ -83,6 +88,15 @@ impl Memory {
     }
 }
 
+/// What a batch did to the state of its owner.
+#[derive(Clone, Debug)]
+pub struct Effects {
+    /// Identities that it added to the table.
+    pub added: Vec<u128>,
+    /// Running totals that it changed.
+    pub changes: Changes,
+}
+
 /// A batch in the making.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -94,6 +108,8 @@ pub struct Batch {
     pub entries: u32,
     /// Identities it added to the table.
     pub added: Vec<u128>,
+    /// Running totals that it changed.
+    pub changes: Changes,
     /// Events since it was last asked that are not simply rated, by reason: the code of a rejection,
     /// `unmetered` or `unpriced`.
     pub unrated: BTreeMap<String, u64>,
@@ -123,6 +139,8 @@ struct Desk<'a> {
     tenants: Vec<u32>,
     /// Per string of the block: its number as a team of the sums.
     teams: Vec<Option<u32>>,
+    /// Teams whose usage counts in running totals, by tenant and string of the block.
+    counted: HashMap<(u32, u32), TeamName>,
 }
 
 /// The entry being decided.
@@ -142,6 +160,7 @@ impl Batch {
             to: from - 1,
             entries: 0,
             added: Vec::new(),
+            changes: Changes::default(),
             unrated: BTreeMap::new(),
             rounded: 0,
             append_time_us: (append_time_us, append_time_us),
@@ -205,6 +224,7 @@ impl Batch {
             block,
             tenants,
             teams: vec![None; block.dictionary.texts().len()],
+            counted: HashMap::new(),
         };
         if planted::is(Bug::CatalogByClock)
             && let Some(last) = coming.last()
@@ -322,7 +342,7 @@ impl Batch {
                 return self.forward(desk, case, reported);
             }
         }
-        self.rate(desk, case, rules, free, scratch);
+        self.rate(desk, case, rules, free, known.totals, scratch);
         Ok(())
     }
 
@@ -361,11 +381,14 @@ impl Batch {
         case: &Case<'_>,
         rules: &mut Rules<'_>,
         free: Free<'_>,
+        totals: &mut Totals,
         scratch: &mut Scratch,
     ) {
         let append_time_us =
             case.copy.map_or(desk.append_time_us, |(_, origin)| origin.append_time_us);
         let time_us = case.event.time_us.unwrap_or(append_time_us);
+        let team = rules.catalog.counts.then(|| counted(desk, case.event));
+        let of_team = team.as_ref().map(|team| totals.of(team));
         let rating = Rating {
             catalog: rules.catalog,
             binding: rules.binding,
@@ -373,10 +396,19 @@ impl Batch {
             time_us,
             append_time_us,
         };
+        let before: &dyn rating::Totals = match &of_team {
+            Some(of_team) => of_team,
+            None => &NoTotals,
+        };
         let mut lines = Lines::new();
-        match rate(&rating, case.event, scratch, &mut lines) {
+        match rate(&rating, case.event, before, scratch, &mut lines) {
             Err(rejection) => self.put_other(desk, case, rules, &OtherOutcome::Rejected(rejection)),
             Ok(outcome) => {
+                for total in lines.iter().filter_map(|line| line.total.as_deref()) {
+                    if let Some(team) = &team {
+                        totals.add(&mut self.changes, team, &total.name, total.after);
+                    }
+                }
                 free.take(Taken {
                     position: desk.position,
                     index: case.index,
@@ -496,12 +528,13 @@ impl Batch {
     /// Ends the batch: the message, its outer header, the identities it added, and its memory.
     #[must_use]
     pub fn finish(
-        self,
+        mut self,
         partition: u32,
         prev: Hash,
         catalog_version: u64,
         coverage: Coverage,
-    ) -> (Outer, Vec<u8>, Vec<u128>, Memory) {
+        totals: &Totals,
+    ) -> (Outer, Vec<u8>, Effects, Memory) {
         // INV-15: nothing that was read vanishes.
         for (tenant, counts) in &self.counts {
             assert!(counts.balanced(), "every entry of {tenant} has one outcome: {counts:?}");
@@ -515,15 +548,23 @@ impl Batch {
             counts: self.counts,
             traces: self.traces,
         };
+        let counts = &header.counts;
+        let number = |tenant: Uuid| {
+            let place = counts.iter().position(|(known, _)| *known == tenant);
+            place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
+        };
+        let totals = totals.carried(&self.changes, self.sums.dictionary(), number);
         let parts = Parts {
+            sums: self.sums.encode(&totals),
+            has_totals: !totals.is_empty(),
             header,
-            sums: self.sums.encode(),
             rows: self.rows,
             others: self.others,
             forwards: self.forwards,
         };
         let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
-        (outer, message, self.added, Memory::of(parts.rows, parts.others, self.sums))
+        let effects = Effects { added: self.added, changes: self.changes };
+        (outer, message, effects, Memory::of(parts.rows, parts.others, self.sums))
     }
 }
 
@@ -550,6 +591,16 @@ impl Rules<'_> {
     fn place(&self) -> (u64, u32) {
         (self.version, self.names.serial)
     }
+}
+
+/// The team of an event whose usage counts in running totals.
+fn counted(desk: &mut Desk<'_>, event: &EventRecord<'_>) -> TeamName {
+    let (header, dictionary) = (desk.header, &desk.block.dictionary);
+    let name = || {
+        let team = dictionary.get(event.team).unwrap_or_default();
+        (header.tenant(event.tenant).unwrap_or_default(), Arc::from(team))
+    };
+    desk.counted.entry((event.tenant, event.team)).or_insert_with(name).clone()
 }
 
 fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {

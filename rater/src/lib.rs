@@ -18,6 +18,7 @@ pub mod state;
 mod store;
 mod sums;
 pub mod table;
+pub mod totals;
 mod upkeep;
 pub mod verdict;
 

@@ -35,7 +35,7 @@ use crate::{
     ranges::Folder,
     start::{begin, read_rated},
     state::{State, StateError},
-    store::{catalog::CatalogStore, state::posted},
+    store::{catalog::CatalogStore, state::posted, totals::running_totals},
     upkeep::Upkeep,
 };
 
@@ -407,6 +407,13 @@ impl<'a> Owner<'a> {
             let catalogs: Catalogs =
                 self.shared.handle.block_on(self.shared.catalogs.at(*version))?;
             coming.push(Arc::new(catalogs));
+        }
+        let unknown = self.state.unknown_teams(message.position, &opened, &coming)?;
+        if !unknown.is_empty() {
+            let stored = self.shared.handle.block_on(running_totals(&self.shared.pool, unknown))?;
+            for (team, totals) in stored {
+                self.state.put_totals(team, totals);
+            }
         }
         if self.state.batch().is_none() {
             self.batch_since = Instant::now();

@@ -5,7 +5,7 @@
 //! `chain` in `domain` is the acceptance rule; [`crate::table`] says what leaves the table when.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::Arc,
 };
@@ -13,22 +13,26 @@ use std::{
 use domain::{
     chain::{Hash, Offer, Place},
     planted::{self, Bug},
+    rating::TotalName,
     wire::{
         block::{Block, BlockHeader, marked_versions},
         codec::DecodeError,
         rated::{Outer, OuterError, Sections},
+        record::Entry,
         row::RowHead,
         trace::TraceContext,
     },
 };
+use uuid::Uuid;
 
 use crate::{
-    batch::{Batch, BlockPlace, Coverage, Known, Memory},
+    batch::{Batch, BlockPlace, Coverage, Effects, Known, Memory},
     catalogs::Catalogs,
     filter::{Filter, Name},
     ranges::Range,
     seen::Taken,
     table::{AcceptedBatch, Departure, Limits, Table},
+    totals::{TeamName, Totals},
 };
 
 /// Why a partition cannot go on. Each needs a person or a newer program.
@@ -75,7 +79,7 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 struct InFlight {
     outer: Outer,
-    added: Vec<u128>,
+    effects: Effects,
     append_time_us: i64,
     catalogs_before: Arc<Catalogs>,
     catalog_version: u64,
@@ -94,6 +98,7 @@ pub struct State {
     /// Where in `[rated]` the next report must say that its batch stands.
     next_rated: i64,
     table: Table,
+    totals: Totals,
     catalogs: Arc<Catalogs>,
     /// The catalog version after the accepted place; unknown before the first accepted batch.
     accepted_version: Option<u64>,
@@ -124,6 +129,7 @@ impl State {
             tip: place.c,
             next_rated: place.r + 1,
             table: Table::new(partition, place.c, coverage, limits),
+            totals: Totals::default(),
             catalogs: Arc::default(),
             accepted_version: None,
             in_flight: VecDeque::new(),
@@ -148,6 +154,12 @@ impl State {
     #[must_use]
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// The running totals.
+    #[must_use]
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// What should leave the table next, if anything: the caller builds its filter, keeps it, and
@@ -258,6 +270,10 @@ impl State {
             self.table.accept(AcceptedBatch { outer, append_time_us, added });
             self.table.sweep();
         }
+        if outer.has_totals() {
+            let sums = sections.sums(&header).map_err(damaged)?;
+            self.totals.read(&header, &sums).map_err(damaged)?;
+        }
         self.place = place;
         self.rated_to = place.x;
         self.tip = place.c;
@@ -285,6 +301,47 @@ impl State {
         Ok(Opened { header, body, versions })
     }
 
+    /// Teams with events in the block whose running totals Postgres has to be asked for first. `coming`
+    /// as for [`State::rate`].
+    pub fn unknown_teams(
+        &self,
+        position: i64,
+        opened: &Opened,
+        coming: &[Arc<Catalogs>],
+    ) -> Result<Vec<TeamName>, StateError> {
+        let counts = |tenant: Uuid| {
+            let all = std::iter::once(&self.catalogs).chain(coming);
+            all.filter_map(|catalogs| catalogs.of(tenant)).any(|catalog| catalog.counts)
+        };
+        let header = &opened.header;
+        let counting: Vec<bool> = header.tenants.iter().map(|one| counts(one.tenant)).collect();
+        if !counting.contains(&true) {
+            return Ok(Vec::new());
+        }
+        let block = Block::decode(header, &opened.body)
+            .map_err(|source| StateError::Block { position, source })?;
+        let of_event = |entry: &Entry<'_>| match entry {
+            Entry::Event(event) | Entry::Copy(_, _, event) => Some((event.tenant, event.team)),
+            _ => None,
+        };
+        let numbers: BTreeSet<(u32, u32)> = block.entries.iter().filter_map(of_event).collect();
+        let is_counting = |tenant: u32| {
+            usize::try_from(tenant).ok().and_then(|at| counting.get(at)).is_some_and(|is| *is)
+        };
+        let teams = numbers.into_iter().filter(|(tenant, _)| is_counting(*tenant)).map(
+            |(tenant, team)| {
+                let team = block.dictionary.get(team).unwrap_or_default();
+                (header.tenant(tenant).unwrap_or_default(), Arc::from(team))
+            },
+        );
+        Ok(teams.filter(|team| !self.totals.is_loaded(team)).collect())
+    }
+
+    /// What Postgres has of a team's running totals.
+    pub fn put_totals(&mut self, team: TeamName, stored: Vec<(TotalName, i128)>) {
+        self.totals.load(team, stored);
+    }
+
     /// Rates an opened block into the batch in the making. `coming` are the catalogs of
     /// [`Opened::versions`], in that order. The caller cuts the batch first where
     /// [`State::must_cut_before`] says so.
@@ -306,8 +363,9 @@ impl State {
         let block = Block::decode(&opened.header, &opened.body)
             .and_then(|block| block.check_counts(&opened.header).map(|()| block))
             .map_err(|source| StateError::Block { position, source })?;
-        let (catalogs, memory) = (&mut self.catalogs, &mut self.memory);
+        let (catalogs, memory, totals) = (&mut self.catalogs, &mut self.memory, &mut self.totals);
         let (batch, _) = self.batch.get_or_insert_with(|| {
+            totals.begin_batch();
             let memory = memory.take().unwrap_or_default();
             (Batch::new(position, append_time_us, memory), Arc::clone(catalogs))
         });
@@ -321,6 +379,7 @@ impl State {
                 seen: &mut self.table.seen,
                 coverage: self.table.coverage,
                 ranges: &self.table.ranges,
+                totals,
             },
         )?;
         self.table.sweep();
@@ -344,13 +403,14 @@ impl State {
     pub fn cut(&mut self) -> Option<(Outer, Vec<u8>)> {
         let (batch, catalogs_before) = self.batch.take()?;
         let append_time_us = batch.append_time_max_us();
-        let (outer, message, added, memory) =
-            batch.finish(self.partition, self.tip, self.catalogs.version, self.table.coverage);
+        let (version, coverage) = (self.catalogs.version, self.table.coverage);
+        let (outer, message, effects, memory) =
+            batch.finish(self.partition, self.tip, version, coverage, &self.totals);
         self.tip = outer.hash;
         self.memory = Some(memory);
         self.in_flight.push_back(InFlight {
             outer,
-            added,
+            effects,
             append_time_us,
             catalogs_before,
             catalog_version: self.catalogs.version,
@@ -372,7 +432,7 @@ impl State {
         self.table.accept(AcceptedBatch {
             outer: oldest.outer,
             append_time_us: oldest.append_time_us,
-            added: oldest.added,
+            added: oldest.effects.added,
         });
         true
     }
@@ -382,12 +442,14 @@ impl State {
     pub fn discard(&mut self) {
         if let Some((batch, before)) = self.batch.take() {
             self.table.seen.remove(&batch.added);
+            self.totals.undo(batch.changes);
             self.catalogs = before;
         }
         while let Some(newest) = self.in_flight.pop_back() {
             if !planted::is(Bug::OverlayKept) {
-                self.table.seen.remove(&newest.added);
+                self.table.seen.remove(&newest.effects.added);
             }
+            self.totals.undo(newest.effects.changes);
             self.catalogs = newest.catalogs_before;
         }
         self.rated_to = self.place.x;

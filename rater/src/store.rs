@@ -5,3 +5,4 @@ pub mod archive;
 pub mod catalog;
 pub mod lane;
 pub mod state;
+pub mod totals;

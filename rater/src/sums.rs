@@ -6,7 +6,7 @@ use domain::{
     rating::Line,
     wire::{
         codec::DictionaryWriter,
-        sums::{self, Sum, SumKey},
+        sums::{self, RunningTotal, Sum, SumKey},
     },
 };
 use hashbrown::HashMap;
@@ -120,8 +120,13 @@ impl Sums {
         })
     }
 
-    /// The section of a rated batch.
-    pub fn encode(&self) -> Vec<u8> {
+    /// The strings of the section.
+    pub fn dictionary(&mut self) -> &mut DictionaryWriter {
+        &mut self.dictionary
+    }
+
+    /// The section of a rated batch, with the running totals that it changed.
+    pub fn encode(&self, totals: &[RunningTotal]) -> Vec<u8> {
         let mut entries: Vec<(SumKey, Sum)> = Vec::with_capacity(self.sums.len());
         for (key, sum) in &self.sums {
             let ShortKey { class, team, bucket, hold } = *key;
@@ -130,7 +135,7 @@ impl Sums {
         }
         entries.sort_unstable_by_key(|(key, _)| *key);
         let mut section = Vec::new();
-        sums::encode(&self.dictionary, &entries, &mut section);
+        sums::encode(&self.dictionary, &entries, totals, &mut section);
         section
     }
 

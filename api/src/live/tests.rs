@@ -63,7 +63,7 @@ fn section(charges: &[(&str, i128)]) -> Vec<u8> {
         })
         .collect();
     let mut out = Vec::new();
-    encode(&dictionary, &entries, &mut out);
+    encode(&dictionary, &entries, &[], &mut out);
     out
 }
 
@@ -74,7 +74,7 @@ fn accept(
     charges: &[(&str, i128)],
 ) -> bool {
     let section = section(charges);
-    partition.accept(generation, place(number), &header(), &Sums::decode(&section, 1).unwrap())
+    partition.accept(generation, place(number), &header(), &Sums::decode(&section, 1, false).unwrap())
 }
 
 fn receivable(team: &str, raw: i128) -> Receivable {

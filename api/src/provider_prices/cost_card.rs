@@ -248,7 +248,7 @@ fn rows_of(
                 dimensions: dimensions.map(|(name, value)| (name.to_owned(), value)).collect(),
                 price: price.price.map(|price| price.to_string()),
                 per: price.per.unsigned_abs(),
-                unlimited: false,
+                ..RateRow::default()
             }
         };
         for (number, (above, price)) in tiers.iter().enumerate() {

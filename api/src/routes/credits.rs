@@ -140,7 +140,7 @@ pub(crate) struct CreditConsumption {
 
 /// The team that a body means, by the rule that ingest has for OM0's: where `customer` is the tenant
 /// itself, `user` is its customer. An alias is its team.
-async fn team_of(
+pub(super) async fn team_of(
     api: &Api,
     caller: &Caller,
     scope: Scope,

@@ -148,6 +148,8 @@ pub(crate) struct Line {
     cost_currency: Option<String>,
     /// What it cost.
     cost: Option<String>,
+    /// The running total before it, in priced units, where its price depends on one; else 0.
+    total_before: String,
     /// The transfer that its charge is in, once it is posted: `GET /v1/explain/{id}` takes it.
     transfer_id: Option<String>,
     /// The transfer that its cost is in, once it is posted.
@@ -176,6 +178,7 @@ impl From<LineRow> for Line {
             quantity: plain(row.quantity),
             status: row.status,
             dimensions: row.dimensions,
+            total_before: plain(row.total_before),
             card: some(row.card),
             card_version: Some(row.card_version).filter(|version| *version > 0),
             currency: some(row.currency),

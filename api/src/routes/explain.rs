@@ -9,6 +9,8 @@ use axum::{Json, extract::State};
 use domain::{
     catalog::CatalogDocument,
     money::Amount,
+    pricing::{Local, Terms, Usage},
+    quantity::Quantity,
     rate_card::{CardKind, Rate},
     time,
 };
@@ -544,7 +546,7 @@ impl Steps<'_> {
         let place = row.place();
         let mut lines = Vec::new();
         for line in row.lines {
-            lines.extend(self.line(&row.team, line)?);
+            lines.extend(self.line(&row.team, line, row.order_us)?);
         }
         Ok(ExplainedEvent {
             receipt: receipt(place),
@@ -561,7 +563,12 @@ impl Steps<'_> {
     }
 
     /// The line, unless it is not in the scope.
-    fn line(&mut self, team: &str, row: LineRow) -> Result<Option<ExplainedLine>, ApiError> {
+    fn line(
+        &mut self,
+        team: &str,
+        row: LineRow,
+        time_us: i64,
+    ) -> Result<Option<ExplainedLine>, ApiError> {
         let only = self.scope.only.as_ref();
         let wanted = |key: &SumKey| only.is_none_or(|only| only == key);
         let (charged, costed) = (row.charged(team), row.costed());
@@ -574,14 +581,14 @@ impl Steps<'_> {
         let charge_step = match charged {
             Some(key) => {
                 let card = (CardKind::Rate, row.card.as_str(), row.card_version);
-                Some(self.step(key, card, &row, row.charge.as_deref())?)
+                Some(self.step(key, card, (&row, time_us), row.charge.as_deref())?)
             }
             None => None,
         };
         let cost_step = match costed {
             Some(key) => {
                 let card = (CardKind::Cost, row.cost_card.as_str(), row.cost_card_version);
-                Some(self.step(key, card, &row, row.cost.as_deref())?)
+                Some(self.step(key, card, (&row, time_us), row.cost.as_deref())?)
             }
             None => None,
         };
@@ -589,11 +596,33 @@ impl Steps<'_> {
         Ok(Some(ExplainedLine { line, charge_step, cost_step }))
     }
 
+    /// The charge by terms that depend on more than the quantity.
+    fn by_terms(
+        &self,
+        terms: &Terms,
+        line: &LineRow,
+        time_us: i64,
+    ) -> Result<Option<Amount>, ApiError> {
+        let quantity = Quantity::from_raw(number(&line.quantity)?.raw());
+        let Some(quantity) = quantity.and_then(|quantity| terms.priced(quantity)) else {
+            return Ok(None);
+        };
+        let usage = Usage {
+            quantity,
+            before: number(&line.total_before)?.raw(),
+            local: terms.needs_local_time().then(|| {
+                Local::of_zone(self.catalog.zone.as_deref(), time_us)
+            }),
+            cost: line.cost.as_deref().map(number).transpose()?,
+        };
+        Ok(terms.charge(&usage).ok())
+    }
+
     fn step(
         &mut self,
         key: SumKey,
         (kind, card, version): (CardKind, &str, u32),
-        line: &LineRow,
+        (line, time_us): (&LineRow, i64),
         amount: Option<&str>,
     ) -> Result<Step, ApiError> {
         let card = self.catalog.cards.iter().find(|one| one.kind == kind && one.key == card);
@@ -602,6 +631,7 @@ impl Steps<'_> {
         let computed = match row.map(|row| row.rate()) {
             Some(Ok(Rate::Price(price))) => price.charge(number(&line.quantity)?.raw()),
             Some(Ok(Rate::Unlimited)) => Some(Amount::ZERO),
+            Some(Ok(Rate::Terms(terms))) => self.by_terms(&terms, line, time_us)?,
             Some(Err(_)) | None => None,
         };
         let amount = amount.map(number).transpose()?.unwrap_or(Amount::ZERO);

@@ -29,6 +29,19 @@ pub(crate) async fn next_version(connection: &mut PgConnection) -> Result<i64, A
     Ok(number)
 }
 
+/// The number of the newest version of the tenant; 0 before anything was published.
+pub(crate) async fn newest_version(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+) -> Result<u64, ApiError> {
+    let number: Option<i64> =
+        sqlx::query_scalar("SELECT max(catalog_version) FROM catalog_versions WHERE tenant_id = $1")
+            .bind(tenant.id())
+            .fetch_one(connection)
+            .await?;
+    Ok(number.unwrap_or(0).unsigned_abs())
+}
+
 /// The newest version of the tenant.
 pub(crate) async fn newest(
     connection: &mut PgConnection,

@@ -120,6 +120,7 @@ pub(crate) struct LineRow {
     pub cost_currency: String,
     pub cost: Option<String>,
     pub dimensions: BTreeMap<String, String>,
+    pub total_before: String,
 }
 
 impl LineRow {
@@ -166,12 +167,12 @@ pub(super) const COLUMNS: &str = "partition, position, index, toUnixTimestamp64M
 
 /// Of events that took their id.
 pub(super) const EFFECTIVE: &str = "toUnixTimestamp64Micro(time) AS order_us,
-    arrayMap((a, b, c, d, e, f, g, h, i, j, k, l, m) -> CAST((a, b, c, d, e, f, g, h, i, j, k, l, m),
+    arrayMap((a, b, c, d, e, f, g, h, i, j, k, l, m, n) -> CAST((a, b, c, d, e, f, g, h, i, j, k, l, m, n),
         'Tuple(meter String, unit String, quantity Decimal(38, 12), status String, card String, card_version UInt32, currency String,
          charge Nullable(Decimal(38, 12)), cost_card String, cost_card_version UInt32, cost_currency String,
-         cost Nullable(Decimal(38, 12)), dimensions Map(String, String))'),
+         cost Nullable(Decimal(38, 12)), dimensions Map(String, String), total_before Decimal(38, 12))'),
         lines.meter, lines.unit, lines.quantity, lines.status, lines.card, lines.card_version, lines.currency, lines.charge,
-        lines.cost_card, lines.cost_card_version, lines.cost_currency, lines.cost, lines.dimensions) AS lines";
+        lines.cost_card, lines.cost_card_version, lines.cost_currency, lines.cost, lines.dimensions, lines.total_before) AS lines";
 
 /// Of events that did not.
 const OTHER: &str = "toUnixTimestamp64Micro(coalesce(time, append_time)) AS order_us,

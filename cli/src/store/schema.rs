@@ -41,6 +41,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (12, "waiting_aliases", include_str!("../../../migrations/postgres/0012_waiting_aliases.sql")),
     (13, "data_keys", include_str!("../../../migrations/postgres/0013_data_keys.sql")),
     (14, "wallets", include_str!("../../../migrations/postgres/0014_wallets.sql")),
+    (15, "running_totals", include_str!("../../../migrations/postgres/0015_running_totals.sql")),
 ];
 
 /// Brings the tables up to date.

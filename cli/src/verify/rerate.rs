@@ -11,7 +11,7 @@ use bytes::Bytes;
 use domain::{
     catalog::Catalog,
     event::IdentityKey,
-    rating::{Binding, Lines, Rating, Scratch, rate},
+    rating::{Binding, Lines, Rating, Scratch, TotalName, Totals, rate},
     wire::{
         block::{Block, BlockHeader},
         codec::Input,
@@ -156,7 +156,8 @@ impl Again {
             append_time_us: append_time_us.max(origin_us),
         };
         let mut lines = Lines::new();
-        let outcome = rate(&rating, event, &mut Scratch::default(), &mut lines)
+        let totals = Recorded(row.totals_before()?);
+        let outcome = rate(&rating, event, &totals, &mut Scratch::default(), &mut lines)
             .map_err(|rejection| anyhow!("it would be rejected: {}", rejection.detail))?;
         let place = RowPlace {
             position: row.i64("position")?,
@@ -215,6 +216,16 @@ impl Again {
             counter: None,
             snapshot: Arc::new(snapshot),
         })
+    }
+}
+
+/// Running totals as they stand beside the lines: a meter has one line of an event.
+struct Recorded<'a>(Vec<(&'a str, i128)>);
+
+impl Totals for Recorded<'_> {
+    fn before(&self, name: &TotalName) -> i128 {
+        let of_meter = self.0.iter().find(|(meter, _)| *meter == &*name.meter);
+        of_meter.map_or(0, |(_, total)| *total)
     }
 }
 

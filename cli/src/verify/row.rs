@@ -66,6 +66,23 @@ impl<'a> Row<'a> {
         self.input(name).i64()
     }
 
+    /// The running total before each line, with its meter.
+    pub fn totals_before(&self) -> Result<Vec<(&'a str, i128)>, DecodeError> {
+        let (mut meters, mut totals) =
+            (self.input("lines.meter"), self.input("lines.total_before"));
+        let count = meters.count(1)?;
+        if totals.count(1)? != count {
+            return Err(DecodeError::Field("lines"));
+        }
+        let number = |bytes: &[u8]| bytes.try_into().map(i128::from_le_bytes);
+        (0..count)
+            .map(|_| {
+                let total = number(totals.take(16)?).map_err(|_| DecodeError::Truncated)?;
+                Ok((meters.text()?, total))
+            })
+            .collect()
+    }
+
     /// Two halves, the high one first.
     pub fn uuid(&self, name: &str) -> Result<Uuid, DecodeError> {
         let mut input = self.input(name);

@@ -129,7 +129,7 @@ fn rated_by(
         append_time_us: 2 * DAY_US,
     };
     let mut lines = Lines::new();
-    match rate(&rating, event, &mut Scratch::default(), &mut lines) {
+    match rate(&rating, event, &NoTotals, &mut Scratch::default(), &mut lines) {
         Err(rejection) => format!("rejected {}", rejection.reason),
         Ok(outcome) => {
             let lines: Vec<String> = lines

@@ -20,7 +20,9 @@ pub const MAGIC: [u8; 4] = *b"WRRB";
 pub const VERSION: u16 = 3;
 /// The format version of one with traces.
 pub const VERSION_WITH_TRACES: u16 = 4;
-/// The same two as they were before: rows are RowBinary, one after the other.
+/// The same two for a batch that changes running totals: they stand behind the sums.
+const VERSIONS_WITH_TOTALS: [u16; 2] = [5, 6];
+/// The first two as they were before: rows are RowBinary, one after the other.
 const VERSIONS_OF_ROWS: [u16; 2] = [1, 2];
 const VERSION_AT: usize = 4;
 /// Length of the outer header.
@@ -90,11 +92,16 @@ impl Outer {
         Ok(Outer { version, partition, from, to, prev, hash })
     }
 
+    /// Whether running totals stand behind the sums.
+    #[must_use]
+    pub fn has_totals(&self) -> bool {
+        VERSIONS_WITH_TOTALS.contains(&self.version)
+    }
+
     /// Whether this program can read the message and its hash fits.
     pub fn verify(&self, message: &[u8]) -> Result<(), OuterError> {
-        let [rows, rows_with_traces] = VERSIONS_OF_ROWS;
-        let known = [rows, rows_with_traces, VERSION, VERSION_WITH_TRACES];
-        if !known.contains(&self.version) {
+        let known = [VERSIONS_OF_ROWS, [VERSION, VERSION_WITH_TRACES], VERSIONS_WITH_TOTALS];
+        if !known.as_flattened().contains(&self.version) {
             return Err(OuterError::Version { from: self.from, version: self.version });
         }
         if hash_of(message) == self.hash {
@@ -230,8 +237,10 @@ pub struct Header {
 }
 
 impl Header {
-    fn version(&self) -> u16 {
-        if self.traces.is_empty() { VERSION } else { VERSION_WITH_TRACES }
+    fn version(&self, has_totals: bool) -> u16 {
+        let [plain, with_traces] =
+            if has_totals { VERSIONS_WITH_TOTALS } else { [VERSION, VERSION_WITH_TRACES] };
+        if self.traces.is_empty() { plain } else { with_traces }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -349,6 +358,8 @@ pub struct Parts {
     pub header: Header,
     /// The sums' section, encoded by [`super::sums::encode`].
     pub sums: Vec<u8>,
+    /// Whether running totals stand behind the sums.
+    pub has_totals: bool,
     /// Rows of `usage_events`: events that took their id.
     pub rows: ColumnsWriter,
     /// Rows of `rejected_events`: events that did not.
@@ -369,7 +380,7 @@ pub fn encode(partition: u32, from: i64, to: i64, prev: Hash, parts: &Parts) -> 
     encode_forwards(&parts.forwards, forwards);
     let size: usize = sections.iter().map(Vec::len).sum();
     let mut message = Vec::with_capacity(OUTER_LENGTH + 20 + size);
-    let version = parts.header.version();
+    let version = parts.header.version(parts.has_totals);
     message.raw(&MAGIC);
     message.raw(&version.to_le_bytes());
     message.raw(&0u16.to_le_bytes());
@@ -436,7 +447,8 @@ impl<'a> Sections<'a> {
 
     /// The sums; `header` is this batch's.
     pub fn sums(&self, header: &Header) -> Result<Sums<'a>, DecodeError> {
-        Sums::decode(self.sums, header.counts.len())
+        let has_totals = VERSIONS_WITH_TOTALS.contains(&self.version);
+        Sums::decode(self.sums, header.counts.len(), has_totals)
     }
 
     /// The rows of `usage_events`, decompressed.

@@ -240,7 +240,9 @@ fn put_lines(
     column(out, lines, |out, line| {
         put_dimensions(out, meter(line).map_or(&[], |meter| &meter.dimensions), line)
     });
-    column(out, lines, |out, _| out.fixed(&0i128.to_le_bytes()));
+    column(out, lines, |out, line| {
+        out.fixed(&line.total.as_deref().map_or(0, |total| total.before).to_le_bytes());
+    });
 }
 
 /// Card, its version, currency and amount of each line.

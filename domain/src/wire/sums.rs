@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::codec::{DecodeError, Dictionary, DictionaryWriter, Input, Output};
+use crate::period::PeriodKind;
 
 /// What one sum is about. Strings are numbers of the sums' own dictionary; zero is "none" where a
 /// field says so, and other numbers are the dictionary's plus one there.
@@ -64,6 +65,25 @@ impl Sum {
     }
 }
 
+/// A running total as the batch leaves it. Strings are numbers of the sums' dictionary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunningTotal {
+    /// Number of the tenant in the batch's counts.
+    pub tenant: u32,
+    /// The billing account.
+    pub team: u32,
+    /// The meter.
+    pub meter: u32,
+    /// The dimensions of a row that has a total of its own; the empty string for the meter's.
+    pub scope: u32,
+    /// How long it goes on.
+    pub period: PeriodKind,
+    /// When its period began, microseconds since 1970 UTC; `i64::MIN` for ever.
+    pub start_us: i64,
+    /// Priced units after the batch, raw (10⁻¹²).
+    pub quantity: i128,
+}
+
 /// The decoded sums of a batch.
 #[derive(Clone, Debug, Default)]
 pub struct Sums<'a> {
@@ -71,14 +91,22 @@ pub struct Sums<'a> {
     pub dictionary: Dictionary<'a>,
     /// Key and sum.
     pub entries: Vec<(SumKey, Sum)>,
+    /// Running totals that the batch changed.
+    pub totals: Vec<RunningTotal>,
 }
 
 fn write_optional(out: &mut Vec<u8>, place: Option<u32>) {
     out.varint(place.map_or(0, |place| u64::from(place) + 1));
 }
 
-/// Writes the sums' section.
-pub fn encode(dictionary: &DictionaryWriter, entries: &[(SumKey, Sum)], out: &mut Vec<u8>) {
+/// Writes the sums' section. Running totals stand behind the sums, where there are any: the batch then
+/// has another version.
+pub fn encode(
+    dictionary: &DictionaryWriter,
+    entries: &[(SumKey, Sum)],
+    totals: &[RunningTotal],
+    out: &mut Vec<u8>,
+) {
     dictionary.write(out);
     out.length(entries.len());
     for (key, sum) in entries {
@@ -102,20 +130,35 @@ pub fn encode(dictionary: &DictionaryWriter, entries: &[(SumKey, Sum)], out: &mu
         out.signed(sum.cost);
         out.varint(sum.events);
     }
+    if totals.is_empty() {
+        return;
+    }
+    out.length(totals.len());
+    for total in totals {
+        for place in [total.tenant, total.team, total.meter, total.scope] {
+            out.varint(u64::from(place));
+        }
+        out.push(total.period.code());
+        out.raw(&total.start_us.to_le_bytes());
+        out.signed(total.quantity);
+    }
 }
 
 impl<'a> Sums<'a> {
-    /// Reads the sums' section; `tenants` is how many tenants the batch's counts name.
-    pub fn decode(section: &'a [u8], tenants: usize) -> Result<Sums<'a>, DecodeError> {
+    /// Reads the sums' section; `tenants` is how many tenants the batch's counts name, and the version
+    /// says whether running totals follow.
+    pub fn decode(
+        section: &'a [u8],
+        tenants: usize,
+        has_totals: bool,
+    ) -> Result<Sums<'a>, DecodeError> {
         let mut input = Input::new(section);
         let dictionary = Dictionary::read(&mut input)?;
         let count = input.count(24)?;
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             let key = decode_key(&mut input, &dictionary)?;
-            if usize::try_from(key.tenant).map_or(true, |tenant| tenant >= tenants) {
-                return Err(DecodeError::Field("tenant"));
-            }
+            check_tenant(key.tenant, tenants)?;
             let sum = Sum {
                 quantity: input.signed()?,
                 charge: input.signed()?,
@@ -124,12 +167,41 @@ impl<'a> Sums<'a> {
             };
             entries.push((key, sum));
         }
+        let mut totals = Vec::new();
+        if has_totals {
+            for _ in 0..input.count(14)? {
+                let total = decode_total(&mut input, &dictionary)?;
+                check_tenant(total.tenant, tenants)?;
+                totals.push(total);
+            }
+        }
         if input.is_empty() {
-            Ok(Sums { dictionary, entries })
+            Ok(Sums { dictionary, entries, totals })
         } else {
             Err(DecodeError::Field("sums"))
         }
     }
+}
+
+fn check_tenant(tenant: u32, tenants: usize) -> Result<(), DecodeError> {
+    match usize::try_from(tenant) {
+        Ok(tenant) if tenant < tenants => Ok(()),
+        _ => Err(DecodeError::Field("tenant")),
+    }
+}
+
+fn decode_total(
+    input: &mut Input<'_>,
+    dictionary: &Dictionary<'_>,
+) -> Result<RunningTotal, DecodeError> {
+    let tenant = input.varint_u32()?;
+    let (team, meter, scope) = (input.varint_u32()?, input.varint_u32()?, input.varint_u32()?);
+    for text in [team, meter, scope] {
+        dictionary.get(text)?;
+    }
+    let period = PeriodKind::from_code(input.u8()?).ok_or(DecodeError::Field("period"))?;
+    let (start_us, quantity) = (input.i64()?, input.signed()?);
+    Ok(RunningTotal { tenant, team, meter, scope, period, start_us, quantity })
 }
 
 fn decode_key(input: &mut Input<'_>, dictionary: &Dictionary<'_>) -> Result<SumKey, DecodeError> {

@@ -4,7 +4,8 @@ use domain::{
     catalog::{Catalog, CatalogDocument},
     event::ContentHasher,
     money::Amount,
-    rating::{Binding, Lines, Outcome, Rating, Rejection, Scratch, rate},
+    period::PeriodKind,
+    rating::{Binding, Lines, NoTotals, Outcome, Rating, Rejection, Scratch, rate},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
@@ -15,7 +16,7 @@ use domain::{
         },
         row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
         rows::ColumnsWriter,
-        sums::{self, Sum, SumKey},
+        sums::{self, RunningTotal, Sum, SumKey},
         trace::TraceContext,
     },
 };
@@ -256,7 +257,7 @@ pub fn rows() -> (ColumnsWriter, ColumnsWriter) {
                     append_time_us: TIME_US + 5,
                 };
                 let mut lines = Lines::new();
-                let outcome = rate(&rating, event, &mut Scratch::default(), &mut lines).unwrap();
+                let outcome = rate(&rating, event, &NoTotals, &mut Scratch::default(), &mut lines).unwrap();
                 rows.push(|out| {
                     put_usage_event(
                         out,
@@ -388,13 +389,35 @@ pub fn sum_entries() -> Vec<(SumKey, Sum)> {
     ]
 }
 
-pub fn sums_section() -> Vec<u8> {
+/// Running totals of a batch of version 5.
+pub fn running_totals() -> Vec<RunningTotal> {
+    let month = RunningTotal {
+        tenant: 0,
+        team: 0,
+        meter: 1,
+        scope: 2,
+        period: PeriodKind::Month,
+        start_us: 1_698_796_800_000_000,
+        quantity: 17_500_000_000_000,
+    };
+    let ever = RunningTotal {
+        tenant: 1,
+        scope: 3,
+        period: PeriodKind::Ever,
+        start_us: i64::MIN,
+        quantity: -1,
+        ..month
+    };
+    vec![month, ever]
+}
+
+pub fn sums_section(totals: &[RunningTotal]) -> Vec<u8> {
     let mut dictionary = DictionaryWriter::default();
     for text in SUM_TEXTS {
         dictionary.intern(text);
     }
     let mut section = Vec::new();
-    sums::encode(&dictionary, &sum_entries(), &mut section);
+    sums::encode(&dictionary, &sum_entries(), totals, &mut section);
     section
 }
 
@@ -421,7 +444,14 @@ pub fn forwards() -> Vec<Forward> {
     ]
 }
 
-pub fn full_parts(traces: &[TraceContext]) -> Parts {
+pub fn full_parts(traces: &[TraceContext], totals: &[RunningTotal]) -> Parts {
     let (rows, others) = rows();
-    Parts { header: header(traces), sums: sums_section(), rows, others, forwards: forwards() }
+    Parts {
+        header: header(traces),
+        sums: sums_section(totals),
+        has_totals: !totals.is_empty(),
+        rows,
+        others,
+        forwards: forwards(),
+    }
 }

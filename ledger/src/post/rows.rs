@@ -6,7 +6,7 @@ use runtime::postgres::PostgresError;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Ids, Posting, Usage, items::Wallets, receivable, reference};
+use super::{Ids, Posting, RunningTotal, Usage, items::Wallets, receivable, reference};
 use crate::{
     account::AccountName,
     convert::{count, integer, numeral},
@@ -124,6 +124,36 @@ pub(super) async fn upsert_totals(
     .bind(all().map(|one| numeral(one.sum.charge)).collect::<Vec<_>>())
     .bind(all().map(|one| numeral(one.sum.cost)).collect::<Vec<_>>())
     .bind(all().map(|one| count(one.sum.events)).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Totals are written as they are: whoever posts the batch that changed one last has its newest value.
+pub(super) async fn upsert_running_totals(
+    connection: &mut PgConnection,
+    totals: &[RunningTotal],
+) -> Result<(), PostgresError> {
+    if totals.is_empty() {
+        return Ok(());
+    }
+    let all = || totals.iter();
+    let start = |one: &RunningTotal| (one.start_us != i64::MIN).then_some(one.start_us);
+    sqlx::query(
+        "INSERT INTO running_totals (tenant_id, team, meter, scope, period, starts_at, quantity)
+         SELECT tenant_id, team, meter, scope, period,
+             coalesce('epoch'::timestamptz + start_us * interval '1 microsecond', '-infinity'), quantity::numeric
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
+             AS new (tenant_id, team, meter, scope, period, start_us, quantity)
+         ON CONFLICT (tenant_id, team, meter, scope, period, starts_at) DO UPDATE SET quantity = excluded.quantity",
+    )
+    .bind(all().map(|one| one.tenant).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.team).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.meter).collect::<Vec<_>>())
+    .bind(all().map(|one| &*one.scope).collect::<Vec<_>>())
+    .bind(all().map(|one| one.period.name()).collect::<Vec<_>>())
+    .bind(all().map(start).collect::<Vec<_>>())
+    .bind(all().map(|one| numeral(one.quantity)).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

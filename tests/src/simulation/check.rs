@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 use super::{
     rows::{ArchivedLine, OtherRow, UsageRow, all, other_row, usage_row},
-    stores::{LogPartition, TotalKey},
-    traffic::{Entry, Event, FUTURE_US, Kind, Line, TENANTS, lines},
+    stores::{LogPartition, RunningKey, TotalKey},
+    traffic::{DAY_US, Entry, Event, FUTURE_US, Kind, Line, ONE, TENANTS, TIERED, lines},
     world::World,
 };
 
@@ -77,7 +77,12 @@ struct Sent<'a> {
     versions: HashMap<At, u64>,
     /// The version after each position.
     after: Vec<u64>,
+    /// Units of its team and day that took effect before each effect.
+    before: HashMap<At, i128>,
 }
+
+/// A tenant's team and a day of event time.
+type Day = (usize, &'static str, i64);
 
 impl Sent<'_> {
     fn of(log: &LogPartition) -> Sent<'_> {
@@ -91,7 +96,7 @@ impl Sent<'_> {
             }
             after.push(version);
         }
-        Sent { log, versions, after }
+        Sent { log, versions, after, before: HashMap::new() }
     }
 
     fn entry(&self, (position, index): At) -> &Entry {
@@ -115,7 +120,26 @@ impl Sent<'_> {
         if event.time_us.is_some_and(|time_us| time_us > append_time_us + FUTURE_US) {
             return None;
         }
-        lines(&event, self.versions[&at])
+        lines(&event, self.versions[&at], self.before.get(&at).copied().unwrap_or(0))
+    }
+
+    /// Counts the units of each team and day in the order of the log, up to a position. Answers what it
+    /// came to.
+    fn count_days(&mut self, chain: &Chain, to: i64) -> BTreeMap<Day, i128> {
+        let mut days: BTreeMap<Day, i128> = BTreeMap::new();
+        for (at, _) in chain.outcomes.iter().filter(|(at, outcome)| {
+            at.0 <= to && matches!(outcome, Outcome::Effect(_))
+        }) {
+            let (event, _, append_time_us) = self.event(*at).unwrap();
+            let day = event.time_us.unwrap_or(append_time_us).div_euclid(DAY_US);
+            let lines = self.worth(*at).unwrap_or_default();
+            if let Some(line) = lines.iter().find(|line| line.meter == TIERED) {
+                let units = days.entry((event.tenant(), event.team(), day)).or_default();
+                self.before.insert(*at, *units);
+                *units += line.quantity / ONE;
+            }
+        }
+        days
     }
 
     /// All entries but markers up to a position.
@@ -238,6 +262,7 @@ fn same_lines(found: &[ArchivedLine], lines: &[Line]) -> bool {
                 && found.quantity == line.quantity
                 && found.charge == money(&line.charge)
                 && found.cost == money(&line.cost)
+                && found.total_before == line.total_before.unwrap_or(0)
         })
 }
 
@@ -334,10 +359,19 @@ fn check_effect(
 #[derive(Default)]
 struct Books {
     totals: BTreeMap<TotalKey, Sum>,
+    running_totals: BTreeMap<RunningKey, i128>,
     balances: BTreeMap<AccountName, i128>,
 }
 
 impl Books {
+    /// What is counted of the days.
+    fn count(&mut self, days: BTreeMap<Day, i128>) {
+        for ((tenant, team, day), units) in days {
+            let key = (TENANTS[tenant], team.to_owned(), TIERED.to_owned(), day * DAY_US);
+            self.running_totals.insert(key, units * ONE);
+        }
+    }
+
     fn add(&mut self, sent: &Sent<'_>, at: At) {
         let (event, _, append_time_us) = sent.event(at).unwrap();
         let (tenant, team) = (TENANTS[event.tenant()], event.team());
@@ -547,8 +581,10 @@ pub fn check(world: &World, is_healed: bool) -> Findings {
     let mut findings = Findings::default();
     let mut books = Books::default();
     for (partition, log) in (0u32..).zip(&world.log) {
-        let sent = Sent::of(log);
+        let mut sent = Sent::of(log);
         let chain = chain(&sent, partition, &mut findings);
+        books.count(sent.count_days(&chain, world.database.standings[partition as usize].place.x));
+        sent.count_days(&chain, i64::MAX);
         outcomes(&sent, &chain, partition, &mut findings);
         owners(world, &chain, partition);
         ledger(world, &sent, &chain, partition, &mut books);
@@ -566,6 +602,12 @@ pub fn check(world: &World, is_healed: bool) -> Findings {
         "the ledger's sums are {:?}, what took effect is {:?}",
         database.totals,
         books.totals
+    );
+    assert!(
+        database.running_totals == books.running_totals,
+        "the running totals are {:?}, what took effect is {:?}",
+        database.running_totals,
+        books.running_totals
     );
     let mut balances = database.balances.clone();
     balances.retain(|_, balance| *balance != 0);

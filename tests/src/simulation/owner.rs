@@ -149,6 +149,10 @@ impl World {
         }
         let opened = owner.state.open(position, &block.payload).unwrap();
         let coming: Vec<_> = opened.versions.iter().map(|version| catalogs(*version)).collect();
+        for team in owner.state.unknown_teams(position, &opened, &coming).unwrap() {
+            let stored = self.database.running_totals(&team);
+            owner.state.put_totals(team, stored);
+        }
         owner.state.rate(position, block.append_time_us, &opened, &coming).unwrap();
         self.tell(|| format!("rater {partition}.{which} rates {position}"));
     }

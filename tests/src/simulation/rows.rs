@@ -18,6 +18,8 @@ pub struct ArchivedLine {
     pub charge: (String, u32, String, Option<i128>),
     /// The same of the cost.
     pub cost: (String, u32, String, Option<i128>),
+    /// The running total before it, in units of the last decimal.
+    pub total_before: i128,
 }
 
 /// A row of `usage_events`.
@@ -153,7 +155,7 @@ fn lines(input: &mut Input<'_>) -> Result<Vec<ArchivedLine>> {
     column(input, |input| input.u8())?;
     let (charge, cost) = (money(input)?, money(input)?);
     column(input, |input| column(input, |input| Ok((text(input)?, text(input)?))))?;
-    column(input, decimal)?;
+    let totals = column(input, decimal)?;
     let of = |money: &Money, at: usize| {
         (money.0[at].clone(), money.1[at], money.2[at].clone(), money.3[at])
     };
@@ -162,6 +164,7 @@ fn lines(input: &mut Input<'_>) -> Result<Vec<ArchivedLine>> {
         quantity: quantities[at],
         charge: of(&charge, at),
         cost: of(&cost, at),
+        total_before: totals[at],
     };
     Ok(meters.into_iter().enumerate().map(line).collect())
 }

@@ -10,6 +10,8 @@ use archiver::{
 use bytes::Bytes;
 use domain::{
     chain::Place,
+    period::PeriodKind,
+    rating::TotalName,
     time::month_of,
     wire::{rated::Counts, sums::Sum},
 };
@@ -20,6 +22,7 @@ use ledger::{
 };
 use rater::{
     queue::Move,
+    totals::TeamName,
     verdict::{Cursor, Hit},
 };
 use runtime::config::Secret;
@@ -84,6 +87,9 @@ pub struct Trimmed;
 /// The key of a running total: tenant, team, meter, bucket, currency, cost currency.
 pub type TotalKey = (Uuid, String, String, i64, String, String);
 
+/// The key of what prices depend on: tenant, team, meter, begin of its day in microseconds.
+pub type RunningKey = (Uuid, String, String, i64);
+
 /// Postgres.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -95,6 +101,8 @@ pub struct Database {
     pub audit: Vec<Vec<(AuditEntry, domain::chain::Hash)>>,
     /// `usage_totals`.
     pub totals: BTreeMap<TotalKey, Sum>,
+    /// `running_totals`.
+    pub running_totals: BTreeMap<RunningKey, i128>,
     /// `partition_counts`.
     pub counts: BTreeMap<(u32, Uuid), Counts>,
     /// Balances of accounts: debits minus credits.
@@ -119,6 +127,7 @@ impl Database {
             append_times: vec![0; partitions],
             audit: vec![Vec::new(); partitions],
             totals: BTreeMap::new(),
+            running_totals: BTreeMap::new(),
             counts: BTreeMap::new(),
             balances: BTreeMap::new(),
             late: vec![Cursor::EMPTY; partitions],
@@ -168,6 +177,12 @@ impl Database {
             let key = (usage.tenant, team, meter, usage.bucket, currency, cost_currency);
             self.totals.entry(key).or_default().add(&usage.sum);
         }
+        for total in &posting.running_totals {
+            assert!(total.period == PeriodKind::Day && total.scope.is_empty());
+            let (team, meter) = (total.team.to_string(), total.meter.to_string());
+            let key = (total.tenant, team, meter, total.start_us);
+            self.running_totals.insert(key, total.quantity);
+        }
         for (tenant, counts) in &posting.counts {
             self.counts.entry((posting.partition, *tenant)).or_default().add(counts);
         }
@@ -175,6 +190,19 @@ impl Database {
         let seal = entry.hash(&self.key);
         self.standings[posting.partition as usize].head = seal;
         self.audit[posting.partition as usize].push((entry, seal));
+    }
+
+    /// What is stored of a team's running totals.
+    pub fn running_totals(&self, (tenant, team): &TeamName) -> Vec<(TotalName, i128)> {
+        let own = |key: &&RunningKey| key.0 == *tenant && *key.1 == **team;
+        let total = |key: &RunningKey| TotalName {
+            meter: key.2.as_str().into(),
+            scope: "".into(),
+            period: PeriodKind::Day,
+            start_us: key.3,
+        };
+        let all = self.running_totals.iter();
+        all.filter(|(key, _)| own(key)).map(|(key, units)| (total(key), *units)).collect()
     }
 
     /// Whether the seal of an audit row fits it.

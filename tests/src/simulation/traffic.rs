@@ -8,7 +8,8 @@ use domain::{
     catalog::{Catalog, CatalogDocument},
     event::{IdentityKey, IdentityParts},
     meter::{Aggregation, MeterDefinition, Paths},
-    rate_card::{Card, CardKind, CardVersion, RateRow},
+    period::PeriodKind,
+    rate_card::{Card, CardKind, CardVersion, ModelKind, RateRow, Tier},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         record::{self, Attribute, AttributeKind, EventRecord, Refused, Verdict},
@@ -237,7 +238,16 @@ pub struct Line {
     pub charge: Option<(&'static str, u32, &'static str, i128)>,
     /// The same of the cost.
     pub cost: Option<(&'static str, u32, &'static str, i128)>,
+    /// The running total before it, where its price depends on one.
+    pub total_before: Option<i128>,
 }
+
+/// The meter whose price depends on the day's total.
+pub const TIERED: &str = "tiered";
+/// Units of the first tier.
+const FIRST_TIER: i128 = 7;
+/// Microseconds of a day.
+pub const DAY_US: i64 = 86_400_000_000;
 
 fn token_price(tenant: usize, version: u64) -> Price {
     Price { amount: (ONE / 25_000) * (i128::from(version) + tenant as i128), per: 3 }
@@ -247,19 +257,34 @@ fn call_price(version: u64) -> Price {
     Price { amount: ONE / 100 * i128::from(version) + 1, per: 7 }
 }
 
+/// Prices of the two tiers, for each three units.
+fn tier_prices(version: u64) -> [i128; 2] {
+    [ONE / 10 * i128::from(version), ONE / 100 + i128::from(version)]
+}
+
+/// What so many units cost from the beginning of a day.
+fn tiered(version: u64, units: i128) -> i128 {
+    let [first, second] = tier_prices(version);
+    let amount = units.min(FIRST_TIER) * first + (units - FIRST_TIER).max(0) * second;
+    Price { amount, per: 3 }.of(1)
+}
+
 fn token_cost(tenant: usize) -> Price {
     Price { amount: (10 + tenant as i128) * ONE, per: 1_000_000 }
 }
 
-/// The lines of an event under a version; `None` if it is rejected.
-pub fn lines(event: &Event, version: u64) -> Option<Vec<Line>> {
+/// The lines of an event under a version, when `before` units of its day were counted before it; `None`
+/// if it is rejected.
+pub fn lines(event: &Event, version: u64, before: i128) -> Option<Vec<Line>> {
     let tenant = event.tenant();
     let own = tenant_version(tenant, version);
     if own == 0 || event.kind() == Kind::Unmetered {
         return Some(Vec::new());
     }
     if event.kind() == Kind::Unpriced {
-        return Some(vec![Line { meter: "dark", quantity: ONE, charge: None, cost: None }]);
+        let dark =
+            Line { meter: "dark", quantity: ONE, charge: None, cost: None, total_before: None };
+        return Some(vec![dark]);
     }
     if event.is_negative() {
         return None;
@@ -267,18 +292,28 @@ pub fn lines(event: &Event, version: u64) -> Option<Vec<Line>> {
     let (tokens, card) = (i128::from(event.quantity), u32::try_from(own).unwrap());
     let charge = token_price(tenant, own).of(tokens);
     let call = call_price(own).of(1);
+    let step = tiered(own, before + tokens) - tiered(own, before);
     Some(vec![
         Line {
             meter: "tokens",
             quantity: tokens * ONE,
             charge: Some(("standard", card, "EUR", charge)),
             cost: Some(("provider", card, "USD", token_cost(tenant).of(tokens))),
+            total_before: None,
         },
         Line {
             meter: "calls",
             quantity: ONE,
             charge: Some(("standard", card, "EUR", call)),
             cost: None,
+            total_before: None,
+        },
+        Line {
+            meter: TIERED,
+            quantity: tokens * ONE,
+            charge: Some(("standard", card, "EUR", step)),
+            cost: None,
+            total_before: Some(before * ONE),
         },
     ])
 }
@@ -317,7 +352,24 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         dimensions: Default::default(),
         price: Some(format!("{}.{:012}", price.amount / ONE, price.amount % ONE)),
         per: u64::try_from(price.per).unwrap(),
-        unlimited: false,
+        ..RateRow::default()
+    };
+    let decimal = |raw: i128| format!("{}.{:012}", raw / ONE, raw % ONE);
+    let tiered = |own| {
+        let [first, second] = tier_prices(own);
+        let tier = |up_to: Option<i128>, price| Tier {
+            up_to: up_to.map(|units| units.to_string()),
+            price: Some(decimal(price)),
+            ..Tier::default()
+        };
+        RateRow {
+            meter: TIERED.into(),
+            model: ModelKind::Graduated,
+            per: 3,
+            tiers: vec![tier(Some(FIRST_TIER), first), tier(None, second)],
+            period: Some(PeriodKind::Day),
+            ..RateRow::default()
+        }
     };
     // Each version holds from the beginning: the newest one prices everything.
     let card = |key: &str, kind, currency: &str, rates: &dyn Fn(u64) -> Vec<RateRow>| Card {
@@ -332,13 +384,16 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
             })
             .collect(),
     };
-    let rates =
-        |own| vec![rate("tokens", token_price(tenant, own)), rate("calls", call_price(own))];
+    let rates = |own| {
+        let tokens = rate("tokens", token_price(tenant, own));
+        vec![tokens, rate("calls", call_price(own)), tiered(own)]
+    };
     let costs = |_| vec![rate("tokens", token_cost(tenant))];
     let document = CatalogDocument {
         meters: vec![
             meter("tokens", METERED, Some("$.tokens")),
             meter("calls", METERED, None),
+            meter(TIERED, METERED, Some("$.tokens")),
             meter("dark", DARK, None),
         ],
         credit_units: Vec::new(),
@@ -348,6 +403,7 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         ],
         default_rate_card: Some("standard".into()),
         default_cost_card: Some("provider".into()),
+        zone: None,
     };
     document.compile().unwrap()
 }

@@ -9,7 +9,7 @@ use domain::{
     chain::{Offer, Place},
     event::{ContentHasher, IdentityKey, IdentityParts},
     money::Amount,
-    rating::{Binding, Lines, Rating, Rejection, Scratch, rate},
+    rating::{Binding, Lines, NoTotals, Rating, Rejection, Scratch, rate},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
@@ -393,7 +393,7 @@ impl Rater {
                 append_time_us,
             };
             let mut lines = Lines::new();
-            let outcome = rate(&rating, event, &mut scratch, &mut lines)
+            let outcome = rate(&rating, event, &NoTotals, &mut scratch, &mut lines)
                 .map_err(|fault| anyhow::anyhow!("{fault:?}"))?;
             match outcome {
                 domain::rating::Outcome::Rated => counts.rated += 1,
@@ -406,7 +406,7 @@ impl Rater {
         }
         ensure!(counts.balanced(), "{counts:?}");
         let mut sums = Vec::new();
-        sums::encode(&DictionaryWriter::default(), &[], &mut sums);
+        sums::encode(&DictionaryWriter::default(), &[], &[], &mut sums);
         let header = Header {
             catalog_version: 7,
             rules_version: 1,
@@ -416,7 +416,7 @@ impl Rater {
             counts: vec![(TENANT, counts)],
             traces: Vec::new(),
         };
-        Ok(Parts { header, sums, rows, others, forwards: Vec::new() })
+        Ok(Parts { header, sums, has_totals: false, rows, others, forwards: Vec::new() })
     }
 }
 

@@ -40,6 +40,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "teams", "SI u(name)"),
     ("weir_api", "tenants", "S"),
     ("weir_api", "transfers", "SI"),
+    ("weir_api", "running_totals", "S"),
     ("weir_api", "usage_totals", "S"),
     ("weir_api", "late_answers", "S"),
     ("weir_api", "allocations", "S"),
@@ -102,6 +103,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_reader", "teams", "S"),
     ("weir_reader", "tenants", "S"),
     ("weir_reader", "transfers", "S"),
+    ("weir_reader", "running_totals", "S"),
     ("weir_reader", "usage_totals", "S"),
     ("weir_writer", "allocations", "SI"),
     (
@@ -136,6 +138,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_writer", "teams", "SI"),
     ("weir_writer", "tenants", "S"),
     ("weir_writer", "transfers", "SI"),
+    ("weir_writer", "running_totals", "SIU"),
     ("weir_writer", "usage_totals", "SIU"),
 ];
 

@@ -126,7 +126,7 @@ impl Rater {
         let entries: Vec<_> =
             lines.iter().map(|line| entry(line, &tenants, &mut dictionary)).collect();
         let mut encoded = Vec::new();
-        sums::encode(&dictionary, &entries, &mut encoded);
+        sums::encode(&dictionary, &entries, &[], &mut encoded);
         let count = |tenant: &Uuid| {
             let of = |line: &&Line| line.tenant == *tenant;
             let rated = lines
@@ -164,6 +164,7 @@ impl Rater {
                 traces: Vec::new(),
             },
             sums: encoded,
+            has_totals: false,
             rows: ColumnsWriter::usage_events(),
             others: ColumnsWriter::rejected_events(),
             forwards: outcomes.forwarded.iter().map(|hold| self.forward(*hold)).collect(),

@@ -92,6 +92,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0014_wallets.sql",
         "02e2226dea934bbb1d58c669d70970fe3d1c40f9f0f18ffee4ec6c87bb1acc14",
     ),
+    (
+        "migrations/postgres/0015_running_totals.sql",
+        "eb57446c6dcc296b990d9fe48d6afd4185c39bbeb17d21f11338c4262f9bd757",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.

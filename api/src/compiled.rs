@@ -1,0 +1,57 @@
+//! Compiled catalogs, each made once: a published version never changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use domain::catalog::{Catalog, CatalogDocument};
+use runtime::postgres::scoped;
+use uuid::Uuid;
+
+use crate::{
+    auth::TenantScope,
+    error::ApiError,
+    routes::catalog,
+    state::Api,
+    store::catalog::newest_version,
+};
+
+/// A published catalog.
+pub(crate) struct Compiled {
+    /// Its number, counted over all tenants; 0 before anything was published.
+    pub version: u64,
+    /// As it was published.
+    pub document: CatalogDocument,
+    /// As rating reads it.
+    pub catalog: Catalog,
+}
+
+/// The newest one of each tenant that was asked for.
+#[derive(Default)]
+pub(crate) struct CompiledCatalogs(Mutex<HashMap<Uuid, Arc<Compiled>>>);
+
+/// The newest published catalog of a tenant.
+pub(crate) async fn newest(api: &Api, tenant: TenantScope) -> Result<Arc<Compiled>, ApiError> {
+    let version = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        newest_version(&mut transaction, tenant).await
+    })
+    .await?;
+    let known = api.catalogs.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get(&tenant.id()).filter(|known| known.version >= version).cloned();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let (document, version, _) = catalog::load(api, tenant).await?;
+    let faults = |faults| ApiError::Internal(format!("catalog version {version}: {faults:?}"));
+    let compiled = runtime::task::blocking(move || {
+        document.compile().map(|catalog| Compiled { version, document, catalog })
+    })
+    .await
+    .map_err(|error| ApiError::Internal(error.to_string()))?
+    .map_err(faults)?;
+    let compiled = Arc::new(compiled);
+    let mut all = api.catalogs.0.lock().unwrap_or_else(PoisonError::into_inner);
+    all.insert(tenant.id(), Arc::clone(&compiled));
+    Ok(compiled)
+}

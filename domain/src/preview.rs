@@ -1,0 +1,368 @@
+//! What an event would cost that has not happened: read, and rated by the very function that rates
+//! events of the log.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{from_str, value::RawValue};
+use uuid::Uuid;
+
+use crate::{
+    catalog::{CardVersionName, Catalog},
+    event::{ATTRIBUTES_MAX, NESTING_MAX, unescape},
+    llm_usage::{self, Member},
+    meter::push_segment,
+    money::Amount,
+    quantity::Quantity,
+    rating::{Binding, Charge, Lines, Outcome, Rating, Rejection, Scratch, TotalName, Totals, rate},
+    wire::{
+        block::{Block, BlockHeader, BlockWriter},
+        record::{Attribute, AttributeKind, Entry, EventRecord},
+    },
+};
+
+/// An event that has not happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Hypothetical<'a> {
+    /// The event type.
+    pub event_type: &'a str,
+    /// The source.
+    pub source: &'a str,
+    /// The team.
+    pub team: &'a str,
+    /// The user.
+    pub user: Option<&'a str>,
+    /// The app.
+    pub app: Option<&'a str>,
+    /// The feature.
+    pub feature: Option<&'a str>,
+    /// When it would happen, microseconds since 1970 UTC.
+    pub time_us: i64,
+    /// Its `data`.
+    pub data: &'a RawValue,
+}
+
+/// A line as rating has it, with its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviewLine {
+    /// The meter.
+    pub meter: Arc<str>,
+    /// Its unit.
+    pub unit: Arc<str>,
+    /// How much.
+    pub quantity: Quantity,
+    /// The charge and the card version that it is by; no card where no price is known.
+    pub charge: Charge,
+    /// The card version.
+    pub card: Option<CardVersionName>,
+    /// What the provider charges, and by which card version; `None` unknown.
+    pub cost: Option<(Amount, CardVersionName)>,
+    /// Values of the meter's dimensions.
+    pub dimensions: BTreeMap<String, String>,
+    /// The running total that the charge depends on, before and after, in priced units (raw).
+    pub total: Option<(TotalName, i128, i128)>,
+}
+
+/// Why there is no preview.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PreviewError {
+    /// The data are no object, or more than an event may have.
+    #[error("{0}")]
+    Data(String),
+    /// It would be rejected.
+    #[error("{}", .0.detail)]
+    Rejected(Rejection),
+}
+
+/// Rates an event that has not happened; `totals` are its team's.
+pub fn preview(
+    catalog: &Catalog,
+    totals: &dyn Totals,
+    asked: &Hypothetical<'_>,
+) -> Result<(Outcome, Vec<PreviewLine>), PreviewError> {
+    let message = block(asked)?;
+    let read = |error| PreviewError::Data(format!("the event cannot be read: {error}"));
+    let header = BlockHeader::decode(&message).map_err(read)?;
+    let body = header.body(&message).map_err(read)?;
+    let block = Block::decode(&header, &body).map_err(read)?;
+    let Some(Entry::Event(event)) = block.entries.first() else {
+        return Err(PreviewError::Data("the event cannot be read".into()));
+    };
+    let rating = Rating {
+        catalog,
+        binding: &Binding::new(catalog, &block.dictionary),
+        dictionary: &block.dictionary,
+        time_us: asked.time_us,
+        append_time_us: asked.time_us,
+    };
+    let mut lines = Lines::new();
+    let outcome = rate(&rating, event, totals, &mut Scratch::default(), &mut lines)
+        .map_err(PreviewError::Rejected)?;
+    let card = |number: u32| {
+        let number = usize::try_from(number).ok()?;
+        catalog.card_versions.get(number).cloned()
+    };
+    let lines = lines.into_iter().filter_map(|line| {
+        let meter = catalog.meters.get(line.meter)?;
+        let named = meter.dimensions.iter().zip(&line.dimensions);
+        let dimensions = named.filter_map(|(name, value)| {
+            value.as_deref().map(|value| (name.to_string(), value.to_owned()))
+        });
+        Some(PreviewLine {
+            meter: Arc::clone(&meter.key),
+            unit: Arc::clone(&meter.unit),
+            quantity: line.quantity,
+            charge: line.charge,
+            card: line.charge.card_version().and_then(card),
+            cost: line.cost.and_then(|(amount, number)| Some((amount, card(number)?))),
+            dimensions: dimensions.collect(),
+            total: line.total.map(|total| (total.name, total.before, total.after)),
+        })
+    });
+    Ok((outcome, lines.collect()))
+}
+
+/// A block with the event alone, as ingest would write it.
+fn block(asked: &Hypothetical<'_>) -> Result<Vec<u8>, PreviewError> {
+    let raw = asked.data.get();
+    let mut found = Found { raw, scalars: Vec::new() };
+    if !raw.trim_start().starts_with('{') {
+        return Err(PreviewError::Data("`data` is no object".into()));
+    }
+    found.value(asked.data, &mut String::new(), 0)?;
+    found.derive()?;
+    let mut writer = BlockWriter::default();
+    let tenant = writer.tenant(Uuid::nil());
+    let mut attributes = Vec::with_capacity(found.scalars.len());
+    for scalar in &found.scalars {
+        let pointer = writer.dictionary.intern(&scalar.pointer);
+        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        let (offset, length) = (place(scalar.offset), place(scalar.length));
+        attributes.push(Attribute { pointer, kind: scalar.kind, offset, length });
+    }
+    let dictionary = &mut writer.dictionary;
+    let mut optional = |text: Option<&str>| text.map(|text| dictionary.intern(text));
+    let (user, app, feature) =
+        (optional(asked.user), optional(asked.app), optional(asked.feature));
+    let team = writer.dictionary.intern(asked.team);
+    let event = EventRecord {
+        tenant,
+        team,
+        subject: team,
+        source: writer.dictionary.intern(asked.source),
+        event_type: writer.dictionary.intern(asked.event_type),
+        user,
+        app,
+        key: None,
+        feature,
+        id: "preview",
+        identity: 0,
+        content: 0,
+        time_us: Some(asked.time_us),
+        hold: None,
+        hold_end: false,
+        quote: None,
+        attributes,
+        raw: raw.as_bytes(),
+    };
+    writer.push(&Entry::Event(event));
+    Ok(writer.finish())
+}
+
+/// The scalars of an event's data.
+struct Found<'a> {
+    raw: &'a str,
+    scalars: Vec<Scalar>,
+}
+
+struct Scalar {
+    pointer: String,
+    kind: AttributeKind,
+    offset: usize,
+    length: usize,
+}
+
+impl Found<'_> {
+    /// Adds what stands in a value, whose pointer is `pointer`.
+    fn value(
+        &mut self,
+        value: &RawValue,
+        pointer: &mut String,
+        depth: usize,
+    ) -> Result<(), PreviewError> {
+        if depth > NESTING_MAX {
+            return Err(PreviewError::Data(format!("`data` is nested deeper than {NESTING_MAX}")));
+        }
+        let wrong = |error: serde_json::Error| PreviewError::Data(format!("`data`: {error}"));
+        let (text, length) = (value.get(), pointer.len());
+        match text.as_bytes().first() {
+            Some(b'{') => {
+                let members: Vec<(String, &RawValue)> = members(text).map_err(wrong)?;
+                if members.is_empty() {
+                    return self.scalar(pointer, AttributeKind::EmptyObject, text);
+                }
+                for (name, value) in members {
+                    push_segment(pointer, &name);
+                    self.value(value, pointer, depth.saturating_add(1))?;
+                    pointer.truncate(length);
+                }
+                Ok(())
+            }
+            Some(b'[') => {
+                let items: Vec<&RawValue> = from_str(text).map_err(wrong)?;
+                if items.is_empty() {
+                    return self.scalar(pointer, AttributeKind::EmptyArray, text);
+                }
+                for (place, value) in items.into_iter().enumerate() {
+                    push_segment(pointer, &place.to_string());
+                    self.value(value, pointer, depth.saturating_add(1))?;
+                    pointer.truncate(length);
+                }
+                Ok(())
+            }
+            Some(b'"') => {
+                let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+                let inside = inside.unwrap_or_default();
+                let escaped = inside.contains('\\');
+                let kind =
+                    if escaped { AttributeKind::EscapedText } else { AttributeKind::Text };
+                self.scalar(pointer, kind, inside)
+            }
+            Some(b't') => self.scalar(pointer, AttributeKind::True, text),
+            Some(b'f') => self.scalar(pointer, AttributeKind::False, text),
+            Some(b'n') => self.scalar(pointer, AttributeKind::Null, text),
+            _ => self.scalar(pointer, AttributeKind::Number, text),
+        }
+    }
+
+    /// `text` is a part of the whole.
+    fn scalar(
+        &mut self,
+        pointer: &str,
+        kind: AttributeKind,
+        text: &str,
+    ) -> Result<(), PreviewError> {
+        if self.scalars.len() >= ATTRIBUTES_MAX {
+            return Err(PreviewError::Data(format!(
+                "`data` has more than {ATTRIBUTES_MAX} values"
+            )));
+        }
+        let offset = text.as_ptr().addr().saturating_sub(self.raw.as_ptr().addr());
+        let length = text.len();
+        self.scalars.push(Scalar { pointer: pointer.to_owned(), kind, offset, length });
+        Ok(())
+    }
+
+    fn text(&self, scalar: &Scalar) -> &[u8] {
+        let end = scalar.offset.saturating_add(scalar.length);
+        self.raw.as_bytes().get(scalar.offset..end).unwrap_or_default()
+    }
+
+    /// Adds the classes of a provider's usage object, as ingest does.
+    fn derive(&mut self) -> Result<(), PreviewError> {
+        let named = self.scalars.iter().find(|scalar| scalar.pointer == "/provider");
+        let provider = named.and_then(|scalar| match scalar.kind {
+            AttributeKind::Text => String::from_utf8(self.text(scalar).to_vec()).ok(),
+            AttributeKind::EscapedText => Some(unescape(self.text(scalar))),
+            _ => None,
+        });
+        let Some(provider) = provider else { return Ok(()) };
+        let of_usage: Vec<&Scalar> =
+            self.scalars.iter().filter(|scalar| llm_usage::concerns(&scalar.pointer)).collect();
+        let member = |scalar: &&Scalar| Member {
+            pointer: "",
+            kind: scalar.kind,
+            text: self.text(scalar),
+        };
+        let members: Vec<Member<'_>> = of_usage
+            .iter()
+            .map(|scalar| Member { pointer: &scalar.pointer, ..member(scalar) })
+            .collect();
+        let terms = llm_usage::derive(&provider, &members).map_err(|fault| {
+            PreviewError::Data(format!("`usage` of {provider} cannot be read: {fault}"))
+        })?;
+        let derived: Vec<Scalar> = terms
+            .iter()
+            .filter_map(|term| {
+                let of = of_usage.get(term.member)?;
+                let pointer = term.field.pointer(term.less).to_owned();
+                Some(Scalar { pointer, kind: of.kind, offset: of.offset, length: of.length })
+            })
+            .collect();
+        self.scalars.extend(derived);
+        Ok(())
+    }
+}
+
+/// Members of an object in their order. A name that is there twice is a mistake of the caller.
+fn members(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
+    let members: BTreeMap<String, &RawValue> = from_str(text)?;
+    Ok(members.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{catalog::CatalogDocument, rating::NoTotals};
+
+    fn shown(document: &str, event_type: &str, data: &str) -> Result<Vec<String>, PreviewError> {
+        let document: CatalogDocument = serde_json::from_str(document).unwrap();
+        let catalog = document.compile().unwrap();
+        let data: Box<RawValue> = from_str(data).unwrap();
+        let asked = Hypothetical {
+            event_type,
+            source: "tool",
+            team: "acme",
+            user: Some("u"),
+            app: None,
+            feature: None,
+            time_us: 1_700_000_000_000_000,
+            data: &data,
+        };
+        let (_, lines) = preview(&catalog, &NoTotals, &asked)?;
+        let amount = |line: &PreviewLine| {
+            line.charge.amount().map_or("unpriced".to_owned(), |amount| amount.to_string())
+        };
+        let line = |line: &PreviewLine| {
+            format!("{} {} {} {:?}", line.meter, line.quantity, amount(line), line.dimensions)
+        };
+        Ok(lines.iter().map(line).collect())
+    }
+
+    const CATALOG: &str = r#"{
+        "meters": [
+            {"key": "input", "event_types": ["llm"], "aggregation": "sum", "value": ["usage.input", "$.in"], "dimensions": {"model": "$.model"}},
+            {"key": "cached", "event_types": ["llm"], "aggregation": "sum", "value": "usage.cache_read"},
+            {"key": "first", "event_types": ["list"], "aggregation": "sum", "value": "$.items[1].n"},
+            {"key": "by-user", "event_types": ["list"], "aggregation": "count", "filters": [{"field": "user", "in": ["u"]}]}],
+        "cards": [{"key": "standard", "kind": "rate", "currency": "EUR", "versions": [{"version": 1, "effective_from_us": 0, "rates": [
+            {"meter": "input", "price": "0.5", "dimensions": {"model": "m\"1"}}, {"meter": "input", "price": "1"}, {"meter": "first", "price": "0.1", "per": 3}]}]}],
+        "default_rate_card": "standard"}"#;
+
+    #[test]
+    fn a_preview_reads_data_as_an_event() {
+        let lines = shown(CATALOG, "llm", r#"{"in": 1e1, "model": "m\"1"}"#).unwrap();
+        assert_eq!(lines, [r#"input 10 5 {"model": "m\"1"}"#]);
+        let usage = r#"{"provider": "openai", "usage": {"prompt_tokens": 100, "completion_tokens": 1,
+            "prompt_tokens_details": {"cached_tokens": 40}}}"#;
+        assert_eq!(
+            shown(CATALOG, "llm", usage).unwrap(),
+            ["input 60 60 {}", "cached 40 unpriced {}"]
+        );
+        let list = r#"{"items": [{"n": 1}, {"n": "0.00022500000000000002"}, {}, []]}"#;
+        assert_eq!(
+            shown(CATALOG, "list", list).unwrap(),
+            ["first 0.000225 0.0000075 {}", "by-user 1 unpriced {}"]
+        );
+        assert_eq!(shown(CATALOG, "other", "{}").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_event_has_no_preview() {
+        let data = |result: Result<Vec<String>, PreviewError>| result.unwrap_err().to_string();
+        assert!(data(shown(CATALOG, "llm", "[1]")).contains("no object"));
+        assert!(data(shown(CATALOG, "llm", r#"{"in": "many"}"#)).contains("not a decimal"));
+        assert!(data(shown(CATALOG, "llm", r#"{"in": -1}"#)).contains("negative"));
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(40), "}".repeat(40));
+        assert!(data(shown(CATALOG, "llm", &deep)).contains("nested"));
+    }
+}
