@@ -14,6 +14,7 @@ use crate::{
     llm_usage,
     meter::{Aggregation, EnvelopeField, Field},
     money::{Amount, NumberError},
+    pricing::{Local, Uncharged, Usage},
     quantity::Quantity,
     rate_card::Rate,
     time::FUTURE_US_MAX,
@@ -341,26 +342,47 @@ fn line<'a>(
             meter.key
         ),
     };
-    let mut find = |list: &[EffectiveRates]| {
-        let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
-        rates.table.find(&dimensions, &mut scratch.key).map(|rate| (rate, rates.card_version))
+    let cost = match find(rating, &meter.costs, &dimensions, scratch) {
+        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
+        Some((Rate::Price(price), card_version)) => {
+            Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
+        }
+        // A cost card has no terms.
+        Some((Rate::Terms(_), _)) | None => None,
     };
-    let charge = match find(&meter.rates) {
+    let charge = match find(rating, &meter.rates, &dimensions, scratch) {
         None => Charge::Unpriced,
         Some((Rate::Unlimited, card_version)) => Charge::Unlimited { card_version },
         Some((Rate::Price(price), card_version)) => Charge::Priced {
             amount: price.charge(quantity.raw()).ok_or_else(too_large)?,
             card_version,
         },
-    };
-    let cost = match find(&meter.costs) {
-        None => None,
-        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
-        Some((Rate::Price(price), card_version)) => {
-            Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
+        Some((Rate::Terms(terms), card_version)) => {
+            let local = terms
+                .needs_local_time()
+                .then(|| Local::of(&rating.catalog.time_zone, rating.time_us));
+            let quantity = terms.priced(quantity).ok_or_else(too_large)?;
+            let cost = cost.map(|(cost, _)| cost);
+            match terms.charge(&Usage { quantity, before: 0, local, cost }) {
+                Ok(amount) => Charge::Priced { amount, card_version },
+                Err(Uncharged::CostUnknown) => Charge::Unpriced,
+                Err(Uncharged::OutOfRange) => return Err(too_large()),
+            }
         }
     };
     Ok(Line { meter: number, quantity, rounded, charge, cost, dimensions })
+}
+
+/// The rate for usage with these dimensions at the event's time, and its card version.
+fn find<'c>(
+    rating: &Rating<'_>,
+    list: &'c [EffectiveRates],
+    dimensions: &[Option<Cow<'_, str>>],
+    scratch: &mut Scratch,
+) -> Option<(&'c Rate, u32)> {
+    let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
+    let rate = rates.table.find(dimensions, &mut scratch.key)?;
+    Some((rate, rates.card_version))
 }
 
 fn too_long<'m>(meter: &'m Meter, dimensions: &[Option<Cow<'_, str>>]) -> Option<&'m str> {

@@ -24,13 +24,7 @@ fn meters(count: usize) -> Vec<MeterDefinition> {
 }
 
 fn row(meter: &str) -> RateRow {
-    RateRow {
-        meter: meter.into(),
-        dimensions: BTreeMap::new(),
-        price: Some("1".into()),
-        per: 1,
-        unlimited: false,
-    }
+    RateRow { meter: meter.into(), price: Some("1".into()), ..RateRow::default() }
 }
 
 fn card(key: &str, currency: &str, versions: Vec<Vec<RateRow>>) -> Card {
