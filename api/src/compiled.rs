@@ -10,11 +10,7 @@ use runtime::postgres::scoped;
 use uuid::Uuid;
 
 use crate::{
-    auth::TenantScope,
-    error::ApiError,
-    routes::catalog,
-    state::Api,
-    store::catalog::newest_version,
+    auth::TenantScope, error::ApiError, routes::catalog, state::Api, store::catalog::newest_version,
 };
 
 /// A published catalog.

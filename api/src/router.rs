@@ -7,8 +7,8 @@ use crate::{
     parameters::WithoutParameters,
     routes::{
         api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, credits,
-        events, explain, grants, holds, limits, meters, page, provider_prices, quotas,
-        rating, rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
+        events, explain, grants, holds, limits, meters, page, provider_prices, quotas, rating,
+        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
     },
     state::Api,
 };

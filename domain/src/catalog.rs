@@ -9,11 +9,14 @@ use std::{
 };
 
 use hashbrown::HashMap;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     meter::{Aggregation, EnvelopeField, Field, Filter, MeterDefinition},
-    rate_card::{Card, CardKind, CardVersion, RateTable},
+    money::Amount,
+    period, pricing,
+    rate_card::{Card, CardKind, CardVersion, MeterRow, Rate, RateRow, RateTable, faults_together},
 };
 
 /// Most meters of a catalog.
@@ -33,6 +36,19 @@ pub const DIMENSIONS_MAX: usize = 16;
 pub struct CreditUnit {
     /// Its name: lower case letters, digits, `_` and `-`.
     pub key: String,
+    /// What one of it is worth, for margins; it has no money value where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<CreditValue>,
+}
+
+/// What one of a credit unit is worth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreditValue {
+    /// How much, as decimal text; above zero.
+    pub amount: String,
+    /// ISO 4217 code.
+    pub currency: String,
 }
 
 /// A whole catalog as published.
@@ -54,6 +70,10 @@ pub struct CatalogDocument {
     /// The cost card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_cost_card: Option<String>,
+    /// The zone whose calendar and clock periods and windows of prices follow, by its IANA name; UTC
+    /// where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
 }
 
 /// What is wrong with a document, and where.
@@ -66,18 +86,40 @@ pub struct Fault {
 }
 
 /// A catalog ready for rating.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Catalog {
     /// Meters in the document's order.
     pub meters: Vec<Meter>,
     /// Card versions that lines refer to by number.
     pub card_versions: Vec<CardVersionName>,
+    /// The IANA name of its zone.
+    pub zone: Arc<str>,
+    /// Its zone.
+    pub time_zone: TimeZone,
+    /// Whether a charge of any meter depends on a running total.
+    pub counts: bool,
     /// Meters by event type.
     pub(crate) by_type: HashMap<Box<str>, Vec<usize>>,
     /// Fields by slot.
     pub(crate) fields: Vec<Field>,
     /// Where an attribute goes, by its name.
     pub(crate) slots: HashMap<Box<str>, Target>,
+}
+
+/// A catalog of nothing, in UTC.
+impl Default for Catalog {
+    fn default() -> Catalog {
+        Catalog {
+            meters: Vec::new(),
+            card_versions: Vec::new(),
+            zone: Arc::from("UTC"),
+            time_zone: TimeZone::UTC,
+            counts: false,
+            by_type: HashMap::new(),
+            fields: Vec::new(),
+            slots: HashMap::new(),
+        }
+    }
 }
 
 /// What an attribute does to a slot.
@@ -126,6 +168,8 @@ pub(crate) struct EffectiveRates {
     pub effective_from_us: i64,
     pub card_version: u32,
     pub table: RateTable,
+    /// Whether the charge of any row depends on a running total.
+    pub counts: bool,
 }
 
 #[derive(Debug)]
@@ -146,6 +190,10 @@ pub fn is_key(text: &str) -> bool {
         })
 }
 
+fn is_iso(currency: &str) -> bool {
+    currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
 const KEY_RULE: &str = "a key is 1 to 64 of a-z, 0-9, `_`, `-`, `.`";
 
 impl CatalogDocument {
@@ -158,6 +206,7 @@ impl CatalogDocument {
     /// Checks the document and makes it ready for rating.
     pub fn compile(&self) -> Result<Catalog, Vec<Fault>> {
         let mut compiler = Compiler::default();
+        compiler.zone(self);
         compiler.meters(self);
         compiler.cards(self);
         compiler.default_card(
@@ -177,8 +226,7 @@ impl CatalogDocument {
 
     /// Whether a currency is an ISO-like code or one of the document's credit units.
     fn knows_currency(&self, currency: &str) -> bool {
-        let iso = currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase());
-        iso || self.credit_units.iter().any(|unit| unit.key == currency)
+        is_iso(currency) || self.credit_units.iter().any(|unit| unit.key == currency)
     }
 }
 
@@ -192,6 +240,22 @@ struct Compiler {
 impl Compiler {
     fn fault(&mut self, place: String, reason: impl Into<String>) {
         self.faults.push(Fault { place, reason: reason.into() });
+    }
+
+    fn zone(&mut self, document: &CatalogDocument) {
+        let Some(name) = &document.zone else { return };
+        match period::zone(name) {
+            Some(zone) => {
+                self.catalog.zone = Arc::from(zone.iana_name().unwrap_or(name));
+                self.catalog.time_zone = zone;
+            }
+            None => {
+                let reason = format!(
+                    "there is no time zone `{name}`; give an IANA name such as `Europe/Berlin`"
+                );
+                self.fault("zone".into(), reason);
+            }
+        }
     }
 
     fn slot(&mut self, place: &str, path: &str) -> usize {
@@ -243,6 +307,14 @@ impl Compiler {
             }
             if !units.insert(&unit.key) {
                 self.fault(place(), "there are two credit units of this key");
+            }
+            if let Some(value) = &unit.value {
+                let amount = Amount::parse_exact(&value.amount);
+                if !amount.is_ok_and(|amount| amount > Amount::ZERO) || !is_iso(&value.currency) {
+                    let reason =
+                        "its value is an amount above zero and a currency code of three capitals";
+                    self.fault(format!("{}.value", place()), reason);
+                }
             }
         }
         for definition in &document.meters {
@@ -400,6 +472,7 @@ impl Compiler {
         version: &CardVersion,
     ) {
         let mut tables: BTreeMap<usize, RateTable> = BTreeMap::new();
+        let mut rows: BTreeMap<usize, Vec<MeterRow<'_>>> = BTreeMap::new();
         for (index, row) in version.rates.iter().enumerate() {
             let place = format!("{place}.rates[{index}]");
             let rate = match row.rate() {
@@ -409,29 +482,84 @@ impl Compiler {
                     continue;
                 }
             };
+            self.model_fits(&place, document, card, row, &rate);
             let Some(number) = self.meter_numbers.get(&row.meter).copied() else {
                 self.fault(place, format!("there is no meter `{}`", row.meter));
                 continue;
             };
-            let mut values = Vec::new();
-            for (name, value) in &row.dimensions {
-                let meter = self.catalog.meters.get(number);
-                let known = meter
-                    .and_then(|meter| meter.dimensions.iter().position(|known| **known == **name));
-                match known {
-                    Some(dimension) => values.push((dimension, value.as_str())),
-                    None => self.fault(
-                        place.clone(),
-                        format!("the meter `{}` has no dimension `{name}`", row.meter),
-                    ),
-                }
-            }
-            values.sort_unstable();
-            if !tables.entry(number).or_default().insert(&values, rate) {
+            let values = self.dimension_values(&place, number, row);
+            if !tables.entry(number).or_default().insert(&values, rate.clone()) {
                 self.fault(place, "an earlier row has the same meter and dimensions");
             }
+            if let Rate::Terms(terms) = rate {
+                rows.entry(number).or_default().push(MeterRow { index, row, terms });
+            }
+        }
+        for (index, reason) in rows.values().flat_map(|rows| faults_together(rows)) {
+            self.fault(format!("{place}.rates[{index}]"), reason);
         }
         self.use_tables(document, card, version, tables);
+    }
+
+    /// Values of a row's dimensions by their numbers in the meter, ascending.
+    fn dimension_values<'r>(
+        &mut self,
+        place: &str,
+        number: usize,
+        row: &'r RateRow,
+    ) -> Vec<(usize, &'r str)> {
+        let mut values = Vec::new();
+        for (name, value) in &row.dimensions {
+            let meter = self.catalog.meters.get(number);
+            let known =
+                meter.and_then(|meter| meter.dimensions.iter().position(|known| **known == **name));
+            match known {
+                Some(dimension) => values.push((dimension, value.as_str())),
+                None => self.fault(
+                    place.to_owned(),
+                    format!("the meter `{}` has no dimension `{name}`", row.meter),
+                ),
+            }
+        }
+        values.sort_unstable();
+        values
+    }
+
+    /// Whether the card may have such a row, and whether what it follows is there.
+    fn model_fits(
+        &mut self,
+        place: &str,
+        document: &CatalogDocument,
+        card: &Card,
+        row: &RateRow,
+        rate: &Rate,
+    ) {
+        if card.kind == CardKind::Cost && rate.terms().is_some() {
+            let names = pricing::models(row).join("`, `");
+            let reason = format!("a cost card has plain prices only; leave out `{names}`");
+            return self.fault(place.to_owned(), reason);
+        }
+        if !rate.terms().is_some_and(pricing::Terms::needs_cost) {
+            return;
+        }
+        let cost_card = document.cards.iter().find(|other| {
+            other.kind == CardKind::Cost
+                && Some(other.key.as_str()) == document.default_cost_card.as_deref()
+        });
+        match cost_card {
+            None => self.fault(
+                place.to_owned(),
+                "the model `cost_plus` follows the default cost card, and there is none",
+            ),
+            Some(cost_card) if cost_card.currency != card.currency => self.fault(
+                place.to_owned(),
+                format!(
+                    "the model `cost_plus` follows the default cost card, which is in {} and this card in {}",
+                    cost_card.currency, card.currency
+                ),
+            ),
+            Some(_) => {}
+        }
     }
 
     /// Only default cards price anything until teams can have cards of their own.
@@ -462,8 +590,10 @@ impl Compiler {
             let rates = EffectiveRates {
                 effective_from_us: version.effective_from_us,
                 card_version,
+                counts: table.counts(),
                 table,
             };
+            self.catalog.counts |= rates.counts;
             let list = match card.kind {
                 CardKind::Rate => &mut meter.rates,
                 CardKind::Cost => &mut meter.costs,
@@ -501,6 +631,11 @@ impl Compiler {
 }
 
 impl Catalog {
+    /// The event types that meters look at.
+    pub fn event_types(&self) -> impl Iterator<Item = &str> {
+        self.by_type.keys().map(|name| &**name)
+    }
+
     /// Whether a slot is an envelope field.
     #[must_use]
     pub fn envelope_field(&self, slot: usize) -> Option<EnvelopeField> {

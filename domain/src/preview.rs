@@ -13,7 +13,9 @@ use crate::{
     meter::push_segment,
     money::Amount,
     quantity::Quantity,
-    rating::{Binding, Charge, Lines, Outcome, Rating, Rejection, Scratch, TotalName, Totals, rate},
+    rating::{
+        Binding, Charge, Lines, Outcome, Rating, Rejection, Scratch, TotalName, Totals, rate,
+    },
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         record::{Attribute, AttributeKind, Entry, EventRecord},
@@ -141,8 +143,7 @@ fn block(asked: &Hypothetical<'_>) -> Result<Vec<u8>, PreviewError> {
     }
     let dictionary = &mut writer.dictionary;
     let mut optional = |text: Option<&str>| text.map(|text| dictionary.intern(text));
-    let (user, app, feature) =
-        (optional(asked.user), optional(asked.app), optional(asked.feature));
+    let (user, app, feature) = (optional(asked.user), optional(asked.app), optional(asked.feature));
     let team = writer.dictionary.intern(asked.team);
     let event = EventRecord {
         tenant,
@@ -223,8 +224,7 @@ impl Found<'_> {
                 let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
                 let inside = inside.unwrap_or_default();
                 let escaped = inside.contains('\\');
-                let kind =
-                    if escaped { AttributeKind::EscapedText } else { AttributeKind::Text };
+                let kind = if escaped { AttributeKind::EscapedText } else { AttributeKind::Text };
                 self.scalar(pointer, kind, inside)
             }
             Some(b't') => self.scalar(pointer, AttributeKind::True, text),
@@ -268,11 +268,8 @@ impl Found<'_> {
         let Some(provider) = provider else { return Ok(()) };
         let of_usage: Vec<&Scalar> =
             self.scalars.iter().filter(|scalar| llm_usage::concerns(&scalar.pointer)).collect();
-        let member = |scalar: &&Scalar| Member {
-            pointer: "",
-            kind: scalar.kind,
-            text: self.text(scalar),
-        };
+        let member =
+            |scalar: &&Scalar| Member { pointer: "", kind: scalar.kind, text: self.text(scalar) };
         let members: Vec<Member<'_>> = of_usage
             .iter()
             .map(|scalar| Member { pointer: &scalar.pointer, ..member(scalar) })

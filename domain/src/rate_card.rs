@@ -1,16 +1,28 @@
 //! Rate cards and cost cards: versioned, effective-dated prices per meter and dimensions.
 //!
 //! A version holds rows. A row names a meter, the values of the dimensions it is for, and a price
-//! for every `per` units, or that the usage is unlimited. The row with the most dimensions that fit
-//! wins; a row without dimensions is the fallback. No row at all means *unpriced*, never zero; a
-//! price of zero is a price.
+//! for every `per` units, another price model ([`crate::pricing`]), or that the usage is unlimited.
+//! The row with the most dimensions that fit wins; a row without dimensions is the fallback. No row
+//! at all means *unpriced*, never zero; a price of zero is a price.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::{HashMap, hash_map::Entry};
 use serde::{Deserialize, Serialize};
 
-use crate::money::{Amount, Price};
+use crate::{
+    money::Price,
+    period::PeriodKind,
+    pricing::{self, Terms},
+};
+
+mod model;
+mod together;
+
+pub use self::{
+    model::{Blocks, Model, Tier, Total, Unit, UnitEach, UnitRound, Window},
+    together::{MeterRow, faults_together},
+};
 
 /// Whether a card says what customers pay or what providers charge us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +34,8 @@ pub enum CardKind {
     Cost,
 }
 
-/// A row of a card's version.
+/// A row of a card's version. Amounts, quantities and percentages are decimal text. A row that has
+/// only a `price` and `per` is a plain price; `docs/PRICING.md` explains the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateRow {
@@ -31,7 +44,10 @@ pub struct RateRow {
     /// Values of dimensions that the usage must have; none for the fallback row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dimensions: BTreeMap<String, String>,
-    /// The price for `per` units, as text.
+    /// How it charges; per unit where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    /// The price for `per` units, for a block of them, or for the period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<String>,
     /// How many units the price is for.
@@ -40,10 +56,72 @@ pub struct RateRow {
     /// Metered and free.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlimited: bool,
+    /// Units of each period that are free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub included: Option<String>,
+    /// What is done with a block that is begun; up where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
+    /// Prices by the running total, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<Tier>,
+    /// Percent of the quantity, which is an amount of money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<String>,
+    /// What the provider's cost is multiplied with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factor: Option<String>,
+    /// An amount for each event, added to the rest of its charge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fee: Option<String>,
+    /// The least that a period with usage comes to, fees apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<String>,
+    /// The most that a period comes to, fees apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum: Option<String>,
+    /// How the meter's unit becomes the one that is priced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    /// Other prices at some hours of the week.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+    /// How long the running total goes on; a month where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<PeriodKind>,
+    /// Whose running total it is; the meter's where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<Total>,
 }
 
 fn one() -> u64 {
     1
+}
+
+/// A row without a price, for one unit.
+impl Default for RateRow {
+    fn default() -> RateRow {
+        RateRow {
+            meter: String::new(),
+            dimensions: BTreeMap::new(),
+            model: None,
+            price: None,
+            per: one(),
+            unlimited: false,
+            included: None,
+            blocks: None,
+            tiers: Vec::new(),
+            percent: None,
+            factor: None,
+            fee: None,
+            minimum: None,
+            maximum: None,
+            unit: None,
+            windows: Vec::new(),
+            period: None,
+            total: None,
+        }
+    }
 }
 
 /// Largest `per`: a price for a trillion units.
@@ -76,12 +154,25 @@ pub struct Card {
 }
 
 /// What a row says about usage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rate {
     /// It costs this.
     Price(Price),
     /// It is metered and free.
     Unlimited,
+    /// It is charged by one of the other price models.
+    Terms(Arc<Terms>),
+}
+
+impl Rate {
+    /// Its terms, where it is neither a plain price nor unlimited.
+    #[must_use]
+    pub fn terms(&self) -> Option<&Terms> {
+        match self {
+            Rate::Terms(terms) => Some(terms),
+            Rate::Price(_) | Rate::Unlimited => None,
+        }
+    }
 }
 
 impl RateRow {
@@ -90,22 +181,7 @@ impl RateRow {
         if self.per == 0 || self.per > PER_MAX {
             return Err(format!("`per` is {}; it must be between 1 and {PER_MAX}", self.per));
         }
-        match (&self.price, self.unlimited) {
-            (Some(_), true) => Err("it has both a price and `unlimited`; keep one".into()),
-            (None, false) => {
-                Err("it has neither a price nor `unlimited`; a free row says so with price \"0\""
-                    .into())
-            }
-            (None, true) => Ok(Rate::Unlimited),
-            (Some(text), false) => {
-                let amount = Amount::parse_exact(text)
-                    .map_err(|_| format!("the price `{text}` is not a decimal number of at most 12 decimals below 10^20"))?;
-                if amount < Amount::ZERO {
-                    return Err(format!("the price `{text}` is negative"));
-                }
-                Ok(Rate::Price(Price { amount, per: self.per }))
-            }
-        }
+        pricing::compile(self)
     }
 }
 
@@ -177,142 +253,25 @@ impl RateTable {
         }
     }
 
+    /// Whether the charge of any row depends on a running total.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        let mut rates = self.shapes.iter().flat_map(|shape| shape.rows.values());
+        rates.any(|rate| rate.terms().is_some_and(|terms| terms.counting().is_some()))
+    }
+
     /// The rate for usage with these values of the meter's dimensions. Among rows with equally many
     /// dimensions the one whose combination of dimensions came first in the card wins.
-    pub fn find(&self, values: &[Option<impl AsRef<str>>], scratch: &mut Vec<u8>) -> Option<Rate> {
+    pub fn find(&self, values: &[Option<impl AsRef<str>>], scratch: &mut Vec<u8>) -> Option<&Rate> {
         self.shapes.iter().find_map(|shape| {
             scratch.clear();
             for number in &shape.dimensions {
                 push_value(scratch, values.get(*number)?.as_ref()?.as_ref());
             }
-            shape.rows.get(scratch.as_slice()).copied()
+            shape.rows.get(scratch.as_slice())
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn price(text: &str) -> Rate {
-        Rate::Price(Price { amount: Amount::parse_exact(text).unwrap(), per: 1 })
-    }
-
-    #[test]
-    fn the_most_specific_row_wins_and_absence_is_no_price() {
-        let mut table = RateTable::default();
-        assert!(table.insert(&[(0, "gpt-4")], price("2")));
-        assert!(table.insert(&[(0, "gpt-4"), (1, "eu")], price("3")));
-        assert!(!table.insert(&[(0, "gpt-4")], price("9")));
-        let mut scratch = Vec::new();
-        assert_eq!(table.find(&[Some("gpt-4"), Some("eu")], &mut scratch), Some(price("3")));
-        assert_eq!(table.find(&[Some("gpt-4"), Some("us")], &mut scratch), Some(price("2")));
-        assert_eq!(table.find(&[Some("gpt-4"), None], &mut scratch), Some(price("2")));
-        assert_eq!(table.find(&[Some("gpt-5"), Some("eu")], &mut scratch), None);
-        assert!(table.insert(&[], Rate::Unlimited));
-        assert_eq!(table.find(&[None::<&str>, None], &mut scratch), Some(Rate::Unlimited));
-    }
-
-    #[test]
-    fn the_row_of_an_explanation_is_the_one_that_priced() {
-        let names = ["model", "region", "tier"];
-        let version = |shapes: &[&[(&str, &str)]]| CardVersion {
-            version: 1,
-            effective_from_us: 0,
-            rates: shapes
-                .iter()
-                .zip(1..)
-                .map(|(shape, number)| RateRow {
-                    meter: "m".into(),
-                    dimensions: shape
-                        .iter()
-                        .map(|(name, value)| ((*name).into(), (*value).into()))
-                        .collect(),
-                    price: Some(number.to_string()),
-                    per: 1,
-                    unlimited: false,
-                })
-                .collect(),
-        };
-        let versions = [
-            version(&[
-                &[("region", "a")],
-                &[("model", "a")],
-                &[("model", "b"), ("tier", "a")],
-                &[],
-            ]),
-            version(&[
-                &[],
-                &[("tier", "b")],
-                &[("model", "a")],
-                &[("tier", "a")],
-                &[("region", "a")],
-            ]),
-            version(&[&[("model", "b"), ("region", "b")], &[("region", "a"), ("tier", "b")]]),
-        ];
-        let values = [None, Some("a"), Some("b")];
-        let mut scratch = Vec::new();
-        for version in &versions {
-            let mut table = RateTable::default();
-            for row in &version.rates {
-                let numbered = names.iter().enumerate();
-                let numbered = numbered.filter_map(|(number, name)| {
-                    row.dimensions.get(*name).map(|value| (number, value.as_str()))
-                });
-                assert!(table.insert(&numbered.collect::<Vec<_>>(), row.rate().unwrap()));
-            }
-            for number in 0..27 {
-                let given = [number % 3, number / 3 % 3, number / 9].map(|place| values[place]);
-                let dimensions: BTreeMap<String, String> = names
-                    .iter()
-                    .zip(given)
-                    .filter_map(|(name, value)| Some(((*name).to_owned(), value?.to_owned())))
-                    .collect();
-                let row = version.row("m", &dimensions).map(|row| row.rate().unwrap());
-                assert_eq!(row, table.find(&given, &mut scratch), "{given:?}");
-                assert_eq!(version.row("other", &dimensions), None);
-            }
-        }
-    }
-
-    #[test]
-    fn rows_are_refused_with_their_reason() {
-        let row = |price: Option<&str>, per, unlimited| RateRow {
-            meter: "m".into(),
-            dimensions: BTreeMap::new(),
-            price: price.map(Into::into),
-            per,
-            unlimited,
-        };
-        assert!(row(Some("1"), 0, false).rate().unwrap_err().contains("per"));
-        assert!(row(Some("1"), 1, true).rate().unwrap_err().contains("both"));
-        assert!(row(None, 1, false).rate().unwrap_err().contains("neither"));
-        assert!(row(Some("-1"), 1, false).rate().unwrap_err().contains("negative"));
-        assert!(row(Some("1e-13"), 1, false).rate().unwrap_err().contains("12 decimals"));
-        assert_eq!(row(Some("0"), 1, false).rate(), Ok(price("0")));
-    }
-
-    #[test]
-    fn a_price_is_for_one_unit_up_to_a_trillion() {
-        let row = |per| RateRow {
-            meter: "m".into(),
-            dimensions: BTreeMap::new(),
-            price: Some("1".into()),
-            per,
-            unlimited: false,
-        };
-        for per in [1, 2, PER_MAX - 1, PER_MAX] {
-            let price = Price { amount: Amount::parse_exact("1").unwrap(), per };
-            assert_eq!(row(per).rate(), Ok(Rate::Price(price)));
-        }
-        for per in [0, PER_MAX + 1, u64::MAX] {
-            assert!(row(per).rate().unwrap_err().contains("between 1 and 1000000000000"), "{per}");
-            // A row without a price says `per` as well.
-            let free = RateRow { price: None, unlimited: true, ..row(per) };
-            assert!(free.rate().is_err(), "{per}");
-        }
-        // The least that such a price comes to: one unit is charged a trillionth.
-        let least = Price { amount: Amount::parse_exact("1").unwrap(), per: PER_MAX };
-        assert_eq!(least.charge(crate::money::ONE).unwrap().raw(), 1);
-    }
-}
+mod tests;

@@ -409,23 +409,16 @@ fn line<'a>(
             meter.key
         ),
     };
-    let mut key = std::mem::take(&mut scratch.key);
-    let mut find = |list: &'a [EffectiveRates]| {
-        let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
-        rates.table.find(&dimensions, &mut key).map(|rate| (rate, rates.card_version))
-    };
-    let (rate, cost_rate) = (find(&meter.rates), find(&meter.costs));
-    scratch.key = key;
-    let cost = match cost_rate {
+    let cost = match find(rating, &meter.costs, &dimensions, scratch) {
         Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
         Some((Rate::Price(price), card_version)) => {
             Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
         }
-        // A cost card has neither.
-        None | Some((Rate::Terms(_), _)) => None,
+        // A cost card has no terms.
+        Some((Rate::Terms(_), _)) | None => None,
     };
     let mut total = None;
-    let charge = match rate {
+    let charge = match find(rating, &meter.rates, &dimensions, scratch) {
         None => Charge::Unpriced,
         Some((Rate::Unlimited, card_version)) => Charge::Unlimited { card_version },
         Some((Rate::Price(price), card_version)) => Charge::Priced {
@@ -474,6 +467,18 @@ fn counted(
     let before = totals.before(&name);
     let after = Amount::of_sum(before).checked_add(Amount::of_sum(priced))?.raw();
     Some(LineTotal { name, before, after })
+}
+
+/// The rate for usage with these dimensions at the event's time, and its card version.
+fn find<'c>(
+    rating: &Rating<'_>,
+    list: &'c [EffectiveRates],
+    dimensions: &[Option<Cow<'_, str>>],
+    scratch: &mut Scratch,
+) -> Option<(&'c Rate, u32)> {
+    let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
+    let rate = rates.table.find(dimensions, &mut scratch.key)?;
+    Some((rate, rates.card_version))
 }
 
 fn too_long<'m>(meter: &'m Meter, dimensions: &[Option<Cow<'_, str>>]) -> Option<&'m str> {

@@ -26,8 +26,8 @@ use domain::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use support::{
-    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows, running_totals,
-    sum_entries, traces,
+    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows,
+    running_totals, sum_entries, traces,
 };
 
 /// The file's bytes.

@@ -77,8 +77,10 @@ pub fn rate_block(message: &[u8]) {
             time_us: event.time_us.unwrap_or(NOW_US),
             append_time_us: NOW_US,
         };
-        let first = rate(&rating, event, &NoTotals, &mut scratch, &mut lines).map(|_| lines.clone());
-        let again = rate(&rating, event, &NoTotals, &mut scratch, &mut lines).map(|_| lines.clone());
+        let first =
+            rate(&rating, event, &NoTotals, &mut scratch, &mut lines).map(|_| lines.clone());
+        let again =
+            rate(&rating, event, &NoTotals, &mut scratch, &mut lines).map(|_| lines.clone());
         assert_eq!(first, again, "rating twice gives the same");
     }
 }

@@ -7,7 +7,8 @@ use domain::{
     chain::Hash,
     planted::{self, Bug},
     rating::{
-        self, Binding, Line, Lines, NoTotals, Outcome, RULES_VERSION, Rating, Rejection, Scratch, rate,
+        self, Binding, Line, Lines, NoTotals, Outcome, RULES_VERSION, Rating, Rejection, Scratch,
+        rate,
     },
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{

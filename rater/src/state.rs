@@ -328,12 +328,11 @@ impl State {
         let is_counting = |tenant: u32| {
             usize::try_from(tenant).ok().and_then(|at| counting.get(at)).is_some_and(|is| *is)
         };
-        let teams = numbers.into_iter().filter(|(tenant, _)| is_counting(*tenant)).map(
-            |(tenant, team)| {
+        let teams =
+            numbers.into_iter().filter(|(tenant, _)| is_counting(*tenant)).map(|(tenant, team)| {
                 let team = block.dictionary.get(team).unwrap_or_default();
                 (header.tenant(tenant).unwrap_or_default(), Arc::from(team))
-            },
-        );
+            });
         Ok(teams.filter(|team| !self.totals.is_loaded(team)).collect())
     }
 

@@ -74,7 +74,12 @@ fn accept(
     charges: &[(&str, i128)],
 ) -> bool {
     let section = section(charges);
-    partition.accept(generation, place(number), &header(), &Sums::decode(&section, 1, false).unwrap())
+    partition.accept(
+        generation,
+        place(number),
+        &header(),
+        &Sums::decode(&section, 1, false).unwrap(),
+    )
 }
 
 fn receivable(team: &str, raw: i128) -> Receivable {

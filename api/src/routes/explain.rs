@@ -610,9 +610,9 @@ impl Steps<'_> {
         let usage = Usage {
             quantity,
             before: number(&line.total_before)?.raw(),
-            local: terms.needs_local_time().then(|| {
-                Local::of_zone(self.catalog.zone.as_deref(), time_us)
-            }),
+            local: terms
+                .needs_local_time()
+                .then(|| Local::of_zone(self.catalog.zone.as_deref(), time_us)),
             cost: line.cost.as_deref().map(number).transpose()?,
         };
         Ok(terms.charge(&usage).ok())

@@ -200,8 +200,7 @@ pub(crate) async fn calculate(
         }
         _ => BTreeMap::new(),
     };
-    let (source, feature) =
-        (members.text(&["source"])?, members.text(&["feature", "feature_id"])?);
+    let (source, feature) = (members.text(&["source"])?, members.text(&["feature", "feature_id"])?);
     let asked = Hypothetical {
         event_type: "",
         source: source.as_deref().unwrap_or_default(),
@@ -278,11 +277,7 @@ impl OneSum {
     }
 }
 
-fn calculated(
-    document: &CatalogDocument,
-    outcome: Outcome,
-    lines: Vec<PreviewLine>,
-) -> Calculated {
+fn calculated(document: &CatalogDocument, outcome: Outcome, lines: Vec<PreviewLine>) -> Calculated {
     let (mut charges, mut costs) = (OneSum::default(), OneSum::default());
     let (mut unpriced, mut uncosted) = (Vec::new(), Vec::new());
     let mut cards: Vec<(String, u32)> = Vec::new();

@@ -34,11 +34,12 @@ pub(crate) async fn newest_version(
     connection: &mut PgConnection,
     tenant: TenantScope,
 ) -> Result<u64, ApiError> {
-    let number: Option<i64> =
-        sqlx::query_scalar("SELECT max(catalog_version) FROM catalog_versions WHERE tenant_id = $1")
-            .bind(tenant.id())
-            .fetch_one(connection)
-            .await?;
+    let number: Option<i64> = sqlx::query_scalar(
+        "SELECT max(catalog_version) FROM catalog_versions WHERE tenant_id = $1",
+    )
+    .bind(tenant.id())
+    .fetch_one(connection)
+    .await?;
     Ok(number.unwrap_or(0).unsigned_abs())
 }
 

@@ -75,7 +75,14 @@ mod tests {
             traces: Vec::new(),
         };
         let (rows, others) = (ColumnsWriter::usage_events(), ColumnsWriter::rejected_events());
-        let parts = Parts { header, sums: Vec::new(), has_totals: false, rows, others, forwards: Vec::new() };
+        let parts = Parts {
+            header,
+            sums: Vec::new(),
+            has_totals: false,
+            rows,
+            others,
+            forwards: Vec::new(),
+        };
         encode(0, place.x + 1, to, place.c, &parts).1
     }
 

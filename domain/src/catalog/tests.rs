@@ -24,13 +24,7 @@ fn meters(count: usize) -> Vec<MeterDefinition> {
 }
 
 fn row(meter: &str) -> RateRow {
-    RateRow {
-        meter: meter.into(),
-        dimensions: BTreeMap::new(),
-        price: Some("1".into()),
-        per: 1,
-        unlimited: false,
-    }
+    RateRow { meter: meter.into(), price: Some("1".into()), ..RateRow::default() }
 }
 
 fn card(key: &str, currency: &str, versions: Vec<Vec<RateRow>>) -> Card {
@@ -122,7 +116,7 @@ fn bytes_of_a_key() {
         ..CatalogDocument::default()
     });
     check(KEY_BYTES_MAX, &format!("credit_units[{long}]"), |length| CatalogDocument {
-        credit_units: vec![CreditUnit { key: key(length) }],
+        credit_units: vec![CreditUnit { key: key(length), value: None }],
         ..CatalogDocument::default()
     });
     assert!(is_key("k") && !is_key(""));
@@ -132,7 +126,7 @@ fn bytes_of_a_key() {
 fn a_card_is_in_a_currency_or_in_a_credit_unit_of_the_catalog() {
     let document = |currency: &str| CatalogDocument {
         meters: vec![meter("m")],
-        credit_units: vec![CreditUnit { key: "ai-credits".into() }],
+        credit_units: vec![CreditUnit { key: "ai-credits".into(), value: None }],
         cards: vec![card("plan", currency, vec![vec![row("m")]])],
         default_rate_card: Some("plan".into()),
         ..CatalogDocument::default()

@@ -322,7 +322,7 @@ fn a_version_of_the_future_holds_for_no_event_before_it() {
 #[test]
 fn rates_may_be_in_a_credit_unit() {
     let mut document = catalog();
-    document.credit_units = vec![CreditUnit { key: "credits".into() }];
+    document.credit_units = vec![CreditUnit { key: "credits".into(), value: None }];
     document.cards[0].currency = "credits".into();
     let pairs = [("/tokens", "100"), ("/model", "\"big\""), ("/status", "\"ok\"")];
     // The numbers are those of the prices, whatever they are in; the cost stays in its currency.

@@ -257,7 +257,8 @@ pub fn rows() -> (ColumnsWriter, ColumnsWriter) {
                     append_time_us: TIME_US + 5,
                 };
                 let mut lines = Lines::new();
-                let outcome = rate(&rating, event, &NoTotals, &mut Scratch::default(), &mut lines).unwrap();
+                let outcome =
+                    rate(&rating, event, &NoTotals, &mut Scratch::default(), &mut lines).unwrap();
                 rows.push(|out| {
                     put_usage_event(
                         out,

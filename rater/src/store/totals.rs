@@ -2,11 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use domain::{
-    money::Amount,
-    period::PeriodKind,
-    rating::TotalName,
-};
+use domain::{money::Amount, period::PeriodKind, rating::TotalName};
 use runtime::postgres::{Pool, PostgresError};
 use uuid::Uuid;
 

@@ -127,9 +127,11 @@ impl Sent<'_> {
     /// came to.
     fn count_days(&mut self, chain: &Chain, to: i64) -> BTreeMap<Day, i128> {
         let mut days: BTreeMap<Day, i128> = BTreeMap::new();
-        for (at, _) in chain.outcomes.iter().filter(|(at, outcome)| {
-            at.0 <= to && matches!(outcome, Outcome::Effect(_))
-        }) {
+        for (at, _) in chain
+            .outcomes
+            .iter()
+            .filter(|(at, outcome)| at.0 <= to && matches!(outcome, Outcome::Effect(_)))
+        {
             let (event, _, append_time_us) = self.event(*at).unwrap();
             let day = event.time_us.unwrap_or(append_time_us).div_euclid(DAY_US);
             let lines = self.worth(*at).unwrap_or_default();

@@ -9,7 +9,7 @@ use domain::{
     event::{IdentityKey, IdentityParts},
     meter::{Aggregation, MeterDefinition, Paths},
     period::PeriodKind,
-    rate_card::{Card, CardKind, CardVersion, ModelKind, RateRow, Tier},
+    rate_card::{Card, CardKind, CardVersion, Model, RateRow, Tier},
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         record::{self, Attribute, AttributeKind, EventRecord, Refused, Verdict},
@@ -364,7 +364,7 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         };
         RateRow {
             meter: TIERED.into(),
-            model: ModelKind::Graduated,
+            model: Some(Model::Graduated),
             per: 3,
             tiers: vec![tier(Some(FIRST_TIER), first), tier(None, second)],
             period: Some(PeriodKind::Day),
