@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 mod rate_form;
 
-pub(crate) use self::rate_form::RateForm;
+pub(crate) use self::rate_form::{RateForm, RateSchema};
 
 /// One path or several, of which the first that is present counts.
 #[derive(ToSchema)]
@@ -87,7 +87,6 @@ pub(crate) struct CreditUnitForm {
 /// What one of a credit unit is worth, for margins.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CreditValue)]
-#[expect(dead_code, reason = "only its documentation is used")]
 pub(crate) struct CreditValueForm {
     /// How much, above zero.
     #[schema(example = "0.01")]
@@ -121,6 +120,7 @@ pub(crate) struct CardVersionForm {
     #[serde(default)]
     pub effective_from: Option<String>,
     /// Its rows.
+    #[schema(value_type = Vec<RateSchema>)]
     pub rates: Vec<RateForm>,
 }
 

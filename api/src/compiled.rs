@@ -27,15 +27,24 @@ pub(crate) struct Compiled {
 #[derive(Default)]
 pub(crate) struct CompiledCatalogs(Mutex<HashMap<Uuid, Arc<Compiled>>>);
 
+impl CompiledCatalogs {
+    fn known(&self, tenant: TenantScope) -> Option<Arc<Compiled>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&tenant.id()).cloned()
+    }
+
+    fn keep(&self, tenant: TenantScope, compiled: Arc<Compiled>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.id(), compiled);
+    }
+}
+
 /// The newest published catalog of a tenant.
 pub(crate) async fn newest(api: &Api, tenant: TenantScope) -> Result<Arc<Compiled>, ApiError> {
     let version = scoped(&api.pool, tenant.id(), |mut transaction| async move {
         newest_version(&mut transaction, tenant).await
     })
     .await?;
-    let known = api.catalogs.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = known.get(&tenant.id()).filter(|known| known.version >= version).cloned();
-    if let Some(known) = known {
+    if let Some(known) = api.catalogs.known(tenant).filter(|known| known.version >= version) {
         return Ok(known);
     }
     let (document, version, _) = catalog::load(api, tenant).await?;
@@ -47,7 +56,6 @@ pub(crate) async fn newest(api: &Api, tenant: TenantScope) -> Result<Arc<Compile
     .map_err(|error| ApiError::Internal(error.to_string()))?
     .map_err(faults)?;
     let compiled = Arc::new(compiled);
-    let mut all = api.catalogs.0.lock().unwrap_or_else(PoisonError::into_inner);
-    all.insert(tenant.id(), Arc::clone(&compiled));
+    api.catalogs.keep(tenant, Arc::clone(&compiled));
     Ok(compiled)
 }

@@ -6,15 +6,16 @@ use domain::{money::Amount, rate_card::RateRow};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// A row; [`RateSchema`] documents it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct RateForm(RateRow);
+
 /// A row of a card: a price for `per` units, another model, or unlimited. The row with the most dimensions that
 /// fit wins; one without dimensions is the fallback; no row at all is unpriced, never free. Numbers are decimal
 /// text. docs/PRICING.md explains each model.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[schema(as = Rate)]
-#[serde(transparent)]
-pub(crate) struct RateForm(#[schema(inline, value_type = RateSchema)] RateRow);
-
 #[derive(Serialize, ToSchema)]
+#[schema(as = Rate)]
 pub(crate) struct RateSchema {
     /// The meter.
     meter: String,

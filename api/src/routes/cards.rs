@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::catalog::{Published, check, load, publish};
 use crate::{
     auth::{Caller, Scope},
-    catalog::{CardForm, CardVersionForm, RateForm},
+    catalog::{CardForm, CardVersionForm, RateForm, RateSchema},
     error::ApiError,
     extract::Query,
     idempotency::{Answer, Call, IdempotencyKey},
@@ -36,6 +36,7 @@ pub(crate) struct NewCard {
     #[schema(format = DateTime)]
     effective_from: Option<String>,
     /// Rows of its first version.
+    #[schema(value_type = Vec<RateSchema>)]
     rates: Vec<RateForm>,
 }
 
@@ -48,6 +49,7 @@ pub(crate) struct NewCardVersion {
     #[schema(format = DateTime)]
     effective_from: Option<String>,
     /// Its rows: all of them, not only what is new.
+    #[schema(value_type = Vec<RateSchema>)]
     rates: Vec<RateForm>,
 }
 

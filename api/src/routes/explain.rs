@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     auth::{Caller, Scope as KeyScope, TenantScope},
-    catalog::RateForm,
+    catalog::{RateForm, RateSchema},
     error::ApiError,
     extract::Query,
     openapi::{NotFound, Refusals, Unprocessable},
@@ -186,6 +186,7 @@ pub(crate) struct Step {
     /// The transfer; null where all its lines add up to zero, which moves nothing.
     transfer_id: Option<String>,
     /// The row of the card that priced it; null if the published card has none.
+    #[schema(value_type = Option<RateSchema>)]
     rate: Option<RateForm>,
     /// Quantity times that price, rounded once: computed for this answer.
     computed: Option<String>,

@@ -7,7 +7,7 @@ use domain::{
     catalog::{Catalog, CatalogDocument},
     money::Amount,
     preview::{Hypothetical, PreviewError, PreviewLine, preview},
-    rating::{Charge, NoTotals, Outcome, TotalName, Totals},
+    rating::{Charge, Outcome, TotalName, Totals},
     time,
 };
 use runtime::{http::Problem, postgres::scoped};
