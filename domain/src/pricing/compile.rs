@@ -7,19 +7,24 @@ use ethnum::I256;
 use super::{
     Basis, Counting, Terms,
     curve::{Curve, Piece, Running, divisor},
-    time::{DAY_MINUTES, DAYS, Prices, Window},
+    time::Prices,
     unit::Unit,
 };
 use crate::{
     money::{AMOUNT_RAW_LIMIT, Amount, ONE, Price, parse_scaled},
     period::PeriodKind,
-    rate_card::{self, Blocks, Model, Rate, RateRow, Tier, Total, UnitEach, UnitRound},
+    rate_card::{Blocks, Model, Rate, RateRow, Total, UnitEach, UnitRound},
 };
 
-/// Most tiers of a row.
-pub const TIERS_MAX: usize = 100;
-/// Most windows of a row.
-pub const WINDOWS_MAX: usize = 20;
+mod tiers;
+mod windows;
+
+pub use self::{tiers::TIERS_MAX, windows::WINDOWS_MAX};
+use self::{
+    tiers::{pieces, tiers},
+    windows::windows,
+};
+
 /// Largest percentage.
 pub const PERCENT_MAX: i128 = 1_000;
 /// Largest factor of the provider's cost.
@@ -303,122 +308,4 @@ fn unit(row: &RateRow) -> Result<Option<Unit>, String> {
     }
     let round = unit.round.unwrap_or(UnitRound::HalfEven);
     Ok(Some(Unit { divide_by, decimals, round }))
-}
-
-/// A tier as numbers; `end` is the last total that it holds for.
-struct Step {
-    end: i128,
-    price: Amount,
-    flat: Amount,
-}
-
-fn tiers(row: &RateRow, model: Model) -> Result<Vec<Step>, String> {
-    let count = row.tiers.len();
-    if count == 0 || count > TIERS_MAX {
-        return Err(format!("it has {count} tiers; it needs 1 to {TIERS_MAX}"));
-    }
-    let mut steps: Vec<Step> = Vec::with_capacity(count);
-    for (number, tier) in (1..).zip(&row.tiers) {
-        let start = steps.last().map_or(0, |step| step.end);
-        let step = step(tier, model, (start, number == count));
-        steps.push(step.map_err(|reason| format!("tier {number} of {count}: {reason}"))?);
-    }
-    Ok(steps)
-}
-
-fn step(tier: &Tier, model: Model, (start, last): (i128, bool)) -> Result<Step, String> {
-    let end = match (&tier.up_to, last) {
-        (None, true) => i128::MAX,
-        (Some(text), false) => {
-            let end = number("border", text)?;
-            if end <= start {
-                return Err(format!("its `up_to` {text} is not above the tier before it"));
-            }
-            end
-        }
-        (Some(_), true) => return Err("the last tier has no `up_to`; it goes on for ever".into()),
-        (None, false) => return Err("its `up_to` is missing; only the last has none".into()),
-    };
-    let (name, other) = ("price", "percent");
-    let by_percent = model == Model::GraduatedPercentage;
-    let (name, other) = if by_percent { (other, name) } else { (name, other) };
-    let value = |name| if name == "price" { &tier.price } else { &tier.percent };
-    if value(other).is_some() {
-        return Err(format!("the model `{}` has `{name}` in place of `{other}`", model.name()));
-    }
-    let text = required(name, value(name).as_deref())?;
-    let price = if by_percent { percent(name, text)? } else { amount(name, text)? };
-    let flat = optional("flat amount", tier.flat.as_deref())?.unwrap_or(Amount::ZERO);
-    Ok(Step { end, price, flat })
-}
-
-/// The straight pieces of the tiers' curve. All products are of numbers below 10³², and 100 of them
-/// are below 2²⁵⁵.
-fn pieces(steps: &[Step], per: u64, model: Model) -> Vec<Piece> {
-    let mut pieces = Vec::with_capacity(steps.len());
-    // What the tiers below come to, over the divisor, and where they end.
-    let (mut below, mut above) = (I256::ZERO, 0_i128);
-    for step in steps {
-        let slope = step.price.raw();
-        let flat = wide(step.flat).wrapping_mul(divisor(per));
-        let times_slope = |total: i128| I256::from(slope).wrapping_mul(I256::from(total));
-        let fixed = match model {
-            Model::Volume => flat,
-            _ => below.wrapping_add(flat).wrapping_sub(times_slope(above)),
-        };
-        pieces.push(Piece { above, fixed, slope });
-        below = fixed.wrapping_add(times_slope(step.end));
-        above = step.end;
-    }
-    pieces
-}
-
-fn windows(rows: &[rate_card::Window]) -> Result<Vec<Window>, String> {
-    if rows.len() > WINDOWS_MAX {
-        return Err(format!("it has {} windows; at most {WINDOWS_MAX}", rows.len()));
-    }
-    let numbered = (1_usize..).zip(rows);
-    numbered
-        .map(|(number, row)| {
-            window(row).map_err(|reason| format!("window {number} of {}: {reason}", rows.len()))
-        })
-        .collect()
-}
-
-fn window(row: &rate_card::Window) -> Result<Window, String> {
-    let (from, to) = (minute("from", &row.from)?, minute("to", &row.to)?);
-    if from == to {
-        return Err(format!("it begins and ends at {}; the whole day is 00:00 to 24:00", row.from));
-    }
-    if from == DAY_MINUTES {
-        return Err("it begins at 24:00; write 00:00".into());
-    }
-    let amount = amount("price", &row.price)?;
-    Ok(Window { days: days(row.days.as_deref())?, from, to, amount })
-}
-
-fn days(names: Option<&[String]>) -> Result<[bool; 7], String> {
-    let Some(names) = names else { return Ok([true; 7]) };
-    if names.is_empty() {
-        return Err("its `days` are empty; leave them out for every day".into());
-    }
-    let unknown = |name: &&String| !DAYS.contains(&name.as_str());
-    if let Some(name) = names.iter().find(unknown) {
-        return Err(format!("`{name}` is no day; days are {}", DAYS.join(", ")));
-    }
-    Ok(DAYS.map(|day| names.iter().any(|name| name == day)))
-}
-
-/// Minutes since midnight of `HH:MM`, up to 24:00.
-fn minute(name: &str, text: &str) -> Result<u16, String> {
-    let two = |part: &str| {
-        let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
-        part.parse::<u16>().ok().filter(|_| digits)
-    };
-    let parts = text.split_once(':').and_then(|(hour, minute)| Some((two(hour)?, two(minute)?)));
-    parts
-        .filter(|(_, minute)| *minute < 60)
-        .and_then(|(hour, minute)| hour.checked_mul(60)?.checked_add(minute))
-        .filter(|minute| *minute <= DAY_MINUTES)
-        .ok_or_else(|| format!("its `{name}` is `{text}`; a time is 00:00 to 24:00"))
 }
