@@ -149,6 +149,17 @@ async fn every_example_is_charged_as_written_whatever_is_killed() -> Result<()> 
     let data = data.to_str().context("a path that is text")?;
     let report = system.run("verify", &["verify", "--data", data, "--sample", "500"]).await?;
     ensure!(report.contains("ratings"), "{report}");
+    // A total that somebody changed is found.
+    let sql = "UPDATE running_totals SET quantity = quantity + 0.000000000001
+        WHERE meter = (SELECT min(meter) FROM running_totals)";
+    let changed = sqlx::query(sql).execute(&mut system.superuser().await?).await?.rows_affected();
+    let found = system.run("verify", &["verify", "--data", data, "--sample", "5000"]).await;
+    ensure!(changed == 1, "{changed} rows were changed");
+    let report = match found {
+        Err(error) => error.to_string(),
+        Ok(report) => anyhow::bail!("nothing was found: {report}"),
+    };
+    ensure!(report.contains("totals of periods"), "{report}");
     Ok(())
 }
 
