@@ -236,7 +236,7 @@ fn survivor_of<'a>(candidates: &[(&'a Offer, i64)]) -> Option<(&'a Offer, i64)> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn one_offer_survives_and_rating_takes_what_resolve_says(
