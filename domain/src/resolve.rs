@@ -158,12 +158,12 @@ fn able<'c>(
         if !offer.is_for(number) {
             continue;
         }
-        let row = offer.card.map(|card| find(rates_of(meter, card), values, time_us, key));
-        match row {
-            Some(None) => {}
-            Some(row @ Some(_)) => able.push(Able { number: *offer_number, offer, row }),
-            None => able.push(Able { number: *offer_number, offer, row: None }),
-        }
+        let row = match offer.card.map(|card| find(rates_of(meter, card), values, time_us, key)) {
+            Some(None) => continue,
+            Some(row) => row,
+            None => None,
+        };
+        able.push(Able { number: *offer_number, offer, row });
     }
     able
 }
@@ -173,7 +173,7 @@ fn survivor<'c>(able: &Ables<'c>, default: Option<Choice<'c>>) -> Option<Choice<
     let Some(first) = winner(able) else { return default };
     let with_card: Ables<'c> = match first.row {
         Some(_) => SmallVec::from_elem(first, 1),
-        // What has no card overrides no card, so leaving it out changes nothing between the others.
+        // An offer without a card is never the newer one: between the others nothing changes without it.
         None => able.iter().filter(|able| able.row.is_some()).copied().collect(),
     };
     let base = winner(&with_card);

@@ -78,7 +78,7 @@ impl Asked<'_> {
             None => "there is no price that it could multiply".to_owned(),
             Some(_) if chosen && one.row.is_some() => "it comes first".to_owned(),
             Some(_) if chosen => format!(
-                "it comes first, and multiplies the charge by {}",
+                "it comes first, and multiplies what {} charges",
                 self.key(base).map_or("the default card".to_owned(), |key| format!("`{key}`"))
             ),
             Some(survivor) if base == Some(one.number) => {

@@ -93,7 +93,7 @@ fn every_candidate_says_why() {
     assert_eq!(
         told(Some("t"), "m", 10),
         [
-            "* child: it comes first, and multiplies the charge by `plan`",
+            "* child: it comes first, and multiplies what `plan` charges",
             "twin: overridden by `child`: its key comes first",
             "plan: its charge is what `child` multiplies",
             "old-plan: overridden by `child`: it has more weight",
