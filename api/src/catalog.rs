@@ -14,9 +14,13 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod offer_form;
 mod rate_form;
 
-pub(crate) use self::rate_form::{RateForm, RateSchema};
+pub(crate) use self::{
+    offer_form::{HolderForm, OfferForm, OfferSchema},
+    rate_form::{RateForm, RateSchema},
+};
 
 /// One path or several, of which the first that is present counts.
 #[derive(ToSchema)]
@@ -155,7 +159,7 @@ pub(crate) struct CatalogForm {
     /// Rate cards and cost cards.
     #[serde(default)]
     pub cards: Vec<CardForm>,
-    /// The rate card of teams that have no other.
+    /// The rate card that prices what no offer does.
     #[serde(default)]
     pub default_rate_card: Option<String>,
     /// The cost card.
@@ -165,6 +169,13 @@ pub(crate) struct CatalogForm {
     #[serde(default)]
     #[schema(example = "Europe/Berlin")]
     pub zone: Option<String>,
+    /// Prices that some teams have beside the default card; at most 1000.
+    #[serde(default)]
+    #[schema(value_type = Vec<OfferSchema>)]
+    pub offers: Vec<OfferForm>,
+    /// Who holds which offer, and when; at most 100000, and 32 of one team at once.
+    #[serde(default)]
+    pub holders: Vec<HolderForm>,
 }
 
 impl From<KindForm> for CardKind {
@@ -268,6 +279,13 @@ impl CatalogForm {
             default_rate_card: self.default_rate_card,
             default_cost_card: self.default_cost_card,
             zone: self.zone,
+            offers: self.offers.into_iter().map(OfferForm::inside).collect(),
+            holders: self
+                .holders
+                .into_iter()
+                .enumerate()
+                .map(|(index, holder)| holder.inside(index, &mut faults))
+                .collect(),
         };
         (document, faults)
     }
@@ -285,6 +303,8 @@ impl CatalogForm {
             default_rate_card: document.default_rate_card.clone(),
             default_cost_card: document.default_cost_card.clone(),
             zone: document.zone.clone(),
+            offers: document.offers.iter().map(OfferForm::outside).collect(),
+            holders: document.holders.iter().map(HolderForm::outside).collect(),
         }
     }
 }
@@ -354,8 +374,20 @@ mod tests {
             {"rates": [{"meter": "calls", "price": "0.10"}]},
             {"effective_from": "2026-01-01T00:00:00+01:00", "rates": [{"meter": "calls", "unlimited": true}]}
         ]}],
-        "default_rate_card": "standard"
+        "default_rate_card": "standard",
+        "offers": [{"key": "half", "source": "team", "multiplier": "0.50", "meters": ["calls"]}],
+        "holders": [{"team": "acme", "offer": "half", "from": "2026-01-01T00:00:00+01:00"},
+            {"team": "bolt", "offer": "half", "from": "2026-01-01T00:00:00Z", "until": "2027-01-01T00:00:00Z"}]
     }"#;
+
+    #[test]
+    fn times_of_holders_that_cannot_be_read_are_faults() {
+        let bad = CATALOG.replace("2027-01-01T00:00:00Z", "soon").replace("+01:00", "");
+        let (_, faults) = form(&bad).inside();
+        let places: Vec<&str> = faults.iter().map(|fault| fault.place.as_str()).collect();
+        assert_eq!(places, ["holders[0].from", "holders[1].until"], "{faults:?}");
+        assert!(faults[1].reason.contains("write it like"), "{faults:?}");
+    }
 
     #[test]
     fn the_outside_form_goes_in_and_comes_out() {
@@ -371,6 +403,9 @@ mod tests {
             (0, Some("0.1"))
         );
         assert_eq!(time::format(versions[1].effective_from_us), "2025-12-31T23:00:00.000000Z");
+        assert_eq!(document.offers[0].multiplier.as_deref(), Some("0.5"));
+        let ends: Vec<Option<i64>> = document.holders.iter().map(|one| one.until_us).collect();
+        assert_eq!(ends, [None, Some(1_798_761_600_000_000)]);
         let outside = serde_json::to_string(&CatalogForm::outside(&document)).unwrap();
         assert_eq!(form(&outside).inside(), (document, Vec::new()));
     }

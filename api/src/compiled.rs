@@ -10,7 +10,11 @@ use runtime::postgres::scoped;
 use uuid::Uuid;
 
 use crate::{
-    auth::TenantScope, error::ApiError, routes::catalog, state::Api, store::catalog::newest_version,
+    auth::TenantScope,
+    error::ApiError,
+    routes::catalog,
+    state::Api,
+    store::catalog::{newest_version, of_version as stored},
 };
 
 /// A published catalog.
@@ -48,6 +52,28 @@ pub(crate) async fn newest(api: &Api, tenant: TenantScope) -> Result<Arc<Compile
         return Ok(known);
     }
     let (document, version, _) = catalog::load(api, tenant).await?;
+    let compiled = compile(document, version).await?;
+    api.catalogs.keep(tenant, Arc::clone(&compiled));
+    Ok(compiled)
+}
+
+/// A published catalog of a tenant by its number, which is not kept; the empty one for 0.
+pub(crate) async fn of_version(
+    api: &Api,
+    tenant: TenantScope,
+    version: u64,
+) -> Result<Arc<Compiled>, ApiError> {
+    let text = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        stored(&mut transaction, tenant, version).await
+    })
+    .await?;
+    let document = text.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| {
+        ApiError::Internal(format!("catalog version {version} cannot be read: {error}"))
+    })?;
+    compile(document.unwrap_or_default(), version).await
+}
+
+async fn compile(document: CatalogDocument, version: u64) -> Result<Arc<Compiled>, ApiError> {
     let faults = |faults| ApiError::Internal(format!("catalog version {version}: {faults:?}"));
     let compiled = runtime::task::blocking(move || {
         document.compile().map(|catalog| Compiled { version, document, catalog })
@@ -55,7 +81,5 @@ pub(crate) async fn newest(api: &Api, tenant: TenantScope) -> Result<Arc<Compile
     .await
     .map_err(|error| ApiError::Internal(error.to_string()))?
     .map_err(faults)?;
-    let compiled = Arc::new(compiled);
-    api.catalogs.keep(tenant, Arc::clone(&compiled));
-    Ok(compiled)
+    Ok(Arc::new(compiled))
 }

@@ -31,6 +31,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(provider_prices::import))
         .routes(routes!(provider_prices::make_cost_card))
         .routes(routes!(rating::calculate))
+        .routes(routes!(rating::resolve::read))
         // Who.
         .routes(routes!(apps::list, apps::create))
         .routes(routes!(app_secrets::list, app_secrets::create))

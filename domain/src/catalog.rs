@@ -3,10 +3,7 @@
 //! [`CatalogDocument`] is what is published and stored; [`CatalogDocument::compile`] checks it and
 //! makes the dense form that rating reads. A document with faults is never published.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
@@ -15,9 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     meter::{Aggregation, EnvelopeField, Field, Filter, MeterDefinition},
     money::Amount,
-    period, pricing,
-    rate_card::{Card, CardKind, CardVersion, MeterRow, Rate, RateRow, RateTable, faults_together},
+    offer::{Holder, Offer},
+    period,
+    rate_card::{Card, CardKind, RateTable},
 };
+
+mod cards;
+mod offers;
+
+pub(crate) use self::offers::{CompiledOffer, Holding, OfferCard, Offers};
 
 /// Most meters of a catalog.
 pub const METERS_MAX: usize = 1_000;
@@ -64,7 +67,7 @@ pub struct CatalogDocument {
     /// Rate cards and cost cards.
     #[serde(default)]
     pub cards: Vec<Card>,
-    /// The rate card of teams that have no other.
+    /// The rate card that prices what no offer does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_rate_card: Option<String>,
     /// The cost card.
@@ -74,6 +77,12 @@ pub struct CatalogDocument {
     /// where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Prices that some teams have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offers: Vec<Offer>,
+    /// Who holds which offer, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
 }
 
 /// What is wrong with a document, and where.
@@ -96,8 +105,10 @@ pub struct Catalog {
     pub zone: Arc<str>,
     /// Its zone.
     pub time_zone: TimeZone,
-    /// Whether a charge of any meter depends on a running total.
+    /// Whether a charge of any meter depends on a running total, by any card that a team may have.
     pub counts: bool,
+    /// Offers and who holds them.
+    pub(crate) offers: Offers,
     /// Meters by event type.
     pub(crate) by_type: HashMap<Box<str>, Vec<usize>>,
     /// Fields by slot.
@@ -115,6 +126,7 @@ impl Default for Catalog {
             zone: Arc::from("UTC"),
             time_zone: TimeZone::UTC,
             counts: false,
+            offers: Offers::default(),
             by_type: HashMap::new(),
             fields: Vec::new(),
             slots: HashMap::new(),
@@ -158,7 +170,11 @@ pub struct Meter {
     pub(crate) value: Vec<usize>,
     pub(crate) dimension_slots: Vec<Vec<usize>>,
     pub(crate) filters: Vec<CompiledFilter>,
+    /// Of the default rate card.
     pub(crate) rates: Vec<EffectiveRates>,
+    /// Of other cards that offers name, by their number, where they have rows for the meter.
+    pub(crate) offered: HashMap<usize, Vec<EffectiveRates>>,
+    /// Of the default cost card.
     pub(crate) costs: Vec<EffectiveRates>,
 }
 
@@ -168,8 +184,6 @@ pub(crate) struct EffectiveRates {
     pub effective_from_us: i64,
     pub card_version: u32,
     pub table: RateTable,
-    /// Whether the charge of any row depends on a running total.
-    pub counts: bool,
 }
 
 #[derive(Debug)]
@@ -180,7 +194,7 @@ pub(crate) struct CompiledFilter {
     pub exists: Option<bool>,
 }
 
-/// Whether a text may name a meter, card, dimension or credit unit.
+/// Whether a text may name a meter, card, offer, dimension or credit unit.
 #[must_use]
 pub fn is_key(text: &str) -> bool {
     !text.is_empty()
@@ -208,6 +222,7 @@ impl CatalogDocument {
         let mut compiler = Compiler::default();
         compiler.zone(self);
         compiler.meters(self);
+        compiler.number_offered_cards(self);
         compiler.cards(self);
         compiler.default_card(
             self,
@@ -221,6 +236,7 @@ impl CatalogDocument {
             CardKind::Cost,
             "default_cost_card",
         );
+        compiler.offers(self);
         if compiler.faults.is_empty() { Ok(compiler.catalog) } else { Err(compiler.faults) }
     }
 
@@ -235,6 +251,8 @@ struct Compiler {
     catalog: Catalog,
     faults: Vec<Fault>,
     meter_numbers: HashMap<String, usize>,
+    /// Numbers of the cards that offers name.
+    offered_cards: HashMap<String, usize>,
 }
 
 impl Compiler {
@@ -408,6 +426,7 @@ impl Compiler {
             dimension_slots,
             filters,
             rates: Vec::new(),
+            offered: HashMap::new(),
             costs: Vec::new(),
         }
     }
@@ -422,210 +441,6 @@ impl Compiler {
             one_of: filter.one_of.clone(),
             none_of: filter.none_of.clone(),
             exists: filter.exists,
-        }
-    }
-
-    fn cards(&mut self, document: &CatalogDocument) {
-        let mut keys = std::collections::HashSet::new();
-        let rows: usize = document
-            .cards
-            .iter()
-            .flat_map(|card| &card.versions)
-            .map(|version| version.rates.len())
-            .sum();
-        if rows > ROWS_MAX {
-            self.fault(
-                "cards".into(),
-                format!("they have {rows} rows together; at most {ROWS_MAX}"),
-            );
-        }
-        for card in &document.cards {
-            let place = format!("cards[{}]", card.key);
-            if !is_key(&card.key) {
-                self.fault(place.clone(), KEY_RULE);
-            }
-            if !keys.insert(card.key.as_str()) {
-                self.fault(place.clone(), "there are two cards of this key");
-            }
-            if !document.knows_currency(&card.currency) {
-                let reason = format!(
-                    "`{}` is neither a currency code of three capitals nor a credit unit of the catalog",
-                    card.currency
-                );
-                self.fault(format!("{place}.currency"), reason);
-            }
-            for (index, version) in card.versions.iter().enumerate() {
-                let place = format!("{place}.versions[{}]", version.version);
-                if usize::try_from(version.version) != Ok(index.saturating_add(1)) {
-                    self.fault(place.clone(), "versions are numbered from 1 without a gap");
-                }
-                self.card_version(&place, document, card, version);
-            }
-        }
-    }
-
-    fn card_version(
-        &mut self,
-        place: &str,
-        document: &CatalogDocument,
-        card: &Card,
-        version: &CardVersion,
-    ) {
-        let mut tables: BTreeMap<usize, RateTable> = BTreeMap::new();
-        let mut rows: BTreeMap<usize, Vec<MeterRow<'_>>> = BTreeMap::new();
-        for (index, row) in version.rates.iter().enumerate() {
-            let place = format!("{place}.rates[{index}]");
-            let rate = match row.rate() {
-                Ok(rate) => rate,
-                Err(reason) => {
-                    self.fault(place, reason);
-                    continue;
-                }
-            };
-            self.model_fits(&place, document, card, row, &rate);
-            let Some(number) = self.meter_numbers.get(&row.meter).copied() else {
-                self.fault(place, format!("there is no meter `{}`", row.meter));
-                continue;
-            };
-            let values = self.dimension_values(&place, number, row);
-            if !tables.entry(number).or_default().insert(&values, rate.clone()) {
-                self.fault(place, "an earlier row has the same meter and dimensions");
-            }
-            if let Rate::Terms(terms) = rate {
-                rows.entry(number).or_default().push(MeterRow { index, row, terms });
-            }
-        }
-        for (index, reason) in rows.values().flat_map(|rows| faults_together(rows)) {
-            self.fault(format!("{place}.rates[{index}]"), reason);
-        }
-        self.use_tables(document, card, version, tables);
-    }
-
-    /// Values of a row's dimensions by their numbers in the meter, ascending.
-    fn dimension_values<'r>(
-        &mut self,
-        place: &str,
-        number: usize,
-        row: &'r RateRow,
-    ) -> Vec<(usize, &'r str)> {
-        let mut values = Vec::new();
-        for (name, value) in &row.dimensions {
-            let meter = self.catalog.meters.get(number);
-            let known =
-                meter.and_then(|meter| meter.dimensions.iter().position(|known| **known == **name));
-            match known {
-                Some(dimension) => values.push((dimension, value.as_str())),
-                None => self.fault(
-                    place.to_owned(),
-                    format!("the meter `{}` has no dimension `{name}`", row.meter),
-                ),
-            }
-        }
-        values.sort_unstable();
-        values
-    }
-
-    /// Whether the card may have such a row, and whether what it follows is there.
-    fn model_fits(
-        &mut self,
-        place: &str,
-        document: &CatalogDocument,
-        card: &Card,
-        row: &RateRow,
-        rate: &Rate,
-    ) {
-        if card.kind == CardKind::Cost && rate.terms().is_some() {
-            let names = pricing::models(row).join("`, `");
-            let reason = format!("a cost card has plain prices only; leave out `{names}`");
-            return self.fault(place.to_owned(), reason);
-        }
-        if !rate.terms().is_some_and(pricing::Terms::needs_cost) {
-            return;
-        }
-        let cost_card = document.cards.iter().find(|other| {
-            other.kind == CardKind::Cost
-                && Some(other.key.as_str()) == document.default_cost_card.as_deref()
-        });
-        match cost_card {
-            None => self.fault(
-                place.to_owned(),
-                "the model `cost_plus` follows the default cost card, and there is none",
-            ),
-            Some(cost_card) if cost_card.currency != card.currency => self.fault(
-                place.to_owned(),
-                format!(
-                    "the model `cost_plus` follows the default cost card, which is in {} and this card in {}",
-                    cost_card.currency, card.currency
-                ),
-            ),
-            Some(_) => {}
-        }
-    }
-
-    /// Only default cards price anything until teams can have cards of their own.
-    fn use_tables(
-        &mut self,
-        document: &CatalogDocument,
-        card: &Card,
-        version: &CardVersion,
-        tables: BTreeMap<usize, RateTable>,
-    ) {
-        let default = match card.kind {
-            CardKind::Rate => &document.default_rate_card,
-            CardKind::Cost => &document.default_cost_card,
-        };
-        if default.as_deref() != Some(card.key.as_str()) {
-            return;
-        }
-        let card_version = u32::try_from(self.catalog.card_versions.len()).unwrap_or(u32::MAX);
-        self.catalog.card_versions.push(CardVersionName {
-            card: Arc::from(card.key.as_str()),
-            version: version.version,
-            currency: Arc::from(card.currency.as_str()),
-        });
-        let mut tables = tables;
-        for (number, meter) in self.catalog.meters.iter_mut().enumerate() {
-            // A version without rows for a meter still ends the one before it: absence is unpriced.
-            let table = tables.remove(&number).unwrap_or_default();
-            let rates = EffectiveRates {
-                effective_from_us: version.effective_from_us,
-                card_version,
-                counts: table.counts(),
-                table,
-            };
-            self.catalog.counts |= rates.counts;
-            let list = match card.kind {
-                CardKind::Rate => &mut meter.rates,
-                CardKind::Cost => &mut meter.costs,
-            };
-            // Newest effective first; of equals the higher version, which comes later in the card.
-            let place = list
-                .iter()
-                .position(|other| other.effective_from_us <= rates.effective_from_us)
-                .unwrap_or(list.len());
-            list.insert(place, rates);
-        }
-    }
-
-    fn default_card(
-        &mut self,
-        document: &CatalogDocument,
-        key: Option<&str>,
-        kind: CardKind,
-        place: &str,
-    ) {
-        let Some(key) = key else { return };
-        if !document.cards.iter().any(|card| card.key == key && card.kind == kind) {
-            self.fault(
-                place.to_owned(),
-                format!(
-                    "there is no {} card `{key}`",
-                    match kind {
-                        CardKind::Rate => "rate",
-                        CardKind::Cost => "cost",
-                    }
-                ),
-            );
         }
     }
 }

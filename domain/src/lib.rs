@@ -2,10 +2,10 @@
 //!
 //! Reading order: [`money`] and [`quantity`] (exact numbers), [`time`], [`event`] (what a client
 //! reports and how it is identified), [`token`] (what an app may sign), [`llm_usage`] (what a
-//! provider's usage object says), [`meter`], [`rate_card`], [`period`], [`pricing`] and [`catalog`]
-//! (what counts and what it costs), [`rating`] (an event becomes lines), [`wallet`] (which lot pays for
-//! them), [`chain`] (which rated batches count), and [`wire`] (the formats between processes, defined
-//! in `docs/FORMATS.md`).
+//! provider's usage object says), [`meter`], [`rate_card`], [`period`], [`pricing`], [`offer`] and
+//! [`catalog`] (what counts and what it costs), [`resolve`] (which price applies), [`rating`] (an event
+//! becomes lines), [`wallet`] (which lot pays for them), [`chain`] (which rated batches count), and
+//! [`wire`] (the formats between processes, defined in `docs/FORMATS.md`).
 
 pub mod catalog;
 pub mod chain;
@@ -13,6 +13,7 @@ pub mod event;
 pub mod llm_usage;
 pub mod meter;
 pub mod money;
+pub mod offer;
 pub mod partition;
 pub mod period;
 pub mod planted;
@@ -21,6 +22,7 @@ pub mod pricing;
 pub mod quantity;
 pub mod rate_card;
 pub mod rating;
+pub mod resolve;
 pub mod time;
 pub mod token;
 pub mod wallet;

@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc};
 use smallvec::SmallVec;
 
 use crate::{
-    catalog::{Catalog, CompiledFilter, EffectiveRates, Meter, Target},
+    catalog::{Catalog, CompiledFilter, Meter, Target},
     event::unescape,
     llm_usage,
     meter::{Aggregation, EnvelopeField, Field},
@@ -18,6 +18,7 @@ use crate::{
     pricing::{Counting, Local, Uncharged, Usage},
     quantity::Quantity,
     rate_card::Rate,
+    resolve::{self, Choice},
     time::FUTURE_US_MAX,
     wire::{
         codec::Dictionary,
@@ -182,6 +183,8 @@ impl Binding {
 pub struct Scratch {
     by_slot: Vec<Option<Found>>,
     key: Vec<u8>,
+    /// Numbers of the offers that the event's team has at its time.
+    offers: Vec<usize>,
     /// The periods found last, with the name of their zone: most events lie in them.
     periods: Vec<(Arc<str>, Period)>,
 }
@@ -255,6 +258,8 @@ pub fn rate<'a>(
         return Ok(Outcome::Unmetered);
     };
     place_attributes(rating, event, scratch);
+    let team = rating.dictionary.get(event.team).unwrap_or_default();
+    rating.catalog.offers.of(team, rating.time_us, &mut scratch.offers);
     for number in meters {
         let Some(meter) = rating.catalog.meters.get(*number) else { continue };
         if !meter.filters.iter().all(|filter| passes(rating, event, scratch, filter)) {
@@ -409,44 +414,83 @@ fn line<'a>(
             meter.key
         ),
     };
-    let cost = match find(rating, &meter.costs, &dimensions, scratch) {
-        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
-        Some((Rate::Price(price), card_version)) => {
-            Some((price.charge(quantity.raw()).ok_or_else(too_large)?, card_version))
-        }
-        // A cost card has no terms.
-        Some((Rate::Terms(_), _)) | None => None,
-    };
-    let mut total = None;
-    let charge = match find(rating, &meter.rates, &dimensions, scratch) {
-        None => Charge::Unpriced,
-        Some((Rate::Unlimited, card_version)) => Charge::Unlimited { card_version },
-        Some((Rate::Price(price), card_version)) => Charge::Priced {
-            amount: price.charge(quantity.raw()).ok_or_else(too_large)?,
-            card_version,
-        },
-        Some((Rate::Terms(terms), card_version)) => {
-            let priced = terms.priced(quantity).ok_or_else(too_large)?;
-            if let Some(counting) = terms.counting() {
-                let counted = counted(rating, totals, scratch, (meter, counting), priced);
-                total = Some(Box::new(counted.ok_or_else(too_large)?));
-            }
-            let usage = Usage {
-                quantity: priced,
-                before: total.as_deref().map_or(0, |total: &LineTotal| total.before),
-                local: terms
-                    .needs_local_time()
-                    .then(|| Local::of(&rating.catalog.time_zone, rating.time_us)),
-                cost: cost.map(|(amount, _)| amount),
-            };
-            match terms.charge(&usage) {
-                Ok(amount) => Charge::Priced { amount, card_version },
-                Err(Uncharged::CostUnknown) => Charge::Unpriced,
-                Err(Uncharged::OutOfRange) => return Err(too_large()),
-            }
+    let cost = cost_of(rating, scratch, meter, &dimensions, quantity).ok_or_else(too_large)?;
+    let Scratch { key, offers, .. } = scratch;
+    let choice =
+        resolve::choose(rating.catalog, offers, (number, meter), &dimensions, rating.time_us, key);
+    let (charge, total) = match choice {
+        None => (Charge::Unpriced, None),
+        Some(choice) => {
+            let used = (quantity, cost.map(|(amount, _)| amount));
+            charge_of(rating, totals, scratch, meter, &choice, used).ok_or_else(too_large)?
         }
     };
     Ok(Line { meter: number, quantity, rounded, charge, cost, dimensions, total })
+}
+
+/// What the provider charges, and the number of the cost card's version; `None` beyond the limit.
+#[expect(clippy::option_option, reason = "no cost and one beyond the limit are different")]
+fn cost_of(
+    rating: &Rating<'_>,
+    scratch: &mut Scratch,
+    meter: &Meter,
+    dimensions: &[Option<Cow<'_, str>>],
+    quantity: Quantity,
+) -> Option<Option<(Amount, u32)>> {
+    let row = resolve::find(&meter.costs, dimensions, rating.time_us, &mut scratch.key);
+    Some(match row.map(|row| (row.rate, row.card_version)) {
+        Some((Rate::Unlimited, card_version)) => Some((Amount::ZERO, card_version)),
+        Some((Rate::Price(price), card_version)) => {
+            Some((price.charge(quantity.raw())?, card_version))
+        }
+        // A cost card has no terms.
+        Some((Rate::Terms(_), _)) | None => None,
+    })
+}
+
+/// The charge for a quantity and its provider's cost by what was chosen, and the running total that
+/// it depends on; `None` beyond the limit.
+fn charge_of(
+    rating: &Rating<'_>,
+    totals: &dyn Totals,
+    scratch: &mut Scratch,
+    meter: &Meter,
+    choice: &Choice<'_>,
+    (quantity, cost): (Quantity, Option<Amount>),
+) -> Option<(Charge, Option<Box<LineTotal>>)> {
+    let card_version = choice.row.card_version;
+    let priced = |amount: Amount| {
+        let amount = match choice.multiplier {
+            None => amount,
+            Some(multiplier) => amount.checked_mul(multiplier)?,
+        };
+        Some(Charge::Priced { amount, card_version })
+    };
+    let terms = match choice.row.rate {
+        Rate::Unlimited => return Some((Charge::Unlimited { card_version }, None)),
+        Rate::Price(price) => return Some((priced(price.charge(quantity.raw())?)?, None)),
+        Rate::Terms(terms) => terms,
+    };
+    let quantity = terms.priced(quantity)?;
+    let total = match terms.counting() {
+        None => None,
+        Some(counting) => {
+            Some(Box::new(counted(rating, totals, scratch, (meter, counting), quantity)?))
+        }
+    };
+    let usage = Usage {
+        quantity,
+        before: total.as_deref().map_or(0, |total| total.before),
+        local: terms
+            .needs_local_time()
+            .then(|| Local::of(&rating.catalog.time_zone, rating.time_us)),
+        cost,
+    };
+    match terms.charge(&usage) {
+        Ok(amount) => Some((priced(amount)?, total)),
+        Err(Uncharged::CostUnknown) => Some((Charge::Unpriced, total)),
+        Err(Uncharged::OutOfRange) => None,
+    }
 }
 
 /// The running total that a line depends on; `None` where it would not fit its column.
@@ -467,18 +511,6 @@ fn counted(
     let before = totals.before(&name);
     let after = Amount::of_sum(before).checked_add(Amount::of_sum(priced))?.raw();
     Some(LineTotal { name, before, after })
-}
-
-/// The rate for usage with these dimensions at the event's time, and its card version.
-fn find<'c>(
-    rating: &Rating<'_>,
-    list: &'c [EffectiveRates],
-    dimensions: &[Option<Cow<'_, str>>],
-    scratch: &mut Scratch,
-) -> Option<(&'c Rate, u32)> {
-    let rates = list.iter().find(|rates| rates.effective_from_us <= rating.time_us)?;
-    let rate = rates.table.find(dimensions, &mut scratch.key)?;
-    Some((rate, rates.card_version))
 }
 
 fn too_long<'m>(meter: &'m Meter, dimensions: &[Option<Cow<'_, str>>]) -> Option<&'m str> {

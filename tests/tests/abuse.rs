@@ -269,6 +269,7 @@ fn requests(text: &str, number: usize) -> Vec<(&'static str, String, Value)> {
         "/v1/events?team=TEXT&user=TEXT&id=TEXT",
         "/v1/usage?meter=TEXT&group_by=TEXT&time_zone=TEXT",
         "/v1/usage-report?filter[TEXT]=TEXT",
+        "/v1/rating/resolve?meter=calls&team=TEXT&filter[TEXT]=TEXT",
         "/v1/audit?actor=TEXT&action=TEXT&from=TEXT",
         "/v1/providers/pricing?provider=TEXT&model=TEXT",
         "/v1/teams?cursor=TEXT&limit=TEXT",

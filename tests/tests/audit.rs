@@ -337,6 +337,7 @@ async fn texts_are_stored_as_they_are_or_refused_in_every_field() -> Result<()> 
             format!("/v1/rate-cards/{encoded}"),
             format!("/v1/cost-cards/{encoded}"),
             format!("/v1/usage?team={encoded}&meter={encoded}&filter[model]={encoded}"),
+            format!("/v1/rating/resolve?meter={encoded}&team={encoded}&filter[model]={encoded}"),
             format!("/v1/usage?group_by={encoded}"),
             format!("/v1/usage?time_zone={encoded}"),
             format!("/v1/events?team={encoded}&user={encoded}&source={encoded}&id={encoded}"),

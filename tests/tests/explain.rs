@@ -18,6 +18,8 @@ mod borders;
 mod bulk;
 #[path = "explain/filters.rs"]
 mod filters;
+#[path = "explain/offers.rs"]
+mod offers;
 #[path = "explain/quantities.rs"]
 mod quantities;
 #[allow(dead_code, reason = "this binary needs less of it than the api's own")]

@@ -22,14 +22,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use self::multipliers::Catalogs;
 use super::{
-    catalog,
     events::{Line, receipt, some},
     transfers::{Journal, Transfer, transfer_id},
 };
 use crate::{
     auth::{Caller, Scope as KeyScope, TenantScope},
     catalog::{RateForm, RateSchema},
+    compiled,
     error::ApiError,
     extract::Query,
     openapi::{NotFound, Refusals, Unprocessable},
@@ -42,6 +43,8 @@ use crate::{
         statement::{self, JournalRow, TransferRow},
     },
 };
+
+mod multipliers;
 
 /// Transfers of a journal that one answer lists; sums and totals are over all.
 const TRANSFERS_MAX: usize = 1_000;
@@ -179,7 +182,7 @@ pub(crate) struct ExplainedLine {
     cost_step: Option<Step>,
 }
 
-/// Quantity times price is the amount, and the amount is added to the transfer.
+/// Quantity times price, and times the multiplier of an offer, is the amount, and the amount is added to the transfer.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ExplainedStep)]
 pub(crate) struct Step {
@@ -188,7 +191,9 @@ pub(crate) struct Step {
     /// The row of the card that priced it; null if the published card has none.
     #[schema(value_type = Option<RateSchema>)]
     rate: Option<RateForm>,
-    /// Quantity times that price, rounded once: computed for this answer.
+    /// What the charge by that row was multiplied with, by the offer of the team; null for nothing.
+    multiplier: Option<String>,
+    /// Quantity times that price, rounded once, and once more by the multiplier: computed for this answer.
     computed: Option<String>,
     /// Whether that is what the line says.
     matches: bool,
@@ -242,8 +247,10 @@ pub(crate) async fn read(
     wait_for_archive(&api, &scope).await?;
     let archive = Archive::read(&api, tenant, &scope, after, &asked).await?;
     let ids = transfer_ids(&api, tenant, asking.journal, &archive.events).await?;
-    let (catalog, ..) = catalog::load(&api, tenant).await?;
-    let steps = Steps { scope: &scope, catalog: &catalog, ids, running: BTreeMap::new() };
+    let newest = compiled::newest(&api, tenant).await?;
+    let catalogs = Catalogs::of(&api, tenant, &newest, &archive.events).await?;
+    let catalog = &newest.document;
+    let steps = Steps { scope: &scope, catalog, catalogs, ids, running: BTreeMap::new() };
     Ok(Json(explanation(text, journal, transfers, archive, steps, &asked)?))
 }
 
@@ -536,7 +543,10 @@ fn sum(key: &SumKey, figures: Figures) -> Sum {
 /// Goes from line to line.
 struct Steps<'a> {
     scope: &'a Scope,
+    /// The newest one, in which every published card stands as it is.
     catalog: &'a CatalogDocument,
+    /// Those that rated the events.
+    catalogs: Catalogs,
     /// Ids of the transfers.
     ids: BTreeMap<SumKey, String>,
     running: BTreeMap<SumKey, Amount>,
@@ -547,7 +557,8 @@ impl Steps<'_> {
         let place = row.place();
         let mut lines = Vec::new();
         for line in row.lines {
-            lines.extend(self.line(&row.team, line, row.order_us)?);
+            let of = (row.team.as_str(), row.catalog_version);
+            lines.extend(self.line(of, line, row.order_us)?);
         }
         Ok(ExplainedEvent {
             receipt: receipt(place),
@@ -566,7 +577,7 @@ impl Steps<'_> {
     /// The line, unless it is not in the scope.
     fn line(
         &mut self,
-        team: &str,
+        (team, catalog_version): (&str, i64),
         row: LineRow,
         time_us: i64,
     ) -> Result<Option<ExplainedLine>, ApiError> {
@@ -582,14 +593,16 @@ impl Steps<'_> {
         let charge_step = match charged {
             Some(key) => {
                 let card = (CardKind::Rate, row.card.as_str(), row.card_version);
-                Some(self.step(key, card, (&row, time_us), row.charge.as_deref())?)
+                let multiplier = self.catalogs.multiplier(catalog_version, team, &row, time_us);
+                let amount = row.charge.as_deref();
+                Some(self.step(key, card, (&row, time_us), (amount, multiplier))?)
             }
             None => None,
         };
         let cost_step = match costed {
             Some(key) => {
                 let card = (CardKind::Cost, row.cost_card.as_str(), row.cost_card_version);
-                Some(self.step(key, card, (&row, time_us), row.cost.as_deref())?)
+                Some(self.step(key, card, (&row, time_us), (row.cost.as_deref(), None))?)
             }
             None => None,
         };
@@ -624,7 +637,7 @@ impl Steps<'_> {
         key: SumKey,
         (kind, card, version): (CardKind, &str, u32),
         (line, time_us): (&LineRow, i64),
-        amount: Option<&str>,
+        (amount, multiplier): (Option<&str>, Option<Amount>),
     ) -> Result<Step, ApiError> {
         let card = self.catalog.cards.iter().find(|one| one.kind == kind && one.key == card);
         let version = card.and_then(|card| card.versions.iter().find(|one| one.version == version));
@@ -635,6 +648,10 @@ impl Steps<'_> {
             Some(Ok(Rate::Terms(terms))) => self.by_terms(&terms, line, time_us)?,
             Some(Err(_)) | None => None,
         };
+        let computed = match multiplier {
+            None => computed,
+            Some(multiplier) => computed.and_then(|charge| charge.checked_mul(multiplier)),
+        };
         let amount = amount.map(number).transpose()?.unwrap_or(Amount::ZERO);
         let transfer_id = self.ids.get(&key).cloned();
         let running = self.running.entry(key).or_insert(Amount::ZERO);
@@ -642,6 +659,7 @@ impl Steps<'_> {
         Ok(Step {
             transfer_id,
             rate: row.map(RateForm::outside),
+            multiplier: multiplier.map(|multiplier| multiplier.to_string()),
             computed: computed.map(|amount| amount.to_string()),
             matches: computed == Some(amount),
             running_total: running.to_string(),

@@ -75,7 +75,9 @@ pub(crate) async fn read(
     let tenant = caller.may(Scope::CatalogRead)?;
     let (document, ..) = load(&api, tenant).await?;
     let meter = document.meters.into_iter().find(|meter| meter.key == key);
-    Ok(Json(meter.ok_or_else(|| {
-        Problem::not_found("meter_unknown", format!("there is no meter `{key}`"), "list the meters")
-    })?))
+    Ok(Json(meter.ok_or_else(|| no_meter(&key))?))
+}
+
+pub(super) fn no_meter(key: &str) -> Problem {
+    Problem::not_found("meter_unknown", format!("there is no meter `{key}`"), "list the meters")
 }

@@ -26,6 +26,8 @@ use crate::{
     store::running_totals,
 };
 
+pub(crate) mod resolve;
+
 /// What OpenMeter-like clients of AI billing call usage that has no type.
 const TOKEN_USAGE: &str = "TOKEN_USAGE";
 /// Event types that are tried where none is named.

@@ -58,6 +58,22 @@ pub(crate) async fn newest(
     Ok(row)
 }
 
+/// The document of a version of the tenant.
+pub(crate) async fn of_version(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    number: u64,
+) -> Result<Option<String>, ApiError> {
+    let document = sqlx::query_scalar(
+        "SELECT document FROM catalog_versions WHERE tenant_id = $1 AND catalog_version = $2",
+    )
+    .bind(tenant.id())
+    .bind(i64::try_from(number).unwrap_or(i64::MAX))
+    .fetch_optional(connection)
+    .await?;
+    Ok(document)
+}
+
 /// Inserts a version.
 pub(crate) async fn insert(
     connection: &mut PgConnection,

@@ -1,8 +1,13 @@
 //! Every limit of a catalog, one below it, at it and one above it; and which currencies a card may
 //! be in.
 
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::{meter::Paths, rate_card::RateRow};
+use crate::{
+    meter::Paths,
+    rate_card::{CardVersion, RateRow},
+};
 
 /// A meter that counts one event type of its own.
 fn meter(key: impl Into<String>) -> MeterDefinition {

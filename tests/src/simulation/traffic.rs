@@ -403,7 +403,7 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         ],
         default_rate_card: Some("standard".into()),
         default_cost_card: Some("provider".into()),
-        zone: None,
+        ..CatalogDocument::default()
     };
     document.compile().unwrap()
 }

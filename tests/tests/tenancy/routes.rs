@@ -51,6 +51,9 @@ pub const FILTERS: [(&str, &str, &str); 28] = [
 /// A report is of a period; this one has all that is reported while the test runs.
 const REPORT: &str = "from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
 
+/// A price is of a meter; this one is the other tenant's own.
+const RESOLVED: &str = "meter=bravo7-tokens";
+
 /// All of them.
 pub fn routes() -> Vec<Route> {
     let mut all = Vec::new();
@@ -59,7 +62,11 @@ pub fn routes() -> Vec<Route> {
                    ids: &'static [&'static str],
                    bodies: &[&str]| {
         let bodies = bodies.iter().map(|body| (*body).to_owned()).collect();
-        let query = if operation == "GET /v1/usage-report" { REPORT } else { "" };
+        let query = match operation {
+            "GET /v1/usage-report" => REPORT,
+            "GET /v1/rating/resolve" => RESOLVED,
+            _ => "",
+        };
         all.push(Route { operation, scope, ids, query, bodies });
     };
     let expiry = [r#"{"expires_at": "2100-01-01T00:00:00Z"}"#];
@@ -89,7 +96,9 @@ pub fn routes() -> Vec<Route> {
     let faulty = format!(
         r#"{{"meters": [{meter}], "credit_units": [{{"key": "<new_card>"}}], "cards": [{{"key": "<newer_card>",
         "kind": "rate", "currency": "none", "versions": [{{"rates": [{{"meter": "<meter>", "price": "1"}}]}}]}}],
-        "default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}}"#
+        "default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>",
+        "offers": [{{"key": "<new_card>", "source": "team", "card": "<rate_card>", "meters": ["<meter>"],
+        "overriding_key": "<newer_card>"}}], "holders": [{{"team": "<team>", "offer": "none", "from": "2026-01-01T00:00:00Z"}}]}}"#
     );
     add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str(), faulty.as_str()]);
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
@@ -125,6 +134,8 @@ pub fn routes() -> Vec<Route> {
     add("POST /v1/providers/pricing/imports", "catalog:write", &[], &[import]);
     let made = r#"{"card": "<cost_card>", "dry_run": true, "meters": {"input": "<meter>"}}"#;
     add("POST /v1/providers/pricing/cost-card", "catalog:write", &[], &[made]);
+
+    add("GET /v1/rating/resolve", "catalog:read", &[], &[]);
 
     add("GET /v1/teams", "teams:read", &[], &[]);
     add("POST /v1/teams", "teams:write", &[], &[r#"{"team": "<new_team>", "name": "n"}"#]);
