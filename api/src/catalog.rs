@@ -14,6 +14,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub(crate) mod changes;
 mod rate_form;
 
 pub(crate) use self::rate_form::{RateForm, RateSchema};

@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub mod auth;
 mod catalog;
+pub mod catalog_file;
 mod compiled;
 pub mod config;
 mod door;

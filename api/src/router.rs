@@ -6,9 +6,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     parameters::WithoutParameters,
     routes::{
-        api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, credits,
-        events, explain, grants, holds, limits, meters, page, provider_prices, quotas, rating,
-        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
+        api_keys, app_secrets, apps, audit, balances, cards, catalog, catalog_preview,
+        conservation, credits, events, explain, grants, holds, limits, meters, page,
+        provider_prices, quotas, rating, rejected_events, team_aliases, teams, timelines,
+        transfers, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -19,6 +20,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         // What is sold, and for what.
         .routes(routes!(catalog::read, catalog::replace))
         .routes(routes!(catalog::set_defaults))
+        .routes(routes!(catalog_preview::preview))
         .routes(routes!(meters::list, meters::create))
         .routes(routes!(meters::read))
         .routes(routes!(cards::list_rate_cards, cards::create_rate_card))

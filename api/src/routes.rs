@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod balances;
 pub(crate) mod cards;
 pub(crate) mod catalog;
+pub(crate) mod catalog_preview;
 pub(crate) mod conservation;
 pub(crate) mod credits;
 pub(crate) mod events;
