@@ -6,7 +6,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     parameters::WithoutParameters,
     routes::{
-        api_keys, app_secrets, apps, audit, balances, cards, catalog, catalog_preview,
+        api_keys, app_secrets, apps, audit, balances, burn_tables, cards, catalog, catalog_preview,
         conservation, credits, events, explain, grants, holds, limits, meters, page,
         provider_prices, quotas, rating, rejected_events, team_aliases, teams, timelines,
         transfers, usage, usage_report, wallets,
@@ -29,6 +29,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(cards::list_cost_cards, cards::create_cost_card))
         .routes(routes!(cards::read_cost_card))
         .routes(routes!(cards::create_cost_card_version))
+        .routes(routes!(burn_tables::list, burn_tables::create))
         .routes(routes!(provider_prices::list))
         .routes(routes!(provider_prices::import))
         .routes(routes!(provider_prices::make_cost_card))

@@ -5,6 +5,7 @@ pub(crate) mod app_secrets;
 pub(crate) mod apps;
 pub(crate) mod audit;
 pub(crate) mod balances;
+pub(crate) mod burn_tables;
 pub(crate) mod cards;
 pub(crate) mod catalog;
 pub(crate) mod catalog_preview;
