@@ -14,6 +14,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub(crate) mod changes;
 mod offer_form;
 mod rate_form;
 

@@ -19,7 +19,9 @@ use runtime::{
 use utoipa_axum::router::OpenApiRouter;
 
 pub mod auth;
+mod burn_tables;
 mod catalog;
+pub mod catalog_file;
 mod compiled;
 pub mod config;
 mod door;

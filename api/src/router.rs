@@ -6,10 +6,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     parameters::WithoutParameters,
     routes::{
-        analytics, api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation,
-        credits, events, explain, exports, grants, holds, limits, meters, page, provider_prices,
-        quotas, rating, rejected_events, team_aliases, teams, timelines, transfers, usage,
-        usage_report, wallets,
+        analytics, api_keys, app_secrets, apps, audit, balances, burn_tables, cards, catalog,
+        catalog_preview, conservation, credits, events, explain, exports, grants, holds, limits,
+        meters, page, provider_prices, quotas, rating, rejected_events, team_aliases, teams,
+        timelines, transfers, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -20,6 +20,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         // What is sold, and for what.
         .routes(routes!(catalog::read, catalog::replace))
         .routes(routes!(catalog::set_defaults))
+        .routes(routes!(catalog_preview::preview))
         .routes(routes!(meters::list, meters::create))
         .routes(routes!(meters::read))
         .routes(routes!(cards::list_rate_cards, cards::create_rate_card))
@@ -28,6 +29,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(cards::list_cost_cards, cards::create_cost_card))
         .routes(routes!(cards::read_cost_card))
         .routes(routes!(cards::create_cost_card_version))
+        .routes(routes!(burn_tables::list, burn_tables::create))
         .routes(routes!(provider_prices::list))
         .routes(routes!(provider_prices::import))
         .routes(routes!(provider_prices::make_cost_card))

@@ -14,6 +14,7 @@ pub(crate) mod apps;
 pub(crate) mod audit;
 pub(crate) mod balances;
 pub(crate) mod catalog;
+pub(crate) mod catalog_preview;
 pub(crate) mod conservation;
 pub(crate) mod events;
 pub(crate) mod explain;

@@ -3,53 +3,91 @@
 //! It knows little of what a catalog holds: members of a list that have a `key` or a `version` are
 //! compared with the ones of the same, so what catalogs learn to hold is shown as well.
 
+use std::fmt;
+
+use serde::Serialize;
 use serde_json::Value;
 
 /// Characters of a value that a line shows.
 const SHOWN_MAX: usize = 120;
 
-/// Lines that begin with `+`, `-` or `~` and the place; none for equal catalogs.
-pub fn diff(before: &Value, after: &Value) -> Vec<String> {
-    let mut lines = Vec::new();
-    members("", (before, after), &mut lines);
-    lines
+/// What is another one at a place; `before` is absent where it is new, `after` where it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Where, such as `cards[standard].currency`.
+    pub place: String,
+    /// What is there.
+    pub before: Option<Value>,
+    /// What would be.
+    pub after: Option<Value>,
 }
 
-fn members(place: &str, (old, new): (&Value, &Value), lines: &mut Vec<String>) {
+/// A line that begins with `+`, `-` or `~` and the place.
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = &self.place;
+        match (&self.before, &self.after) {
+            (Some(old), Some(new)) => {
+                write!(formatter, "~ {place}: {} -> {}", shown(old), shown(new))
+            }
+            (None, Some(new)) => write!(formatter, "+ {place}: {}", shown(new)),
+            (Some(old), None) => write!(formatter, "- {place}: {}", shown(old)),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// All differences; none for equal catalogs.
+pub fn differences(before: &Value, after: &Value) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    members("", (before, after), &mut differences);
+    differences
+}
+
+/// [`differences`] as lines.
+pub fn diff(before: &Value, after: &Value) -> Vec<String> {
+    differences(before, after).iter().map(Difference::to_string).collect()
+}
+
+fn members(place: &str, (old, new): (&Value, &Value), found: &mut Vec<Difference>) {
     let names = |value: &Value| -> Vec<String> {
         value.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
     };
     let added = names(new).into_iter().filter(|name| old.get(name).is_none());
     for name in names(old).into_iter().chain(added) {
         let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-        compare(&place, old.get(&name), new.get(&name), lines);
+        compare(&place, old.get(&name), new.get(&name), found);
     }
 }
 
-fn compare(place: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
+fn compare(
+    place: &str,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    found: &mut Vec<Difference>,
+) {
     let (before, after) = (present(before), present(after));
     match (before, after) {
         _ if before == after => {}
         (Some(old @ Value::Object(_)), Some(new @ Value::Object(_))) => {
-            members(place, (old, new), lines);
+            members(place, (old, new), found);
         }
         (old @ (Some(Value::Array(_)) | None), new @ (Some(Value::Array(_)) | None))
             if named(old) && named(new) =>
         {
             let (old, new) = (items(old), items(new));
             for item in old {
-                compare(&of(place, item), Some(item), same(new, item), lines);
+                compare(&of(place, item), Some(item), same(new, item), found);
             }
             for item in new.iter().filter(|item| same(old, item).is_none()) {
-                compare(&of(place, item), None, Some(item), lines);
+                compare(&of(place, item), None, Some(item), found);
             }
         }
-        (Some(old), Some(new)) => {
-            lines.push(format!("~ {place}: {} -> {}", shown(old), shown(new)));
-        }
-        (None, Some(new)) => lines.push(format!("+ {place}: {}", shown(new))),
-        (Some(old), None) => lines.push(format!("- {place}: {}", shown(old))),
-        (None, None) => {}
+        (before, after) => found.push(Difference {
+            place: place.to_owned(),
+            before: before.cloned(),
+            after: after.cloned(),
+        }),
     }
 }
 

@@ -14,6 +14,7 @@ use nix::sys::{
 
 mod bench;
 mod catalog_diff;
+mod catalog_file;
 mod client;
 mod commands;
 mod config;

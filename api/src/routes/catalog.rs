@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Faults that one answer lists.
-const FAULTS_MAX: usize = 1_000;
+pub(crate) const FAULTS_MAX: usize = 1_000;
 
 /// The current catalog.
 #[derive(Serialize, ToSchema)]

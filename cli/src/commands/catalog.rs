@@ -20,6 +20,8 @@ use crate::{
     process,
 };
 
+mod as_code;
+
 /// What `weir catalog` is started with.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -33,6 +35,13 @@ enum Command {
     Export(Export),
     /// Bring in a catalog, or a price list of providers
     Import(Import),
+    /// Show what publishing a catalog of YAML or JSON would change: exits with 0 for nothing, 2 for differences, 1 for
+    /// errors
+    Diff(as_code::Diff),
+    /// Publish a catalog of YAML or JSON, if that changes anything
+    Apply(as_code::Apply),
+    /// Write the JSON schema of a catalog's file, for editors
+    Schema(as_code::WriteSchema),
     /// Make a version of a cost card of the providers' prices
     CostCard(CostCard),
 }
@@ -101,6 +110,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 Some(file) => import_catalog(&import, file).await,
                 None => import_prices(&import).await,
             },
+            Command::Diff(diff) => as_code::diff(diff).await,
+            Command::Apply(apply) => as_code::apply(apply).await,
+            Command::Schema(schema) => as_code::write_schema(schema),
             Command::CostCard(card) => make_cost_card(card).await,
         }
     })

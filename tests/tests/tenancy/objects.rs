@@ -82,10 +82,12 @@ impl Objects {
 /// A catalog of which each name begins with `mark`.
 pub fn catalog(mark: &str) -> Value {
     let (calls, tokens) = (format!("{mark}-calls"), format!("{mark}-tokens"));
-    let card = |key: &str, kind: &str, price: &str| {
-        json!({"key": format!("{mark}-{key}"), "kind": kind, "currency": "USD", "versions": [{"rates": [
+    let card_in = |currency: &str, key: &str, kind: &str, price: &str| {
+        json!({"key": format!("{mark}-{key}"), "kind": kind, "currency": currency, "versions": [{"rates": [
             {"meter": tokens, "price": price}, {"meter": calls, "price": "0.5"}]}]})
     };
+    let card = |key: &str, kind: &str, price: &str| card_in("USD", key, kind, price);
+    let credits = format!("{mark}-credits");
     json!({
         "meters": [
             {"key": calls, "event_types": [format!("{mark}.call")], "aggregation": "count"},
@@ -93,7 +95,9 @@ pub fn catalog(mark: &str) -> Value {
              "dimensions": {"model": "$.model"}},
         ],
         "cards": [card("standard", "rate", "0.01"), card("special", "rate", "0.02"),
-            card("providers", "cost", "0.001"), card("others", "cost", "0.002")],
+            card("providers", "cost", "0.001"), card("others", "cost", "0.002"),
+            card_in(&credits, "burn", "rate", "3"), card_in(&credits, "burn-2", "rate", "4")],
+        "credit_units": [{"key": credits}],
         "default_rate_card": format!("{mark}-standard"),
         "default_cost_card": format!("{mark}-providers"),
     })

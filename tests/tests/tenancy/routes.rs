@@ -117,6 +117,7 @@ pub fn routes() -> Vec<Route> {
         "overriding_key": "<newer_card>"}}], "holders": [{{"team": "<team>", "offer": "none", "from": "2026-01-01T00:00:00Z"}}]}}"#
     );
     add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str(), faulty.as_str()]);
+    add("POST /v1/catalog/preview", "catalog:read", &[], &[catalog.as_str(), faulty.as_str()]);
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
     add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
     let calculation = r#"{"type": "<event_type>", "team": "<team>", "data": {"n": "1"}}"#;
@@ -144,6 +145,16 @@ pub fn routes() -> Vec<Route> {
     );
     add("GET /v1/cost-cards/{key}", "catalog:read", &["cost_card"], &[]);
     add("POST /v1/cost-cards/{key}/versions", "catalog:write", &["cost_card"], &[version]);
+    // The default card of each is in a currency, so a table is refused; a faulty one is before that.
+    let table =
+        r#"{"name": "<rate_card>", "rules": {"<model>": {"input_tokens": 1.5, "per_unit": 1000}}}"#;
+    add("GET /v1/burn-tables", "catalog:read", &[], &[]);
+    add(
+        "POST /v1/burn-tables",
+        "catalog:write",
+        &[],
+        &[table, table.replace("input_tokens", "tokens").as_str()],
+    );
     add("GET /v1/providers/pricing", "catalog:read", &[], &[]);
     let import = r#"{"list": {"source": "<source>", "date": "2026-01-01", "currency": "USD", "per": 1,
         "models": [{"provider": "<provider>", "model": "<model>", "prices": {"input": "7"}}]}, "partial": true, "dry_run": true}"#;
