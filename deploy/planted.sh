@@ -33,7 +33,8 @@ plants="\
 14 log_conformance every_acknowledgement_follows_a_sync_of_its_bytes the local log does not sync
 15 ledger a_hold_pays_what_names_it what a hold reserves is freed without waiting for what was in the log
 16 ledger of_two_settlements_at_once_one_is_stale a settlement does not compare its number, and locks no partition
-17 ledger what_rests_on_the_credit_limit a hold takes an item on again at each settlement"
+17 ledger what_rests_on_the_credit_limit a hold takes an item on again at each settlement
+18 simulation $walks a rater that starts takes running totals for zero"
 
 check() { # test file, which test of it
     cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 "$2"

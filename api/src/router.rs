@@ -6,9 +6,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     parameters::WithoutParameters,
     routes::{
-        api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation, credits,
-        events, explain, grants, holds, limits, meters, page, provider_prices, quotas, rating,
-        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
+        analytics, api_keys, app_secrets, apps, audit, balances, cards, catalog, conservation,
+        credits, events, explain, exports, grants, holds, limits, meters, page, provider_prices,
+        quotas, rating, rejected_events, team_aliases, teams, timelines, transfers, usage,
+        usage_report, wallets,
     },
     state::Api,
 };
@@ -69,6 +70,16 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(explain::read))
         .routes(routes!(usage::read))
         .routes(routes!(usage_report::read))
+        .routes(routes!(analytics::usage))
+        .routes(routes!(analytics::revenue))
+        .routes(routes!(analytics::cost))
+        .routes(routes!(analytics::margin))
+        .routes(routes!(analytics::overview::read))
+        .routes(routes!(analytics::unpriced::list))
+        .routes(routes!(exports::usage_lines_csv))
+        .routes(routes!(exports::usage_lines_parquet))
+        .routes(routes!(exports::events_csv))
+        .routes(routes!(exports::events_parquet))
         .routes(routes!(timelines::of_user))
         .routes(routes!(timelines::of_team))
         .routes(routes!(events::list))
@@ -82,5 +93,6 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
     router
         .route_layer(from_fn(move |request, next| bare.clone().check(request, next)))
         .route("/", get(page::show))
+        .route("/v1/exports/{file}", get(exports::unknown))
         .with_state(api)
 }

@@ -1,5 +1,6 @@
 //! Handlers, by resource. Each is flat: authenticate, load, decide, store, answer.
 
+pub(crate) mod analytics;
 pub(crate) mod api_keys;
 pub(crate) mod app_secrets;
 pub(crate) mod apps;
@@ -11,6 +12,7 @@ pub(crate) mod conservation;
 pub(crate) mod credits;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod exports;
 pub(crate) mod grants;
 pub(crate) mod holds;
 pub(crate) mod limits;

@@ -7,6 +7,7 @@
 //!
 //! [`TenantScope`]: crate::auth::TenantScope
 
+pub(crate) mod analytics;
 pub(crate) mod api_keys;
 pub(crate) mod app_secrets;
 pub(crate) mod apps;
@@ -16,6 +17,7 @@ pub(crate) mod catalog;
 pub(crate) mod conservation;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod exports;
 pub(crate) mod grants;
 pub(crate) mod holds;
 pub(crate) mod idempotency;

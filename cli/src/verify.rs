@@ -35,6 +35,7 @@ mod lane;
 mod log;
 mod rerate;
 mod row;
+mod running_totals;
 
 /// Between looks at how far the archive is.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -229,11 +230,20 @@ impl Archive {
             checkers::amounts::amounts(snapshot, client, &ends).await,
         ));
         const TOTALS: &str = "running totals in the archive";
-        checks.push(match behind {
+        const PERIODS: &str = "totals of periods";
+        checks.push(match behind.clone() {
             None => seen(TOTALS, checkers::amounts::totals(snapshot, client, &posted).await),
             Some(behind) => unseen(TOTALS, behind),
         });
-        let sample = rerate::sample(snapshot, client, &archived, (self.sample, self.seed)).await;
+        let chosen = (self.sample, self.seed);
+        checks.push(match behind {
+            None => {
+                let totals = running_totals::sample(snapshot, client, &posted, chosen).await;
+                totals.unwrap_or_else(|error| unseen(PERIODS, format!("{error:#}")))
+            }
+            Some(behind) => unseen(PERIODS, behind),
+        });
+        let sample = rerate::sample(snapshot, client, &archived, chosen).await;
         checks.push(sample.unwrap_or_else(|error| unseen("ratings", format!("{error:#}"))));
         checks
     }

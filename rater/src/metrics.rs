@@ -21,6 +21,8 @@ pub struct RaterMetrics {
     pub ignored: IntCounter,
     /// Identities in the duplicates table, by partition.
     pub identities: IntGaugeVec,
+    /// Running totals in memory, by partition.
+    pub running_totals: IntGaugeVec,
     /// The last accepted position, by partition.
     pub position: IntGaugeVec,
     /// First position that the duplicates table covers, by partition.
@@ -70,6 +72,11 @@ impl RaterMetrics {
             identities: metrics.gauges(
                 "weir_rater_identities",
                 "Identities in the duplicates table",
+                &["partition"],
+            )?,
+            running_totals: metrics.gauges(
+                "weir_rater_running_totals",
+                "Running totals in memory that prices depend on",
                 &["partition"],
             )?,
             position: metrics.gauges(

@@ -478,6 +478,7 @@ impl<'a> Owner<'a> {
             gauge.with_label_values(&[&label]).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&metrics.identities, table.identities());
+        set(&metrics.running_totals, self.state.totals().len());
         set(&metrics.ranges, ranges);
         set(&metrics.ranges_without_filter, without);
         metrics.table_from.with_label_values(&[&label]).set(table.coverage().table_from);

@@ -27,6 +27,8 @@ pub struct Totals {
     teams: HashMap<TeamName, Team>,
     /// Numbers batches, so that each keeps what it changed once.
     batch: u64,
+    /// How many totals there are.
+    count: usize,
 }
 
 /// What is known of a team.
@@ -81,7 +83,7 @@ impl Totals {
     /// How many totals are in memory.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.teams.values().map(|team| team.totals.len()).sum()
+        self.count
     }
 
     /// Whether none is in memory.
@@ -97,9 +99,11 @@ impl Totals {
         if planted::is(Bug::TotalsNotRecovered) {
             return;
         }
+        let before = team.totals.len();
         for (name, quantity) in stored {
             team.totals.entry(name).or_insert(Total { quantity, batch: 0 });
         }
+        self.count += team.totals.len() - before;
     }
 
     /// The next batch begins.
@@ -130,6 +134,7 @@ impl Totals {
             None => {
                 changes.0.push((team.clone(), name.clone(), None));
                 of_team.totals.insert(name.clone(), now);
+                self.count += 1;
             }
         }
     }
@@ -139,9 +144,9 @@ impl Totals {
         for (team, name, before) in changes.0 {
             let Some(team) = self.teams.get_mut(&team) else { continue };
             match before {
-                Some(total) => team.totals.insert(name, total),
-                None => team.totals.remove(&name),
-            };
+                Some(total) => drop(team.totals.insert(name, total)),
+                None => self.count -= usize::from(team.totals.remove(&name).is_some()),
+            }
         }
     }
 
@@ -187,7 +192,8 @@ impl Totals {
                 start_us: total.start_us,
             };
             let team = self.teams.entry((*tenant, text(total.team)?)).or_default();
-            team.totals.insert(name, Total { quantity: total.quantity, batch: 0 });
+            let now = Total { quantity: total.quantity, batch: 0 };
+            self.count += usize::from(team.totals.insert(name, now).is_none());
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ const CASES: &[Case] = &[
     ("catalog", "insert_outbox", Inserts, &["{tenant}", "{unsent}", r"\x00"]),
     ("catalog", "is_appended", Finds, &["{tenant}", "1"]),
     ("catalog", "newest", Finds, &["{tenant}"]),
+    ("catalog", "newest_version", Finds, &["{tenant}"]),
     ("conservation", "answered", Finds, &["{tenant}"]),
     ("events", "journals", Finds, &["{tenant}", "{partitions}", "{positions}"]),
     ("explain", "transfers", Finds, &["{tenant}", "{journals}", "{teams}"]),
@@ -142,6 +143,7 @@ const CASES: &[Case] = &[
     ("rejected_events", "count", Finds, &["{tenant}", "{0}", "{7}", "{0}"]),
     ("rejected_events", "insert", Inserts, &["{tenant}", "0", "8", "0", "0:9:0", "f", "{key}"]),
     ("rejected_events", "reinjections", Finds, &["{tenant}", "{0}", "{7}", "{0}"]),
+    ("running_totals", "of_team", Finds, &["{tenant}", "acme"]),
     (
         "statement",
         "journals_of_team",
@@ -476,6 +478,8 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
         "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5)
          ON CONFLICT (tenant_id, period) DO UPDATE SET events = 5",
         "UPDATE team_aliases SET effective_at = clock_timestamp() WHERE tenant_id = $1",
+        "INSERT INTO running_totals (tenant_id, team, meter, scope, period, starts_at, quantity)
+         VALUES ($1, 'acme', 'calls', '', 'ever', '-infinity', 7)",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO catalog_versions (tenant_id, catalog_version, document, document_hash) VALUES ($1, 70, '{}', decode(repeat('aa', 32), 'hex'))",

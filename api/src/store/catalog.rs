@@ -35,10 +35,10 @@ pub(crate) async fn newest_version(
     tenant: TenantScope,
 ) -> Result<u64, ApiError> {
     let number: Option<i64> = sqlx::query_scalar(
-        "SELECT max(catalog_version) FROM catalog_versions WHERE tenant_id = $1",
+        "SELECT catalog_version FROM catalog_versions WHERE tenant_id = $1 ORDER BY catalog_version DESC LIMIT 1",
     )
     .bind(tenant.id())
-    .fetch_one(connection)
+    .fetch_optional(connection)
     .await?;
     Ok(number.unwrap_or(0).unsigned_abs())
 }

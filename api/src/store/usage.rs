@@ -13,6 +13,7 @@ use runtime::clickhouse::{ClickHouse, ClickHouseError};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use super::exports::spreadsheet_text;
 use crate::{auth::TenantScope, error::ApiError};
 
 /// Length of a window.
@@ -126,7 +127,8 @@ pub(super) fn read_rows<T: DeserializeOwned>(rows: Vec<Value>) -> Result<Vec<T>,
 }
 
 /// Usage added up as CSV, as ClickHouse writes it, while it is read: a row per window, group, meter
-/// and currencies; what is unknown is empty. The first line names the columns.
+/// and currencies; what is unknown is empty. The first line names the columns. Texts that a spreadsheet
+/// would run are made plain texts.
 pub(crate) async fn csv(
     clickhouse: &ClickHouse,
     tenant: TenantScope,
@@ -161,13 +163,17 @@ fn csv_statement(tenant: TenantScope, question: &UsageQuestion) -> Statement {
     if let Some((start, zone)) = window_start(&mut statement, question) {
         keys.push(format!("formatDateTime({start}, '%Y-%m-%dT%H:%i:%S%z', {zone})"));
     }
-    for group in &question.groups {
-        keys.push(column(&mut statement, group));
+    let mut shown = keys.clone();
+    let groups: Vec<String> =
+        question.groups.iter().map(|group| column(&mut statement, group)).collect();
+    for key in groups.into_iter().chain(["toString(u.meter)".to_owned()]) {
+        shown.push(spreadsheet_text(&key));
+        keys.push(key);
     }
-    keys.push("toString(u.meter)".to_owned());
-    let keys = keys.join(", ");
+    let (keys, shown) = (keys.join(", "), shown.join(", "));
+    let unit = spreadsheet_text("toString(any(u.unit))");
     statement.sql = format!(
-        "SELECT {keys}, toString(any(u.unit)), sum(u.quantity * u.sign), toString(u.currency), sum(u.charge * u.sign),
+        "SELECT {shown}, {unit}, sum(u.quantity * u.sign), toString(u.currency), sum(u.charge * u.sign),
             toString(u.cost_currency), sum(u.cost * u.sign), sum(toInt64(u.sign)),
             sum(if(u.status = 'unpriced', toInt64(u.sign), 0))
         FROM {lines}

@@ -36,6 +36,72 @@ pub async fn catalog(
         .with_context(|| format!("the catalog {version} of tenant {tenant}"))
 }
 
+/// A row of `running_totals`.
+#[derive(Debug, sqlx::FromRow)]
+pub struct StoredTotal {
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// The team.
+    pub team: String,
+    /// The meter.
+    pub meter: String,
+    /// Dimensions of a row that has a total of its own.
+    pub scope: String,
+    /// Name of its kind.
+    pub period: String,
+    /// When it began, microseconds since 1970; none for ever.
+    pub start_us: Option<i64>,
+    /// Priced units.
+    pub quantity: String,
+}
+
+/// Running totals chosen by `seed`.
+pub async fn running_totals(
+    connection: &mut PgConnection,
+    count: u32,
+    seed: u64,
+) -> Result<Vec<StoredTotal>> {
+    let sql = "SELECT tenant_id, team, meter, scope, period, quantity::text AS quantity,
+            CASE WHEN isfinite(starts_at) THEN (extract(epoch FROM starts_at) * 1000000)::bigint END AS start_us
+        FROM running_totals
+        ORDER BY hashtextextended(concat_ws(chr(10), tenant_id, team, meter, scope, period, starts_at), $1) LIMIT $2";
+    let seed = i64::from_le_bytes(seed.to_le_bytes());
+    Ok(sqlx::query_as(sql).bind(seed).bind(i64::from(count)).fetch_all(connection).await?)
+}
+
+/// Rows of events that may have moved a running total, as [`sample`] answers them; `ends` as there.
+pub async fn of_total(
+    clickhouse: &ClickHouse,
+    total: &StoredTotal,
+    ends: &[i64],
+    count: u32,
+) -> Result<Bytes> {
+    // No period is longer, whatever its zone.
+    const LONGEST: &str = "INTERVAL 368 DAY";
+    let ends: Vec<String> = ends.iter().map(i64::to_string).collect();
+    let (ends, columns) = (ends.join(", "), USAGE_EVENTS.names());
+    let hex = |text: &str| {
+        let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("unhex('{digits}')")
+    };
+    let within = total.start_us.map_or("1".to_owned(), |start_us| {
+        format!(
+            "time >= fromUnixTimestamp64Micro({start_us}::Int64, 'UTC')
+                AND time < fromUnixTimestamp64Micro({start_us}::Int64, 'UTC') + {LONGEST}"
+        )
+    });
+    let sql = format!(
+        "SELECT {columns} FROM usage_events
+         WHERE rating_run = 0 AND sign = 1 AND tenant_id = '{}' AND team = {} AND has(lines.meter, {}) AND {within}
+             AND position <= arrayElement([{ends}]::Array(Int64), partition + 1)
+         ORDER BY partition, position, `index` LIMIT 1 BY partition, position, `index` LIMIT {count}",
+        total.tenant_id,
+        hex(&total.team),
+        hex(&total.meter),
+    );
+    Ok(clickhouse.query_bytes(&sql, "RowBinary").await?)
+}
+
 /// Rows of events chosen by `seed`, as RowBinary in the order of [`USAGE_EVENTS`]. `ends` are
 /// the last positions of the partitions, of which 0 is the first.
 pub async fn sample(clickhouse: &ClickHouse, ends: &[i64], count: u32, seed: u64) -> Result<Bytes> {

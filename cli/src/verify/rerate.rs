@@ -11,11 +11,11 @@ use bytes::Bytes;
 use domain::{
     catalog::Catalog,
     event::IdentityKey,
-    rating::{Binding, Lines, Rating, Scratch, TotalName, Totals, rate},
+    rating::{Binding, Line, LineTotal, Lines, Outcome, Rating, Scratch, TotalName, Totals, rate},
     wire::{
         block::{Block, BlockHeader},
         codec::Input,
-        record::{Entry, Origin, Verdict},
+        record::{Entry, EventRecord, Origin, Verdict},
         row::{RowPlace, put_usage_event},
     },
 };
@@ -55,11 +55,7 @@ pub async fn sample(
         return Ok(check);
     }
     let bytes = stored::sample(clickhouse, &ends, count, seed).await?;
-    let mut rows = Vec::new();
-    let mut input = Input::new(&bytes);
-    while !input.is_empty() {
-        rows.push(Row::take(&mut input)?);
-    }
+    let rows = rows_of(&bytes)?;
     let again = Again::load(snapshot, &rows).await?;
     // Nothing erases texts yet: whoever empties one hides what else he has changed.
     let mut without_text = Vec::new();
@@ -81,12 +77,23 @@ pub async fn sample(
     Ok(check)
 }
 
-fn place(row: &Row<'_>) -> Result<String> {
+/// Rows as ClickHouse answers them.
+pub fn rows_of(bytes: &[u8]) -> Result<Vec<Row<'_>>> {
+    let mut rows = Vec::new();
+    let mut input = Input::new(bytes);
+    while !input.is_empty() {
+        rows.push(Row::take(&mut input)?);
+    }
+    Ok(rows)
+}
+
+/// Partition, position and index of a row.
+pub fn place(row: &Row<'_>) -> Result<String> {
     Ok(format!("{}:{}:{}", row.u32("partition")?, row.i64("position")?, row.u32("index")?))
 }
 
 /// What rating needs besides the event.
-struct Again {
+pub struct Again {
     identity_key: IdentityKey,
     partitions: u32,
     tenants: HashMap<Uuid, (String, Option<String>)>,
@@ -96,7 +103,7 @@ struct Again {
 
 impl Again {
     /// Reads the tenants, and the catalogs that rated these rows.
-    async fn load(snapshot: &mut PgConnection, rows: &[Row<'_>]) -> Result<Again> {
+    pub async fn load(snapshot: &mut PgConnection, rows: &[Row<'_>]) -> Result<Again> {
         let installation = ledger::install::read(&mut *snapshot).await?;
         let tenants = stored::tenants(&mut *snapshot).await?;
         let mut catalogs = BTreeMap::new();
@@ -133,6 +140,26 @@ impl Again {
 
     /// The row as the rater would write it.
     fn encode(&self, row: &Row<'_>) -> Result<Vec<u8>> {
+        self.rated(row, |place, event, (time_us, outcome), catalog, lines| {
+            let mut bytes = Vec::new();
+            put_usage_event(&mut bytes, place, event, time_us, outcome, catalog, lines);
+            bytes
+        })
+    }
+
+    /// The running totals that its lines move on.
+    pub fn totals(&self, row: &Row<'_>) -> Result<Vec<LineTotal>> {
+        self.rated(row, |_, _, _, _, lines| {
+            lines.iter().filter_map(|line| line.total.as_deref().cloned()).collect()
+        })
+    }
+
+    /// Rates the event again and takes of it what is wanted.
+    fn rated<T>(
+        &self,
+        row: &Row<'_>,
+        take: impl FnOnce(&RowPlace<'_>, &EventRecord<'_>, (i64, Outcome), &Catalog, &[Line<'_>]) -> T,
+    ) -> Result<T> {
         let block = self.block(row)?;
         let header = BlockHeader::decode(&block)?;
         let body = header.body(&block)?;
@@ -170,9 +197,7 @@ impl Again {
             copy,
             serial: 0,
         };
-        let mut bytes = Vec::new();
-        put_usage_event(&mut bytes, &place, event, time_us, outcome, catalog, &lines);
-        Ok(bytes)
+        Ok(take(&place, event, (time_us, outcome), catalog, &lines))
     }
 
     /// A block with the event alone.

@@ -145,7 +145,13 @@ pub async fn pages(world: &World, teams: i64) -> Result<()> {
             continue;
         }
         paths += 1;
-        let period = if path == "/v1/usage-report" { "&period=2026-03" } else { "" };
+        let period = match path.as_str() {
+            "/v1/usage-report" => "&period=2026-03",
+            path if path.starts_with("/v1/analytics/") => {
+                "&from=2026-03-01T00:00:00Z&to=2026-04-01T00:00:00Z"
+            }
+            _ => "",
+        };
         let ask = async |limit: u32| world.get(&format!("{concrete}?limit={limit}{period}")).await;
         for limit in [1, 999, 1_000] {
             let answer = ask(limit).await?;

@@ -204,10 +204,14 @@ async fn report(world: &World, mark: &str, key: &str) -> Result<(String, String)
                 "user": format!("{mark}-{user}"),
                 "data": {"tokens": tokens, "model": format!("{mark}-model")}}));
         }
+        // No meter counts it.
+        events.push(json!({"id": format!("{mark}-unmetered-{round}"), "source": format!("{mark}-source"),
+            "type": format!("{mark}.other-{round}"), "subject": format!("{mark}-bolt"), "data": {}}));
+        let count = events.len();
         let sent = sent(world, mark, key, json!(events)).await?;
         let receipt = |at: usize| sent["results"][at]["receipt"].as_str().map(str::to_owned);
         receipts.push((receipt(0).context("a receipt")?, receipt(1).context("a receipt")?));
-        settled(world, key, (round + 1) * teams.len()).await?;
+        settled(world, key, (round + 1) * count).await?;
     }
     receipts.into_iter().next().context("a round")
 }

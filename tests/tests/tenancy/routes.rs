@@ -1,5 +1,7 @@
 //! The routes: which scope each needs, and what its places name.
 
+use runtime::task::now_us;
+
 /// An operation of the document, and what stands in it.
 pub struct Route {
     /// `GET /v1/teams`.
@@ -9,7 +11,7 @@ pub struct Route {
     /// Kinds of what its path names, in order; `|` between several that may stand there.
     pub ids: &'static [&'static str],
     /// What its query must have besides.
-    pub query: &'static str,
+    pub query: String,
     /// Bodies; a kind in `<>` names something of it.
     pub bodies: Vec<String>,
 }
@@ -54,18 +56,32 @@ const REPORT: &str = "from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
 /// A price is of a meter; this one is the other tenant's own.
 const RESOLVED: &str = "meter=bravo7-tokens&at=2026-03-01T00:00:00Z";
 
+/// The days around now, of which analytics and exports take a year at most.
+fn days_around_now() -> String {
+    let day = 24 * 3_600 * 1_000_000;
+    let [from, to] = [now_us() - day, now_us() + day].map(domain::time::format);
+    format!("from={from}&to={to}")
+}
+
 /// All of them.
 pub fn routes() -> Vec<Route> {
     let mut all = Vec::new();
+    let around_now = days_around_now();
     let mut add = |operation: &'static str,
                    scope: &'static str,
                    ids: &'static [&'static str],
                    bodies: &[&str]| {
         let bodies = bodies.iter().map(|body| (*body).to_owned()).collect();
         let query = match operation {
-            "GET /v1/usage-report" => REPORT,
-            "GET /v1/rating/resolve" => RESOLVED,
-            _ => "",
+            "GET /v1/usage-report" => REPORT.to_owned(),
+            "GET /v1/rating/resolve" => RESOLVED.to_owned(),
+            "GET /v1/analytics/usage"
+            | "GET /v1/analytics/revenue"
+            | "GET /v1/analytics/cost"
+            | "GET /v1/analytics/margin" => format!("{around_now}&group_by=team"),
+            path if path.starts_with("GET /v1/analytics/") => around_now.clone(),
+            path if path.starts_with("GET /v1/exports/") => around_now.clone(),
+            _ => String::new(),
         };
         all.push(Route { operation, scope, ids, query, bodies });
     };
@@ -103,6 +119,8 @@ pub fn routes() -> Vec<Route> {
     add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str(), faulty.as_str()]);
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
     add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
+    let calculation = r#"{"type": "<event_type>", "team": "<team>", "data": {"n": "1"}}"#;
+    add("POST /v1/rating/calculate", "catalog:read", &[], &[calculation]);
     add("GET /v1/meters", "catalog:read", &[], &[]);
     add("GET /v1/meters/{key}", "catalog:read", &["meter"], &[]);
     add(
@@ -186,6 +204,20 @@ pub fn routes() -> Vec<Route> {
     add("GET /v1/explain/{id}", "balances:read and usage:read", &["journal|transfer"], &[]);
     add("GET /v1/usage", "usage:read", &[], &[]);
     add("GET /v1/usage-report", "usage:read", &[], &[]);
+    add("GET /v1/analytics/usage", "usage:read", &[], &[]);
+    add("GET /v1/analytics/unpriced", "usage:read", &[], &[]);
+    for operation in [
+        "GET /v1/analytics/revenue",
+        "GET /v1/analytics/cost",
+        "GET /v1/analytics/margin",
+        "GET /v1/analytics/overview",
+        "GET /v1/exports/usage_lines.csv",
+        "GET /v1/exports/usage_lines.parquet",
+    ] {
+        add(operation, "balances:read and usage:read", &[], &[]);
+    }
+    add("GET /v1/exports/events.csv", "usage:read", &[], &[]);
+    add("GET /v1/exports/events.parquet", "usage:read", &[], &[]);
     add("GET /v1/events", "usage:read", &[], &[]);
     add("GET /v1/events/{receipt}", "usage:read", &["receipt|rejected"], &[]);
     add("GET /v1/rejected-events", "usage:read", &[], &[]);

@@ -42,6 +42,9 @@ pub struct RateArguments {
     /// Prices that the catalog has besides, of other models
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     more_rates: u32,
+    /// Prices by the heaviest model: tiers by a running total, an allowance, a maximum, a unit that is converted
+    #[arg(long)]
+    tiers: bool,
     /// Identities that have left the table, which all events are too old for
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=200_000_000))]
     behind: u64,
@@ -57,9 +60,10 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let (events, sizes) = (arguments.events, (arguments.load.batch, arguments.requests));
     let account = Account::of(&generator, events);
     let blocks = Desk::new(now_us)?.blocks(&generator, 0..events, sizes, now_us)?;
-    let more = More { meters: arguments.more_meters, rates: arguments.more_rates };
+    let more =
+        More { meters: arguments.more_meters, rates: arguments.more_rates, tiers: arguments.tiers };
     let rated = rate_blocks(&blocks.messages, more, arguments.behind, now_us)?;
-    check(&rated.messages, &account)?;
+    check(&rated.messages, &account, arguments.tiers)?;
     let (plain, books) = one_by_one(&generator, events, arguments.load.batch)?;
     let difference = account.first_difference(&books);
     ensure!(difference.is_none(), "the sums of the plain loop are wrong: {difference:?}");
