@@ -29,6 +29,9 @@ const NAMING: [&str; 20] = [
     "user",
 ];
 
+/// Members with such a word that say a kind of thing and name none.
+const KINDS: [&str; 2] = ["rates.model", "offers.source"];
+
 /// Members of an operation's bodies that name something: names from the outermost in, with a dot
 /// between them.
 pub fn naming(document: &Value, operation: &Value) -> BTreeSet<String> {
@@ -42,6 +45,9 @@ pub fn naming(document: &Value, operation: &Value) -> BTreeSet<String> {
 }
 
 fn is_naming(path: &str) -> bool {
+    if KINDS.iter().any(|kind| format!(".{path}").ends_with(&format!(".{kind}"))) {
+        return false;
+    }
     let word = path.rsplit(['.', '_']).next().unwrap_or_default();
     NAMING.contains(&word) || word.strip_suffix('s').is_some_and(|one| NAMING.contains(&one))
 }

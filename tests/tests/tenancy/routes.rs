@@ -54,7 +54,7 @@ pub const FILTERS: [(&str, &str, &str); 28] = [
 const REPORT: &str = "from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
 
 /// A price is of a meter; this one is the other tenant's own.
-const RESOLVED: &str = "meter=bravo7-tokens";
+const RESOLVED: &str = "meter=bravo7-tokens&at=2026-03-01T00:00:00Z";
 
 /// The days around now, of which analytics and exports take a year at most.
 fn days_around_now() -> String {
