@@ -228,6 +228,8 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     for sql in [
         "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5) ON CONFLICT DO NOTHING",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
+        "INSERT INTO running_totals (tenant_id, team, meter, scope, period, starts_at, quantity)
+         VALUES ($1, 'acme', 'calls', '', 'ever', '-infinity', 7)",
         // Of a partition and a team that nobody settles.
         "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",
         "INSERT INTO reversals (tenant_id, partition, batch_to, ordinal, team, currency, meter, bucket, amount)
@@ -716,7 +718,7 @@ async fn what_is_sent_is_seen_in_balances_usage_events_and_the_statement() -> Re
         .context("a line")?;
     assert_eq!(
         *line,
-        json!({"meter": "tokens", "unit": "token", "quantity": "3", "status": "priced", "dimensions": {"model": "gpt"},
+        json!({"meter": "tokens", "unit": "token", "quantity": "3", "status": "priced", "dimensions": {"model": "gpt"}, "total_before": "0",
         "card": "standard", "card_version": 1, "currency": "USD", "charge": "0.01",
         "cost_card": "providers", "cost_card_version": 1, "cost_currency": "USD", "cost": "0.003",
         "transfer_id": line["transfer_id"], "cost_transfer_id": line["cost_transfer_id"]})

@@ -96,6 +96,7 @@ const CASES: &[Case] = &[
     ("catalog", "is_appended", Finds, &["{tenant}", "1"]),
     ("catalog", "newest", Finds, &["{tenant}"]),
     ("catalog", "newest_version", Finds, &["{tenant}"]),
+    ("catalog", "of_version", Finds, &["{tenant}", "1"]),
     ("catalog_preview", "used", Finds, &["{tenant}", "{tokens}", "0", "100"]),
     ("conservation", "answered", Finds, &["{tenant}"]),
     ("events", "journals", Finds, &["{tenant}", "{partitions}", "{positions}"]),
