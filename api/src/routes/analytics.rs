@@ -36,10 +36,10 @@ use ask::{Ask, Takes};
 )]
 pub(crate) struct SelectionQuery {
     /// First event time, RFC 3339, inclusive.
-    #[param(format = DateTime)]
+    #[param(format = DateTime, example = "2026-03-01T00:00:00Z")]
     from: String,
     /// Last event time, RFC 3339, exclusive; at most 400 days after `from`.
-    #[param(format = DateTime)]
+    #[param(format = DateTime, example = "2026-04-01T00:00:00Z")]
     to: String,
     /// One team; all if absent.
     team: Option<String>,
