@@ -20,7 +20,7 @@ mod rate_form;
 
 pub(crate) use self::{
     offer_form::{HolderForm, OfferForm, OfferSchema},
-    rate_form::{RateForm, RateSchema},
+    rate_form::{RateForm, RateSchema, shortest},
 };
 
 /// One path or several, of which the first that is present counts.

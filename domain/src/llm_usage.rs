@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use crate::{money, wire::record::AttributeKind};
+use crate::{event::unescape, money, wire::record::AttributeKind};
 
 mod anthropic;
 mod cohere;
@@ -226,6 +226,16 @@ pub struct Fault(pub String);
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
+    }
+}
+
+/// The provider that the member `/provider` of `data` names, if it is text.
+#[must_use]
+pub fn provider(kind: AttributeKind, text: &[u8]) -> Option<String> {
+    match kind {
+        AttributeKind::Text => Some(String::from_utf8_lossy(text).into_owned()),
+        AttributeKind::EscapedText => Some(unescape(text)),
+        _ => None,
     }
 }
 

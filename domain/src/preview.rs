@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     catalog::{CardVersionName, Catalog},
-    event::{ATTRIBUTES_MAX, NESTING_MAX, unescape},
+    event::{ATTRIBUTES_MAX, NESTING_MAX},
     llm_usage::{self, Member},
     meter::push_segment,
     money::Amount,
@@ -40,7 +40,7 @@ pub struct Hypothetical<'a> {
     /// When it would happen, microseconds since 1970 UTC.
     pub time_us: i64,
     /// Its `data`.
-    pub data: &'a RawValue,
+    pub data: &'a Data<'a>,
 }
 
 /// A line as rating has it, with its names.
@@ -81,7 +81,7 @@ pub fn preview(
     totals: &dyn Totals,
     asked: &Hypothetical<'_>,
 ) -> Result<(Outcome, Vec<PreviewLine>), PreviewError> {
-    let message = block(asked)?;
+    let message = block(asked);
     let read = |error| PreviewError::Data(format!("the event cannot be read: {error}"));
     let header = BlockHeader::decode(&message).map_err(read)?;
     let body = header.body(&message).map_err(read)?;
@@ -124,18 +124,12 @@ pub fn preview(
 }
 
 /// A block with the event alone, as ingest would write it.
-fn block(asked: &Hypothetical<'_>) -> Result<Vec<u8>, PreviewError> {
-    let raw = asked.data.get();
-    let mut found = Found { raw, scalars: Vec::new() };
-    if !raw.trim_start().starts_with('{') {
-        return Err(PreviewError::Data("`data` is no object".into()));
-    }
-    found.value(asked.data, &mut String::new(), 0)?;
-    found.derive()?;
+fn block(asked: &Hypothetical<'_>) -> Vec<u8> {
+    let Data { raw, scalars } = asked.data;
     let mut writer = BlockWriter::default();
     let tenant = writer.tenant(Uuid::nil());
-    let mut attributes = Vec::with_capacity(found.scalars.len());
-    for scalar in &found.scalars {
+    let mut attributes = Vec::with_capacity(scalars.len());
+    for scalar in scalars {
         let pointer = writer.dictionary.intern(&scalar.pointer);
         let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
         let (offset, length) = (place(scalar.offset), place(scalar.length));
@@ -166,15 +160,17 @@ fn block(asked: &Hypothetical<'_>) -> Result<Vec<u8>, PreviewError> {
         raw: raw.as_bytes(),
     };
     writer.push(&Entry::Event(event));
-    Ok(writer.finish())
+    writer.finish()
 }
 
-/// The scalars of an event's data.
-struct Found<'a> {
+/// The data of an event, read.
+#[derive(Clone, Debug)]
+pub struct Data<'a> {
     raw: &'a str,
     scalars: Vec<Scalar>,
 }
 
+#[derive(Clone, Debug)]
 struct Scalar {
     pointer: String,
     kind: AttributeKind,
@@ -182,7 +178,18 @@ struct Scalar {
     length: usize,
 }
 
-impl Found<'_> {
+impl<'a> Data<'a> {
+    /// Reads an object as ingest does: its scalars, and the classes of a provider's usage object.
+    pub fn read(data: &'a RawValue) -> Result<Data<'a>, PreviewError> {
+        let mut read = Data { raw: data.get(), scalars: Vec::new() };
+        if !read.raw.trim_start().starts_with('{') {
+            return Err(PreviewError::Data("`data` is no object".into()));
+        }
+        read.value(data, &mut String::new(), 0)?;
+        read.derive()?;
+        Ok(read)
+    }
+
     /// Adds what stands in a value, whose pointer is `pointer`.
     fn value(
         &mut self,
@@ -197,7 +204,7 @@ impl Found<'_> {
         let (text, length) = (value.get(), pointer.len());
         match text.as_bytes().first() {
             Some(b'{') => {
-                let members: Vec<(String, &RawValue)> = members(text).map_err(wrong)?;
+                let members: BTreeMap<String, &RawValue> = from_str(text).map_err(wrong)?;
                 if members.is_empty() {
                     return self.scalar(pointer, AttributeKind::EmptyObject, text);
                 }
@@ -260,20 +267,15 @@ impl Found<'_> {
     /// Adds the classes of a provider's usage object, as ingest does.
     fn derive(&mut self) -> Result<(), PreviewError> {
         let named = self.scalars.iter().find(|scalar| scalar.pointer == "/provider");
-        let provider = named.and_then(|scalar| match scalar.kind {
-            AttributeKind::Text => String::from_utf8(self.text(scalar).to_vec()).ok(),
-            AttributeKind::EscapedText => Some(unescape(self.text(scalar))),
-            _ => None,
-        });
+        let provider = named.and_then(|scalar| llm_usage::provider(scalar.kind, self.text(scalar)));
         let Some(provider) = provider else { return Ok(()) };
         let of_usage: Vec<&Scalar> =
             self.scalars.iter().filter(|scalar| llm_usage::concerns(&scalar.pointer)).collect();
-        let member =
-            |scalar: &&Scalar| Member { pointer: "", kind: scalar.kind, text: self.text(scalar) };
-        let members: Vec<Member<'_>> = of_usage
-            .iter()
-            .map(|scalar| Member { pointer: &scalar.pointer, ..member(scalar) })
-            .collect();
+        let mut members = Vec::with_capacity(of_usage.len());
+        for scalar in &of_usage {
+            let (pointer, text) = (scalar.pointer.as_str(), self.text(scalar));
+            members.push(Member { pointer, kind: scalar.kind, text });
+        }
         let terms = llm_usage::derive(&provider, &members).map_err(|fault| {
             PreviewError::Data(format!("`usage` of {provider} cannot be read: {fault}"))
         })?;
@@ -288,12 +290,6 @@ impl Found<'_> {
         self.scalars.extend(derived);
         Ok(())
     }
-}
-
-/// Members of an object in their order. A name that is there twice is a mistake of the caller.
-fn members(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
-    let members: BTreeMap<String, &RawValue> = from_str(text)?;
-    Ok(members.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -313,7 +309,7 @@ mod tests {
             app: None,
             feature: None,
             time_us: 1_700_000_000_000_000,
-            data: &data,
+            data: &Data::read(&data)?,
         };
         let (_, lines) = preview(&catalog, &NoTotals, &asked)?;
         let amount = |line: &PreviewLine| {

@@ -15,19 +15,13 @@ mod unit;
 
 use std::sync::Arc;
 
-use ethnum::I256;
-
 pub(crate) use self::compile::{compile, models};
 pub use self::{
     compile::{FACTOR_MAX, PERCENT_MAX, TIERS_MAX, WINDOWS_MAX},
     time::Local,
 };
 use self::{curve::Running, time::Prices, unit::Unit};
-use crate::{
-    money::{Amount, ONE, round},
-    period::PeriodKind,
-    quantity::Quantity,
-};
+use crate::{money::Amount, period::PeriodKind, quantity::Quantity};
 
 /// What a row charges where it is more than one price for every unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,17 +133,13 @@ impl Terms {
         let amount = match &self.basis {
             Basis::Usage(prices) => prices.at(usage.local).charge(usage.quantity).map(Amount::raw),
             Basis::Total(running) => running.charge(usage),
-            Basis::Cost { factor } => times(usage.cost.ok_or(Uncharged::CostUnknown)?, *factor),
+            Basis::Cost { factor } => {
+                usage.cost.ok_or(Uncharged::CostUnknown)?.checked_mul(*factor).map(Amount::raw)
+            }
         };
         amount
             .and_then(|raw| raw.checked_add(self.fee.raw()))
             .and_then(Amount::from_raw)
             .ok_or(Uncharged::OutOfRange)
     }
-}
-
-/// An amount times a factor at scale 12, rounded once.
-fn times(amount: Amount, factor: Amount) -> Option<i128> {
-    let product = I256::from(amount.raw()).checked_mul(I256::from(factor.raw()))?;
-    i128::try_from(round(product, I256::from(ONE))).ok()
 }

@@ -114,6 +114,24 @@ pub struct TotalName {
     pub start_us: i64,
 }
 
+impl TotalName {
+    /// The name of a total as it is stored: without a start it goes on for ever. `None` for a period of no kind.
+    #[must_use]
+    pub fn stored(
+        meter: &str,
+        scope: &str,
+        period: &str,
+        start_us: Option<i64>,
+    ) -> Option<TotalName> {
+        Some(TotalName {
+            meter: meter.into(),
+            scope: scope.into(),
+            period: PeriodKind::from_name(period)?,
+            start_us: start_us.unwrap_or(i64::MIN),
+        })
+    }
+}
+
 /// A running total before and after a line, in priced units (raw, 10⁻¹²).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineTotal {

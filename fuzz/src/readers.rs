@@ -176,7 +176,7 @@ fn rated(
         let opened = state.open(position, block).ok()?;
         let coming: Vec<Arc<Catalogs>> =
             opened.versions.iter().map(|version| catalogs(*version, header)).collect();
-        state.rate(position, append_time_us, &opened, &coming).ok()?;
+        state.rate(append_time_us, &opened, &opened.block().ok()?, &coming).ok()?;
         assert!(!state.must_cut_before(append_time_us), "the same time is of the same month");
     }
     Some(state.cut().expect("a batch is in the making").1)

@@ -3,9 +3,8 @@
 //! They point at the numbers that were sent, under names that no client's attribute can have.
 
 use domain::{
-    event::unescape,
     llm_usage::{self, Member},
-    wire::record::{Attribute, AttributeKind},
+    wire::record::Attribute,
 };
 
 use crate::{accept::Reject, batch::Strings, collect::Found, scan::Leaf};
@@ -45,12 +44,7 @@ pub fn derive(found: &Found, strings: &mut Strings, text: &[u8]) -> Result<Vec<A
 fn provider(found: &Found, strings: &Strings, text: &[u8]) -> Option<String> {
     let named =
         found.attributes.iter().find(|attribute| strings.get(attribute.pointer) == "/provider")?;
-    let inside = bytes(named, text);
-    match named.kind {
-        AttributeKind::Text => Some(String::from_utf8_lossy(inside).into_owned()),
-        AttributeKind::EscapedText => Some(unescape(inside)),
-        _ => None,
-    }
+    llm_usage::provider(named.kind, bytes(named, text))
 }
 
 fn bytes<'a>(attribute: &Attribute, text: &'a [u8]) -> &'a [u8] {

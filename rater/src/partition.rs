@@ -408,7 +408,8 @@ impl<'a> Owner<'a> {
                 self.shared.handle.block_on(self.shared.catalogs.at(*version))?;
             coming.push(Arc::new(catalogs));
         }
-        let unknown = self.state.unknown_teams(message.position, &opened, &coming)?;
+        let block = opened.block()?;
+        let unknown = self.state.unknown_teams(&opened, &block, &coming);
         if !unknown.is_empty() {
             let stored = self.shared.handle.block_on(running_totals(&self.shared.pool, unknown))?;
             for (team, totals) in stored {
@@ -423,7 +424,7 @@ impl<'a> Owner<'a> {
             state.batch().map_or((0, 0), |batch| (batch.entries, batch.forwarded()))
         };
         let before = counts(&self.state);
-        self.state.rate(message.position, message.append_time_us, &opened, &coming)?;
+        self.state.rate(message.append_time_us, &opened, &block, &coming)?;
         let after = counts(&self.state);
         let (unrated, rounded) = self.state.take_unrated();
         let metrics = &self.shared.metrics;
@@ -478,7 +479,7 @@ impl<'a> Owner<'a> {
             gauge.with_label_values(&[&label]).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&metrics.identities, table.identities());
-        set(&metrics.running_totals, self.state.totals().len());
+        set(&metrics.running_totals, self.state.totals().count());
         set(&metrics.ranges, ranges);
         set(&metrics.ranges_without_filter, without);
         metrics.table_from.with_label_values(&[&label]).set(table.coverage().table_from);

@@ -108,13 +108,25 @@ pub struct State {
     memory: Option<Memory>,
 }
 
-/// A decoded block and the catalog versions that its markers need.
+/// An unpacked block and the catalog versions that its markers need.
 #[derive(Debug)]
 pub struct Opened {
+    position: i64,
     header: BlockHeader,
     body: Vec<u8>,
     /// Versions above the current one that the block switches to, in order.
     pub versions: Vec<u64>,
+}
+
+impl Opened {
+    /// Its entries, as many as its header says.
+    pub fn block(&self) -> Result<Block<'_>, StateError> {
+        let position = self.position;
+        let damaged = |source| StateError::Block { position, source };
+        let block = Block::decode(&self.header, &self.body).map_err(damaged)?;
+        block.check_counts(&self.header).map_err(damaged)?;
+        Ok(block)
+    }
 }
 
 impl State {
@@ -286,7 +298,7 @@ impl State {
         self.next_rated = end;
     }
 
-    /// Decodes a block and says which catalog versions it needs.
+    /// Unpacks a block and says which catalog versions it needs.
     pub fn open(&self, position: i64, payload: &[u8]) -> Result<Opened, StateError> {
         let damaged = |source| StateError::Block { position, source };
         let header = BlockHeader::decode(payload).map_err(damaged)?;
@@ -298,17 +310,17 @@ impl State {
             current = current.max(*version);
             newer
         });
-        Ok(Opened { header, body, versions })
+        Ok(Opened { position, header, body, versions })
     }
 
-    /// Teams with events in the block whose running totals Postgres has to be asked for first. `coming`
-    /// as for [`State::rate`].
+    /// Teams with events in the block whose running totals Postgres has to be asked for first. `block` and
+    /// `coming` as for [`State::rate`].
     pub fn unknown_teams(
         &self,
-        position: i64,
         opened: &Opened,
+        block: &Block<'_>,
         coming: &[Arc<Catalogs>],
-    ) -> Result<Vec<TeamName>, StateError> {
+    ) -> Vec<TeamName> {
         let counts = |tenant: Uuid| {
             let all = std::iter::once(&self.catalogs).chain(coming);
             all.filter_map(|catalogs| catalogs.of(tenant)).any(|catalog| catalog.counts)
@@ -316,10 +328,8 @@ impl State {
         let header = &opened.header;
         let counting: Vec<bool> = header.tenants.iter().map(|one| counts(one.tenant)).collect();
         if !counting.contains(&true) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let block = Block::decode(header, &opened.body)
-            .map_err(|source| StateError::Block { position, source })?;
         let of_event = |entry: &Entry<'_>| match entry {
             Entry::Event(event) | Entry::Copy(_, _, event) => Some((event.tenant, event.team)),
             _ => None,
@@ -333,7 +343,7 @@ impl State {
                 let team = block.dictionary.get(team).unwrap_or_default();
                 (header.tenant(tenant).unwrap_or_default(), Arc::from(team))
             });
-        Ok(teams.filter(|team| !self.totals.is_loaded(team)).collect())
+        teams.filter(|team| !self.totals.is_loaded(team)).collect()
     }
 
     /// What Postgres has of a team's running totals.
@@ -341,16 +351,17 @@ impl State {
         self.totals.load(team, stored);
     }
 
-    /// Rates an opened block into the batch in the making. `coming` are the catalogs of
+    /// Rates an opened block, with its entries, into the batch in the making. `coming` are the catalogs of
     /// [`Opened::versions`], in that order. The caller cuts the batch first where
     /// [`State::must_cut_before`] says so.
     pub fn rate(
         &mut self,
-        position: i64,
         append_time_us: i64,
         opened: &Opened,
+        block: &Block<'_>,
         coming: &[Arc<Catalogs>],
     ) -> Result<(), StateError> {
+        let position = opened.position;
         // INV-12, INV-15: blocks are rated in the order of the log, and none is left out.
         if position != self.next_position() {
             return Err(StateError::Gap { wanted: self.next_position(), found: position });
@@ -359,9 +370,6 @@ impl State {
         if let Some(accepted) = self.accepted_version.filter(|one| *one > self.catalogs.version) {
             return Err(StateError::CatalogMissing(accepted));
         }
-        let block = Block::decode(&opened.header, &opened.body)
-            .and_then(|block| block.check_counts(&opened.header).map(|()| block))
-            .map_err(|source| StateError::Block { position, source })?;
         let (catalogs, memory, totals) = (&mut self.catalogs, &mut self.memory, &mut self.totals);
         let (batch, _) = self.batch.get_or_insert_with(|| {
             totals.begin_batch();
@@ -371,7 +379,7 @@ impl State {
         let place = BlockPlace { partition: self.partition, position, append_time_us };
         batch.take_block(
             place,
-            (&opened.header, &block),
+            (&opened.header, block),
             catalogs,
             coming,
             &mut Known {

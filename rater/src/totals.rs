@@ -50,20 +50,6 @@ struct Total {
 #[derive(Clone, Debug, Default)]
 pub struct Changes(Vec<(TeamName, TotalName, Option<Total>)>);
 
-impl Changes {
-    /// How many totals.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether none was changed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 /// The totals of one team, for rating.
 pub struct OfTeam<'a>(Option<&'a Team>);
 
@@ -82,14 +68,8 @@ impl Totals {
 
     /// How many totals are in memory.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count
-    }
-
-    /// Whether none is in memory.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// What Postgres has of a team. A total that was rated or read from `[rated]` is newer.

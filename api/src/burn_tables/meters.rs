@@ -9,6 +9,7 @@ use domain::{
 };
 
 use super::rule_names;
+use crate::provider_prices::cost_card::dimension;
 
 /// The type of events that clients of burn tables report tokens with.
 const TOKEN_USAGE: &str = "TOKEN_USAGE";
@@ -45,8 +46,7 @@ fn pointer_of(name: &str) -> String {
 
 /// The name of a meter's dimension that looks at the model.
 pub(crate) fn model_dimension(meter: &MeterDefinition) -> Option<&str> {
-    let looks = |paths: &Paths| paths.all().iter().any(|path| path == "$.model");
-    meter.dimensions.iter().find(|(_, paths)| looks(paths)).map(|(name, _)| name.as_str())
+    dimension(meter, "$.model")
 }
 
 /// The meters of a class, such that no event type is looked at by two of them: rows for both would

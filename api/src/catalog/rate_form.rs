@@ -134,7 +134,10 @@ impl RateForm {
 }
 
 fn shorten(text: &mut String) {
-    if let Ok(number) = Amount::parse_exact(text) {
-        *text = number.to_string();
-    }
+    *text = shortest(text);
+}
+
+/// Decimal text without needless zeros; any other as it is.
+pub(crate) fn shortest(text: &str) -> String {
+    Amount::parse_exact(text).map_or_else(|_| text.to_owned(), |amount| amount.to_string())
 }

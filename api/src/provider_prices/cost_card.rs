@@ -215,7 +215,7 @@ fn class_of(meter: &MeterDefinition) -> Option<UsageClass> {
 }
 
 /// The name of the meter's dimension that looks at a path.
-fn dimension<'a>(meter: &'a MeterDefinition, path: &str) -> Option<&'a str> {
+pub(crate) fn dimension<'a>(meter: &'a MeterDefinition, path: &str) -> Option<&'a str> {
     let looks = |paths: &Paths| paths.all().iter().any(|known| known == path);
     meter.dimensions.iter().find(|(_, paths)| looks(paths)).map(|(name, _)| name.as_str())
 }

@@ -6,14 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
-use domain::{
-    catalog::CatalogDocument,
-    money::Amount,
-    pricing::{Local, Terms, Usage},
-    quantity::Quantity,
-    rate_card::{CardKind, Rate},
-    time,
-};
+use domain::{money::Amount, time};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
@@ -22,9 +15,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use self::multipliers::Catalogs;
+use self::{catalogs::Catalogs, steps::Steps};
 use super::{
-    events::{Line, receipt, some},
+    events::{Line, some},
     transfers::{Journal, Transfer, transfer_id},
 };
 use crate::{
@@ -38,13 +31,14 @@ use crate::{
     state::Api,
     store::{
         conservation,
-        events::{EventRow, LineRow},
+        events::EventRow,
         explain::{self, GroupRow, Place, Scope, Side, SumKey, SumRow},
         statement::{self, JournalRow, TransferRow},
     },
 };
 
-mod multipliers;
+mod catalogs;
+mod steps;
 
 /// Transfers of a journal that one answer lists; sums and totals are over all.
 const TRANSFERS_MAX: usize = 1_000;
@@ -537,133 +531,6 @@ fn sum(key: &SumKey, figures: Figures) -> Sum {
         amount: figures.amount.to_string(),
         quantity: figures.quantity.to_string(),
         lines: figures.lines,
-    }
-}
-
-/// Goes from line to line.
-struct Steps<'a> {
-    scope: &'a Scope,
-    /// The newest one, in which every published card stands as it is.
-    catalog: &'a CatalogDocument,
-    /// Those that rated the events.
-    catalogs: Catalogs,
-    /// Ids of the transfers.
-    ids: BTreeMap<SumKey, String>,
-    running: BTreeMap<SumKey, Amount>,
-}
-
-impl Steps<'_> {
-    fn event(&mut self, row: EventRow) -> Result<ExplainedEvent, ApiError> {
-        let place = row.place();
-        let mut lines = Vec::new();
-        for line in row.lines {
-            let of = (row.team.as_str(), row.catalog_version);
-            lines.extend(self.line(of, line, row.order_us)?);
-        }
-        Ok(ExplainedEvent {
-            receipt: receipt(place),
-            id: row.event_id,
-            source: row.source,
-            r#type: row.event_type,
-            team: row.team,
-            user: some(row.user),
-            time: time::format(row.order_us),
-            accepted_at: time::format(row.append_us),
-            catalog_version: row.catalog_version,
-            lines,
-        })
-    }
-
-    /// The line, unless it is not in the scope.
-    fn line(
-        &mut self,
-        (team, catalog_version): (&str, i64),
-        row: LineRow,
-        time_us: i64,
-    ) -> Result<Option<ExplainedLine>, ApiError> {
-        let only = self.scope.only.as_ref();
-        let wanted = |key: &SumKey| only.is_none_or(|only| only == key);
-        let (charged, costed) = (row.charged(team), row.costed());
-        let id = |key: &Option<SumKey>| self.ids.get(key.as_ref()?).cloned();
-        let (transfer_id, cost_transfer_id) = (id(&charged), id(&costed));
-        let (charged, costed) = (charged.filter(wanted), costed.filter(wanted));
-        if charged.is_none() && costed.is_none() && only.is_some() {
-            return Ok(None);
-        }
-        let charge_step = match charged {
-            Some(key) => {
-                let card = (CardKind::Rate, row.card.as_str(), row.card_version);
-                let multiplier = self.catalogs.multiplier(catalog_version, team, &row, time_us);
-                let amount = row.charge.as_deref();
-                Some(self.step(key, card, (&row, time_us), (amount, multiplier))?)
-            }
-            None => None,
-        };
-        let cost_step = match costed {
-            Some(key) => {
-                let card = (CardKind::Cost, row.cost_card.as_str(), row.cost_card_version);
-                Some(self.step(key, card, (&row, time_us), (row.cost.as_deref(), None))?)
-            }
-            None => None,
-        };
-        let line = Line::from(row).of_transfers(transfer_id, cost_transfer_id);
-        Ok(Some(ExplainedLine { line, charge_step, cost_step }))
-    }
-
-    /// The charge by terms that depend on more than the quantity.
-    fn by_terms(
-        &self,
-        terms: &Terms,
-        line: &LineRow,
-        time_us: i64,
-    ) -> Result<Option<Amount>, ApiError> {
-        let quantity = Quantity::from_raw(number(&line.quantity)?.raw());
-        let Some(quantity) = quantity.and_then(|quantity| terms.priced(quantity)) else {
-            return Ok(None);
-        };
-        let usage = Usage {
-            quantity,
-            before: number(&line.total_before)?.raw(),
-            local: terms
-                .needs_local_time()
-                .then(|| Local::of_zone(self.catalog.zone.as_deref(), time_us)),
-            cost: line.cost.as_deref().map(number).transpose()?,
-        };
-        Ok(terms.charge(&usage).ok())
-    }
-
-    fn step(
-        &mut self,
-        key: SumKey,
-        (kind, card, version): (CardKind, &str, u32),
-        (line, time_us): (&LineRow, i64),
-        (amount, multiplier): (Option<&str>, Option<Amount>),
-    ) -> Result<Step, ApiError> {
-        let card = self.catalog.cards.iter().find(|one| one.kind == kind && one.key == card);
-        let version = card.and_then(|card| card.versions.iter().find(|one| one.version == version));
-        let row = version.and_then(|version| version.row(&line.meter, &line.dimensions));
-        let computed = match row.map(|row| row.rate()) {
-            Some(Ok(Rate::Price(price))) => price.charge(number(&line.quantity)?.raw()),
-            Some(Ok(Rate::Unlimited)) => Some(Amount::ZERO),
-            Some(Ok(Rate::Terms(terms))) => self.by_terms(&terms, line, time_us)?,
-            Some(Err(_)) | None => None,
-        };
-        let computed = match multiplier {
-            None => computed,
-            Some(multiplier) => computed.and_then(|charge| charge.checked_mul(multiplier)),
-        };
-        let amount = amount.map(number).transpose()?.unwrap_or(Amount::ZERO);
-        let transfer_id = self.ids.get(&key).cloned();
-        let running = self.running.entry(key).or_insert(Amount::ZERO);
-        *running = add(*running, amount)?;
-        Ok(Step {
-            transfer_id,
-            rate: row.map(RateForm::outside),
-            multiplier: multiplier.map(|multiplier| multiplier.to_string()),
-            computed: computed.map(|amount| amount.to_string()),
-            matches: computed == Some(amount),
-            running_total: running.to_string(),
-        })
     }
 }
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::catalog::{check, load, publish};
 use crate::{
     auth::{Caller, Scope, TenantScope},
+    catalog::shortest,
     error::ApiError,
     extract::{Query, time_us},
     idempotency::{self, Call, IdempotencyKey, Made},
@@ -103,11 +104,6 @@ impl From<PriceRow> for ProviderPrice {
             imported_at: time::format(row.imported_at_us),
         }
     }
-}
-
-/// Decimal text without needless zeros.
-fn shortest(text: &str) -> String {
-    Amount::parse_exact(text).map_or_else(|_| text.to_owned(), |amount| amount.to_string())
 }
 
 /// A price list to import.

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use domain::{
     catalog::{Catalog, CatalogDocument},
     money::Amount,
-    preview::{Hypothetical, PreviewError, PreviewLine, preview},
+    preview::{Data, Hypothetical, PreviewError, PreviewLine, preview},
     rating::{Charge, Outcome, TotalName, Totals},
     time,
 };
@@ -203,6 +203,8 @@ pub(crate) async fn calculate(
         _ => BTreeMap::new(),
     };
     let (source, feature) = (members.text(&["source"])?, members.text(&["feature", "feature_id"])?);
+    let data = members.get(&["data", "payload"]).unwrap_or(&body.value);
+    let data = Data::read(data).map_err(refused)?;
     let asked = Hypothetical {
         event_type: "",
         source: source.as_deref().unwrap_or_default(),
@@ -211,7 +213,7 @@ pub(crate) async fn calculate(
         app: None,
         feature: feature.as_deref(),
         time_us,
-        data: members.get(&["data", "payload"]).unwrap_or(&body.value),
+        data: &data,
     };
     let event_type = members.text(&["type", "event_type", "eventType"])?;
     let (event_type, outcome, lines) =

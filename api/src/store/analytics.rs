@@ -238,11 +238,9 @@ pub(super) fn event_filter(
 }
 
 /// Events that are meant, each once.
-fn once(columns: &str, filter: &str) -> String {
+pub(super) fn once(columns: &str, filter: &str) -> String {
     const KEY: &str = "tenant_id, team, time, partition, position, `index`, rating_run, sign";
-    format!(
-        "(SELECT {columns} FROM usage_events WHERE {filter} ORDER BY {KEY} LIMIT 1 BY {KEY}) AS e"
-    )
+    format!("(SELECT {columns} FROM usage_events WHERE {filter} ORDER BY {KEY} LIMIT 1 BY {KEY})")
 }
 
 /// Sums of one half of a period and one pair of currencies.
@@ -314,7 +312,7 @@ pub(crate) async fn counts(
     statement.sql = format!(
         "SELECT t.later AS later, sum(t.own) AS events, count() AS teams FROM (
             SELECT toUInt8(e.time >= fromUnixTimestamp64Micro({middle}, 'UTC')) AS later, e.team, sum(toInt64(e.sign)) AS own
-            FROM {events} GROUP BY later, e.team HAVING own > 0) AS t
+            FROM {events} AS e GROUP BY later, e.team HAVING own > 0) AS t
          GROUP BY t.later SETTINGS max_execution_time = 20"
     );
     read_rows(statement.rows(clickhouse).await?)
@@ -423,7 +421,7 @@ pub(crate) async fn unpriced(
             "SELECT [e.type, '', '', '', ''] AS keys, toUnixTimestamp64Micro(min(e.time)) AS first_us,
                 toUnixTimestamp64Micro(max(e.time)) AS last_us, sum(toInt64(e.sign)) AS events,
                 toInt64(0) AS unpriced, toInt64(0) AS uncosted, sum(toDecimal128(0, 12)) AS quantity
-             FROM {events} GROUP BY keys"
+             FROM {events} AS e GROUP BY keys"
         ));
     }
     let mut rest = String::new();

@@ -8,7 +8,7 @@ use futures_util::stream::Stream;
 use runtime::clickhouse::{ClickHouse, ClickHouseError};
 
 use super::{
-    analytics::{Selection, event_filter, line_filter},
+    analytics::{Selection, event_filter, line_filter, once},
     usage::Statement,
 };
 use crate::{auth::TenantScope, error::ApiError};
@@ -136,12 +136,9 @@ pub(crate) async fn events(
     selection: &Selection,
     format: Format,
 ) -> Result<impl Stream<Item = Result<Bytes, ClickHouseError>> + Send + use<>, ApiError> {
-    const KEY: &str = "tenant_id, team, time, partition, position, `index`, rating_run, sign";
     let mut statement = Statement::default();
     let filter = event_filter(&mut statement, tenant, selection);
-    let rows =
-        format!("(SELECT * FROM usage_events WHERE {filter} ORDER BY {KEY} LIMIT 1 BY {KEY})");
-    write(clickhouse, statement, EVENTS, &rows, format).await
+    write(clickhouse, statement, EVENTS, &once("*", &filter), format).await
 }
 
 /// Writes rows. What is limited: the time that an export takes, and its memory, most of which are the
@@ -163,7 +160,5 @@ async fn write(
          SETTINGS max_execution_time = 300, max_memory_usage = 1000000000, {settings}",
         columns.join(", ")
     );
-    let parameters: Vec<(&str, &str)> =
-        statement.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    Ok(clickhouse.query_stream(&statement.sql, &parameters, name).await?)
+    statement.stream(clickhouse, name).await
 }

@@ -1,8 +1,8 @@
 //! Running totals that prices depend on, as posted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use domain::{money::Amount, period::PeriodKind, rating::TotalName};
+use domain::{money::Amount, rating::TotalName};
 use sqlx::PgConnection;
 
 use crate::{auth::TenantScope, error::ApiError};
@@ -24,12 +24,7 @@ pub(crate) async fn of_team(
     .fetch_all(connection)
     .await?;
     let total = |(meter, scope, period, start_us, quantity): Row| {
-        let name = TotalName {
-            meter: Arc::from(meter),
-            scope: Arc::from(scope),
-            period: PeriodKind::from_name(&period)?,
-            start_us: start_us.unwrap_or(i64::MIN),
-        };
+        let name = TotalName::stored(&meter, &scope, &period, start_us)?;
         Some((name, Amount::parse_sum(&quantity).ok()?.raw()))
     };
     let rows = rows.into_iter().map(|row| {

@@ -106,6 +106,17 @@ impl Statement {
             self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Ok(clickhouse.query_json_rows(&self.sql, &parameters).await?)
     }
+
+    /// Runs it and answers what ClickHouse writes in one of its formats, while it is read.
+    pub async fn stream(
+        &self,
+        clickhouse: &ClickHouse,
+        format: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClickHouseError>> + Send + use<>, ApiError> {
+        let parameters: Vec<(&str, &str)> =
+            self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Ok(clickhouse.query_stream(&self.sql, &parameters, format).await?)
+    }
 }
 
 /// Adds usage up. Each row of the archive counts once, however often it was inserted, and is
@@ -135,10 +146,7 @@ pub(crate) async fn csv(
     question: &UsageQuestion,
     names: &[String],
 ) -> Result<impl Stream<Item = Result<Bytes, ClickHouseError>> + Send + use<>, ApiError> {
-    let statement = csv_statement(tenant, question);
-    let parameters: Vec<(&str, &str)> =
-        statement.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let rows = clickhouse.query_stream(&statement.sql, &parameters, "CSV").await?;
+    let rows = csv_statement(tenant, question).stream(clickhouse, "CSV").await?;
     let windows = (question.window != Window::None).then_some("window_start");
     let own = [
         "meter",

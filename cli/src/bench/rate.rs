@@ -183,7 +183,7 @@ fn take(
     let began = thread_time();
     let opened = state.open(position, block)?;
     let opening = thread_time();
-    state.rate(position, now_us, &opened, &[])?;
+    state.rate(now_us, &opened, &opened.block()?, &[])?;
     let rating = thread_time();
     if last || state.batch().is_some_and(|batch| batch.entries >= BATCH_ENTRIES) {
         let (_, message) = state.cut().context("a batch")?;

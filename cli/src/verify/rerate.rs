@@ -48,15 +48,14 @@ pub async fn sample(
     (count, seed): (u32, u64),
 ) -> Result<Check> {
     let mut check = Check::new(NAME);
-    let partitions = archived.keys().next_back().map_or(0, |last| last.saturating_add(1));
-    let ends: Vec<i64> =
-        (0..partitions).map(|one| archived.get(&one).copied().unwrap_or(-1)).collect();
+    let ends = by_partition(archived);
     if ends.is_empty() || count == 0 {
         return Ok(check);
     }
     let bytes = stored::sample(clickhouse, &ends, count, seed).await?;
     let rows = rows_of(&bytes)?;
-    let again = Again::load(snapshot, &rows).await?;
+    let mut again = Again::open(snapshot).await?;
+    again.read_catalogs(snapshot, &rows).await?;
     // Nothing erases texts yet: whoever empties one hides what else he has changed.
     let mut without_text = Vec::new();
     for row in &rows {
@@ -75,6 +74,12 @@ pub async fn sample(
         format!("{count} of {of} events have no text to rate again, the first is {first}")
     });
     Ok(check)
+}
+
+/// The last positions of the partitions, of which 0 is the first; −1 where there is none.
+pub fn by_partition(ends: &Ends) -> Vec<i64> {
+    let partitions = ends.keys().next_back().map_or(0, |last| last.saturating_add(1));
+    (0..partitions).map(|one| ends.get(&one).copied().unwrap_or(-1)).collect()
 }
 
 /// Rows as ClickHouse answers them.
@@ -102,14 +107,28 @@ pub struct Again {
 }
 
 impl Again {
-    /// Reads the tenants, and the catalogs that rated these rows.
-    pub async fn load(snapshot: &mut PgConnection, rows: &[Row<'_>]) -> Result<Again> {
+    /// Reads the installation and its tenants.
+    pub async fn open(snapshot: &mut PgConnection) -> Result<Again> {
         let installation = ledger::install::read(&mut *snapshot).await?;
         let tenants = stored::tenants(&mut *snapshot).await?;
-        let mut catalogs = BTreeMap::new();
+        Ok(Again {
+            identity_key: IdentityKey(installation.identity_key),
+            partitions: installation.partitions,
+            tenants: tenants.into_iter().map(|(id, key, external)| (id, (key, external))).collect(),
+            catalogs: BTreeMap::new(),
+            budget: Budget::new(MEMORY_BYTES, &Metrics::new(&telemetry::Metrics::new())?),
+        })
+    }
+
+    /// Reads the catalogs that rated these rows, unless it has them.
+    pub async fn read_catalogs(
+        &mut self,
+        snapshot: &mut PgConnection,
+        rows: &[Row<'_>],
+    ) -> Result<()> {
         for row in rows {
             let (tenant, version) = (row.uuid("tenant_id")?, row.u64("catalog_version")?);
-            if catalogs.contains_key(&(tenant, version)) {
+            if self.catalogs.contains_key(&(tenant, version)) {
                 continue;
             }
             let catalog = match stored::catalog(&mut *snapshot, tenant, version).await? {
@@ -118,15 +137,9 @@ impl Again {
                     .map_err(|faults| anyhow!("the catalog {version} of {tenant}: {faults:?}"))?,
                 None => Catalog::default(),
             };
-            catalogs.insert((tenant, version), Arc::new(catalog));
+            self.catalogs.insert((tenant, version), Arc::new(catalog));
         }
-        Ok(Again {
-            identity_key: IdentityKey(installation.identity_key),
-            partitions: installation.partitions,
-            tenants: tenants.into_iter().map(|(id, key, external)| (id, (key, external))).collect(),
-            catalogs,
-            budget: Budget::new(MEMORY_BYTES, &Metrics::new(&telemetry::Metrics::new())?),
-        })
+        Ok(())
     }
 
     fn compare(&self, recorded: &Row<'_>) -> Result<()> {

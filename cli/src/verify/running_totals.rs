@@ -5,14 +5,13 @@
 use anyhow::{Context as _, Result};
 use domain::{
     money::Amount,
-    period::PeriodKind,
     rating::{LineTotal, TotalName},
 };
 use ledger::verify::{Check, archive::Ends};
 use runtime::clickhouse::ClickHouse;
 use sqlx::PgConnection;
 
-use super::rerate::{Again, place, rows_of};
+use super::rerate::{Again, by_partition, place, rows_of};
 use crate::store::stored::{self, StoredTotal};
 
 const NAME: &str = "totals of periods";
@@ -29,9 +28,8 @@ pub async fn sample(
     (events, seed): (u32, u64),
 ) -> Result<Check> {
     let mut check = Check::new(NAME);
-    let partitions = posted.keys().next_back().map_or(0, |last| last.saturating_add(1));
-    let ends: Vec<i64> =
-        (0..partitions).map(|one| posted.get(&one).copied().unwrap_or(-1)).collect();
+    let ends = by_partition(posted);
+    let mut again = Again::open(snapshot).await?;
     let totals = stored::running_totals(snapshot, events.div_ceil(EVENTS_EACH), seed).await?;
     let mut long = 0_u32;
     for total in &totals {
@@ -42,7 +40,7 @@ pub async fn sample(
             continue;
         }
         check.rows += 1;
-        let again = Again::load(snapshot, &rows).await?;
+        again.read_catalogs(snapshot, &rows).await?;
         let mut moved = Vec::new();
         for row in &rows {
             let of_row =
@@ -60,12 +58,8 @@ pub async fn sample(
 
 /// What is wrong with a total, from all that its events moved, in the order of the log.
 fn fault(total: &StoredTotal, moved: Vec<(Result<String>, LineTotal)>) -> Result<Option<String>> {
-    let name = TotalName {
-        meter: total.meter.as_str().into(),
-        scope: total.scope.as_str().into(),
-        period: PeriodKind::from_name(&total.period).context("a period of no kind")?,
-        start_us: total.start_us.unwrap_or(i64::MIN),
-    };
+    let name = TotalName::stored(&total.meter, &total.scope, &total.period, total.start_us)
+        .context("a period of no kind")?;
     let stored = Amount::parse_sum(&total.quantity)?.raw();
     let of = || format!("{} of team {} from {:?}", total.meter, total.team, total.start_us);
     let mut running = 0;

@@ -22,12 +22,6 @@ pub struct Local {
 }
 
 impl Local {
-    /// [`Local::of`] a zone by its name; UTC where there is none.
-    #[must_use]
-    pub fn of_zone(name: Option<&str>, time_us: i64) -> Local {
-        Local::of(&name.and_then(crate::period::zone).unwrap_or(TimeZone::UTC), time_us)
-    }
-
     /// What they show at an instant, in microseconds since 1970 UTC. An instant beyond the calendar
     /// counts as its first or last.
     #[must_use]

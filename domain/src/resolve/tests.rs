@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     catalog::CatalogDocument,
     offer::Offer,
-    preview::{Hypothetical, PreviewLine, preview},
+    preview::{Data, Hypothetical, PreviewLine, preview},
     rating::{TotalName, Totals},
 };
 
@@ -43,7 +43,7 @@ fn line(
         app: None,
         feature: None,
         time_us,
-        data: &data,
+        data: &Data::read(&data).unwrap(),
     };
     let (_, mut lines) = preview(catalog, used, &asked).unwrap();
     let line = lines.pop().unwrap();

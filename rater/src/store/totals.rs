@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use domain::{money::Amount, period::PeriodKind, rating::TotalName};
+use domain::{money::Amount, rating::TotalName};
 use runtime::postgres::{Pool, PostgresError};
 use uuid::Uuid;
 
@@ -38,13 +38,8 @@ pub async fn running_totals(
 fn read(row: Row) -> Result<(TeamName, (TotalName, i128)), PostgresError> {
     let (tenant, team, meter, scope, period, start_us, quantity) = row;
     let broken = |what: &str| PostgresError::Broken(format!("a running total has the {what}"));
-    let kind = PeriodKind::from_name(&period).ok_or_else(|| broken(&format!("period {period}")))?;
+    let name = TotalName::stored(&meter, &scope, &period, start_us)
+        .ok_or_else(|| broken(&format!("period {period}")))?;
     let read = Amount::parse_sum(&quantity).map_err(|_| broken(&format!("quantity {quantity}")))?;
-    let name = TotalName {
-        meter: Arc::from(meter),
-        scope: Arc::from(scope),
-        period: kind,
-        start_us: start_us.unwrap_or(i64::MIN),
-    };
     Ok(((tenant, Arc::from(team)), (name, read.raw())))
 }

@@ -149,11 +149,12 @@ impl World {
         }
         let opened = owner.state.open(position, &block.payload).unwrap();
         let coming: Vec<_> = opened.versions.iter().map(|version| catalogs(*version)).collect();
-        for team in owner.state.unknown_teams(position, &opened, &coming).unwrap() {
+        let entries = opened.block().unwrap();
+        for team in owner.state.unknown_teams(&opened, &entries, &coming) {
             let stored = self.database.running_totals(&team);
             owner.state.put_totals(team, stored);
         }
-        owner.state.rate(position, block.append_time_us, &opened, &coming).unwrap();
+        owner.state.rate(block.append_time_us, &opened, &entries, &coming).unwrap();
         self.tell(|| format!("rater {partition}.{which} rates {position}"));
     }
 

@@ -1,12 +1,13 @@
-//! What charges were multiplied with, by the catalogs that rated their events.
+//! What the catalogs that rated events say of them: what a charge was multiplied with, and the local time.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
 };
 
-use domain::{money::Amount, resolve::resolve};
+use domain::{money::Amount, pricing::Local, resolve::resolve};
 
+use super::steps::Rated;
 use crate::{
     auth::TenantScope,
     compiled::{self, Compiled},
@@ -15,7 +16,7 @@ use crate::{
     store::events::{EventRow, LineRow},
 };
 
-/// Catalogs by their numbers, as far as teams hold offers in them.
+/// Catalogs by their numbers.
 pub(super) struct Catalogs(BTreeMap<u64, Arc<Compiled>>);
 
 impl Catalogs {
@@ -33,15 +34,24 @@ impl Catalogs {
                 place.insert(compiled::of_version(api, tenant, version).await?);
             }
         }
-        catalogs.retain(|_, compiled| !compiled.document.holders.is_empty());
         Ok(Self(catalogs))
     }
 
     /// What the charge of a line was multiplied with; none for nothing.
-    pub fn multiplier(&self, version: i64, team: &str, line: &LineRow, us: i64) -> Option<Amount> {
-        let catalog = &self.0.get(&version.unsigned_abs())?.catalog;
-        let chosen = resolve(catalog, Some(team), &line.meter, &line.dimensions, us)?.chosen?;
+    pub fn multiplier(&self, of: Rated<'_>, line: &LineRow) -> Option<Amount> {
+        let compiled = self.get(of).filter(|compiled| !compiled.document.holders.is_empty())?;
+        let (catalog, team) = (&compiled.catalog, Some(of.team));
+        let chosen = resolve(catalog, team, &line.meter, &line.dimensions, of.time_us)?.chosen?;
         let same = *chosen.card.card == *line.card && chosen.card.version == line.card_version;
         chosen.multiplier.filter(|_| same)
+    }
+
+    /// What clocks showed in the zone of the catalog.
+    pub fn local(&self, of: Rated<'_>) -> Option<Local> {
+        Some(Local::of(&self.get(of)?.catalog.time_zone, of.time_us))
+    }
+
+    fn get(&self, of: Rated<'_>) -> Option<&Compiled> {
+        self.0.get(&of.catalog_version.unsigned_abs()).map(|compiled| &**compiled)
     }
 }
