@@ -15,8 +15,8 @@ use domain::{
         block::{Block, BlockHeader, BlockWriter},
         carry::carry,
         rated::{Counts, Forward, Header, Outer, Parts, encode},
-        record::{Entry, EventRecord, Origin, Refused, Verdict},
-        row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
+        record::{Entry, EventRecord, Refused, Verdict},
+        row::{OtherOutcome, put_other, put_refused, put_usage_event},
         rows::ColumnsWriter,
         trace::{self, TraceContext},
     },
@@ -24,6 +24,8 @@ use domain::{
 use hashbrown::HashMap;
 use uuid::Uuid;
 
+pub use self::desk::BlockPlace;
+use self::desk::{Case, Desk, Rules, batch_tenant, counted, row_place};
 use crate::{
     catalogs::Catalogs,
     names::Names,
@@ -31,8 +33,10 @@ use crate::{
     seen::{Free, Seen, Taken},
     state::StateError,
     sums::{Account, Sums},
-    totals::{Changes, TeamName, Totals},
+    totals::{Changes, Totals},
 };
+
+mod desk;
 
 /// What a table covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,28 +131,6 @@ pub struct Batch {
     forwards: Vec<Forward>,
     forward_bytes: usize,
     forward_block: BlockWriter,
-}
-
-/// One block on its way through rating: everything its entries share.
-struct Desk<'a> {
-    position: i64,
-    partition: u32,
-    append_time_us: i64,
-    header: &'a BlockHeader,
-    block: &'a Block<'a>,
-    /// Per tenant of the block: its place in the batch's counts.
-    tenants: Vec<u32>,
-    /// Per string of the block: its number as a team of the sums.
-    teams: Vec<Option<u32>>,
-    /// Teams whose usage counts in running totals, by tenant and string of the block.
-    counted: HashMap<(u32, u32), TeamName>,
-}
-
-/// The entry being decided.
-struct Case<'a> {
-    index: u32,
-    event: &'a EventRecord<'a>,
-    copy: Option<(Verdict, Origin)>,
 }
 
 impl Batch {
@@ -566,64 +548,5 @@ impl Batch {
         let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
         let effects = Effects { added: self.added, changes: self.changes };
         (outer, message, effects, Memory::of(parts.rows, parts.others, self.sums))
-    }
-}
-
-/// Where a block stands.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockPlace {
-    /// Partition of `[usage]`.
-    pub partition: u32,
-    /// Position in it.
-    pub position: i64,
-    /// When the log appended it, microseconds.
-    pub append_time_us: i64,
-}
-
-/// The catalog in force for an entry.
-struct Rules<'a> {
-    catalog: &'a Catalog,
-    binding: &'a Binding,
-    names: &'a mut Names,
-    version: u64,
-}
-
-impl Rules<'_> {
-    fn place(&self) -> (u64, u32) {
-        (self.version, self.names.serial)
-    }
-}
-
-/// The team of an event whose usage counts in running totals.
-fn counted(desk: &mut Desk<'_>, event: &EventRecord<'_>) -> TeamName {
-    let (header, dictionary) = (desk.header, &desk.block.dictionary);
-    let name = || {
-        let team = dictionary.get(event.team).unwrap_or_default();
-        (header.tenant(event.tenant).unwrap_or_default(), Arc::from(team))
-    };
-    desk.counted.entry((event.tenant, event.team)).or_insert_with(name).clone()
-}
-
-fn batch_tenant(desk: &Desk<'_>, tenant: u32) -> u32 {
-    usize::try_from(tenant).ok().and_then(|tenant| desk.tenants.get(tenant)).copied().unwrap_or(0)
-}
-
-fn row_place<'a>(
-    desk: &Desk<'a>,
-    index: u32,
-    tenant: u32,
-    (catalog_version, serial): (u64, u32),
-    copy: Option<(Verdict, Origin)>,
-) -> RowPlace<'a> {
-    RowPlace {
-        position: desk.position,
-        index,
-        partition: desk.partition,
-        tenant: desk.header.tenant(tenant).unwrap_or_default(),
-        append_time_us: desk.append_time_us,
-        catalog_version,
-        dictionary: &desk.block.dictionary,
-        copy,
-        serial,
     }
 }
