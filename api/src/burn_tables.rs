@@ -1,9 +1,9 @@
 //! Burn tables: how many credits a model burns, by class of usage.
 //!
 //! A burn table is a rate card in a credit unit whose rows are each for a model. [`make`] gives a document
-//! the card, the meters that its rows need, and the rows in the card that prices usage: one default card
-//! prices a line, so where a burn table and a card in a currency both match, one of them wins and never
-//! both. Whatever a tenant has already is used; `burn_…` meters are made for the rest alone.
+//! the card, the meters that its rows need, and the rows in the default card: one card prices a line (of an
+//! offer that the team holds, else the default one), so where a burn table and a card in a currency both
+//! match, one of them wins and never both. Whatever a tenant has already is used; `burn_…` meters are made for the rest alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 

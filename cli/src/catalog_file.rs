@@ -164,7 +164,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
             Kind::Object => deserializer.deserialize_map(self),
             Kind::List => deserializer.deserialize_seq(self),
             Kind::Text => deserializer.deserialize_str(self),
-            Kind::Integer => deserializer.deserialize_u64(self),
+            Kind::Integer => deserializer.deserialize_i64(self),
             Kind::Truth => deserializer.deserialize_bool(self),
             Kind::TextOrList => deserializer.deserialize_any(self),
         }
@@ -185,6 +185,13 @@ impl<'de> Visitor<'de> for Reading<'_> {
         match self.kind {
             Kind::Integer => Ok(number.into()),
             _ => Err(E::invalid_type(de::Unexpected::Unsigned(number), &self)),
+        }
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Value, E> {
+        match self.kind {
+            Kind::Integer => Ok(number.into()),
+            _ => Err(E::invalid_type(de::Unexpected::Signed(number), &self)),
         }
     }
 
@@ -256,6 +263,11 @@ mod tests {
             rate("tiers: [{up_to: 1000, price: 0.30}, {price: 1E-7}]\n    per: 1000").unwrap();
         let tiers = json!([{"up_to": "1000", "price": "0.30"}, {"price": "1E-7"}]);
         assert_eq!(read, json!({"meter": "calls", "tiers": tiers, "per": 1000}));
+        let offers = yaml("offers: [{key: a, weight: -3}, {key: b, weight: 3}]").unwrap();
+        assert_eq!(
+            offers["offers"],
+            json!([{"key": "a", "weight": -3}, {"key": "b", "weight": 3}])
+        );
         let dimensions = rate("dimensions: {model: 4.10, stream: true, region: no}").unwrap();
         let texts = json!({"model": "4.10", "stream": "true", "region": "no"});
         assert_eq!(dimensions["dimensions"], texts);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
     catalog::CatalogDocument,
+    offer::Offer,
     rate_card::{Card, CardKind, CardVersion, Model, RateRow},
 };
 
@@ -15,7 +16,7 @@ pub(crate) struct RowChange<'c> {
     pub dimensions: &'c BTreeMap<String, String>,
     pub before: Option<CardRow<'c>>,
     pub after: Option<CardRow<'c>>,
-    /// Whether it prices usage: it is of a default card.
+    /// Whether it prices usage: it is of a default card, or of one that an offer names.
     pub in_use: bool,
     /// From which event time the version with the new row holds.
     pub effective_from_us: i64,
@@ -48,16 +49,17 @@ pub(crate) fn row_changes<'c>(
         compare(kind, last(before), last(after), true, &mut changes);
     }
     for card in &new.cards {
-        let in_use = |document| default_card(document, card.kind).map(|card| &card.key);
-        let stays = in_use(old) == Some(&card.key) && in_use(new) == Some(&card.key);
-        if in_use(new) == Some(&card.key) && !stays {
+        let is_default =
+            |document| default_card(document, card.kind).is_some_and(|it| it.key == card.key);
+        if is_default(new) && !is_default(old) {
             continue;
         }
+        let in_use = is_default(new) || is_offered(new, card);
         let published = old.cards.iter().find(|other| other.key == card.key);
         let mut before = published.and_then(|card| Some((card, card.versions.last()?)));
         let known = published.map_or(0, |card| card.versions.len());
         for version in card.versions.iter().skip(known) {
-            compare(card.kind, before, Some((card, version)), stays, &mut changes);
+            compare(card.kind, before, Some((card, version)), in_use, &mut changes);
             before = Some((card, version));
         }
     }
@@ -71,7 +73,8 @@ pub(crate) fn row_changes<'c>(
     changes
 }
 
-/// Meters whose usage may be charged otherwise: their prices in use change, or what they count does.
+/// Meters whose usage may be charged otherwise: their prices in use change, who has which, or what they
+/// count.
 pub(crate) fn meters_affected(
     old: &CatalogDocument,
     new: &CatalogDocument,
@@ -92,7 +95,68 @@ pub(crate) fn meters_affected(
     prices
         .map(|change| change.meter.to_owned())
         .chain(meters.map(|meter| meter.key.clone()))
+        .chain(meters_of_offers(old, new))
         .collect()
+}
+
+fn is_offered(document: &CatalogDocument, card: &Card) -> bool {
+    let mut cards = document.offers.iter().filter_map(|offer| offer.card.as_ref());
+    card.kind == CardKind::Rate && cards.any(|key| *key == card.key)
+}
+
+/// Meters of offers that change, or whose holders do, and of the offers below them.
+fn meters_of_offers(old: &CatalogDocument, new: &CatalogDocument) -> BTreeSet<String> {
+    let both = [old, new];
+    let only_in = |one: &CatalogDocument, other: &CatalogDocument| -> Vec<String> {
+        let offers = one.offers.iter().filter(|offer| !other.offers.contains(offer));
+        let held = holdings(one);
+        let holders = held
+            .difference(&holdings(other))
+            .map(|(offer, ..)| (*offer).to_owned())
+            .collect::<Vec<_>>();
+        offers.map(|offer| offer.key.clone()).chain(holders).collect()
+    };
+    let mut changed: BTreeSet<String> = only_in(old, new).into_iter().collect();
+    changed.extend(only_in(new, old));
+    // As often as an offer may be below another one.
+    let mut known = 0;
+    while known < changed.len() {
+        known = changed.len();
+        let offers = both.into_iter().flat_map(|document| &document.offers);
+        let below = offers
+            .filter(|offer| offer.parent.as_ref().is_some_and(|parent| changed.contains(parent)));
+        let below: Vec<String> = below.map(|offer| offer.key.clone()).collect();
+        changed.extend(below);
+    }
+    let meters = both.into_iter().flat_map(|document| {
+        let offers = document.offers.iter().filter(|offer| changed.contains(&offer.key));
+        offers.flat_map(|offer| meters_of_offer(document, offer))
+    });
+    meters.collect()
+}
+
+/// Who holds which offer, and when: the offer first.
+fn holdings(document: &CatalogDocument) -> BTreeSet<(&str, &str, i64, Option<i64>)> {
+    let holders = document.holders.iter();
+    holders
+        .map(|held| (held.offer.as_str(), held.team.as_str(), held.from_us, held.until_us))
+        .collect()
+}
+
+/// The meters that an offer is for, those that its card has rows for, or all.
+fn meters_of_offer(document: &CatalogDocument, offer: &Offer) -> Vec<String> {
+    if !offer.meters.is_empty() {
+        return offer.meters.clone();
+    }
+    match &offer.card {
+        Some(key) => {
+            let card = document.cards.iter().find(|card| card.key == *key);
+            let newest = card.and_then(|card| card.versions.last());
+            let rows = newest.map(|version| version.rates.as_slice()).unwrap_or_default();
+            rows.iter().map(|row| row.meter.clone()).collect()
+        }
+        None => document.meters.iter().map(|meter| meter.key.clone()).collect(),
+    }
 }
 
 /// The default card of a kind.
@@ -246,5 +310,44 @@ mod tests {
         assert_eq!((lines.len(), meters), (2, vec!["a".to_owned()]), "{lines:?}");
         new.meters[2].event_types.push("f".into());
         assert_eq!(told(&old, &new).1, ["a", "c"]);
+    }
+
+    #[test]
+    fn offers_and_their_holders_affect_the_meters_that_they_are_for() {
+        let rates = [row("a", "1")];
+        let cards = vec![
+            card("one", CardKind::Rate, &[&rates]),
+            card("two", CardKind::Rate, &[&[row("b", "1")]]),
+        ];
+        let offer = |key: &str, fields: &str| -> Offer {
+            let text = format!(r#"{{"key": "{key}", "source": "team", {fields}}}"#);
+            serde_json::from_str(&text).unwrap()
+        };
+        let old = catalog(cards, "one");
+        let meters = |old: &CatalogDocument, new: &CatalogDocument| told(old, new).1;
+        let mut new = old.clone();
+        new.offers.push(offer("card", r#""card": "two""#));
+        assert_eq!(meters(&old, &new), ["b"]);
+        assert_eq!(meters(&new, &old), ["b"]);
+        new.cards[1].versions.push(CardVersion {
+            version: 2,
+            effective_from_us: 0,
+            rates: vec![row("b", "2")],
+        });
+        let mut before = new.clone();
+        before.cards[1].versions.pop();
+        assert_eq!(told(&before, &new).0, ["b two:1:1 -> two:2:2"], "an offered card is in use");
+        new.offers.push(offer("few", r#""multiplier": "0.5", "meters": ["c"], "parent": "card""#));
+        let mut held = new.clone();
+        held.holders.push(domain::offer::Holder {
+            team: "acme".into(),
+            offer: "card".into(),
+            from_us: 0,
+            until_us: None,
+        });
+        assert_eq!(meters(&new, &held), ["b", "c"], "and what is below it");
+        assert_eq!(meters(&held, &held), Vec::<String>::new());
+        new.offers.push(offer("all", r#""multiplier": "0.5""#));
+        assert_eq!(meters(&old, &new), ["a", "b", "c"]);
     }
 }

@@ -214,8 +214,8 @@ fn add(document: &mut CatalogDocument, order: &Order) -> Result<Value, ApiError>
 /// Publish a burn table
 ///
 /// It is a rate card of its name in a credit unit, and becomes the default card where there is none. Where
-/// there is one in the same unit, the rows go into a new version of that one as well: one default card
-/// prices a line, so a burn table and a card in a currency never charge both. A table is whole: a model
+/// there is one in the same unit, the rows go into a new version of that one as well: one card prices a line
+/// (of an offer, else the default one), so a burn table and a card in a currency never charge both. A table is whole: a model
 /// that it no longer names has no price any more. The same table again publishes nothing. Meters that its
 /// classes need are made where the catalog has none of them with a dimension for `$.model`.
 #[utoipa::path(post, path = "/v1/burn-tables", tag = "catalog", params(IdempotencyKey), request_body = NewBurnTable,

@@ -71,7 +71,7 @@ pub(crate) struct PreviewedChange {
     before: Option<PreviewedRow>,
     /// The row as it would be; null where it goes.
     after: Option<PreviewedRow>,
-    /// Whether it prices usage: it is of a default card.
+    /// Whether it prices usage: it is of a default card, or of one that an offer names.
     in_use: bool,
     /// From which event time it would hold.
     effective_from: String,
