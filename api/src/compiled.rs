@@ -73,7 +73,11 @@ pub(crate) async fn of_version(
     compile(document.unwrap_or_default(), version).await
 }
 
-async fn compile(document: CatalogDocument, version: u64) -> Result<Arc<Compiled>, ApiError> {
+/// Compiles a document; 0 is the version of one that is not published.
+pub(crate) async fn compile(
+    document: CatalogDocument,
+    version: u64,
+) -> Result<Arc<Compiled>, ApiError> {
     let faults = |faults| ApiError::Internal(format!("catalog version {version}: {faults:?}"));
     let compiled = runtime::task::blocking(move || {
         document.compile().map(|catalog| Compiled { version, document, catalog })

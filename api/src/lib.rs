@@ -24,6 +24,7 @@ mod catalog;
 pub mod catalog_file;
 mod compiled;
 pub mod config;
+mod correcting;
 mod door;
 mod error;
 mod extract;
@@ -148,6 +149,7 @@ impl Service {
         let mut tasks = Tasks::new(&shared.shutdown);
         tasks.spawn("api-markers", jobs::append_markers::run(Arc::clone(&shared)));
         tasks.spawn("api-aliases", jobs::decide_aliases::run(Arc::clone(&shared)));
+        tasks.spawn("api-corrections", jobs::correct::run(Arc::clone(&shared)));
         tasks.spawn("api-balances", live::refresh::run(Arc::clone(&shared)));
         for partition in 0..shared.log.partitions() {
             let shared = Arc::clone(&shared);

@@ -21,6 +21,7 @@ const SCHEME: &str = "api_key";
         (name = "balances", description = "Balances, transfers and journals"),
         (name = "wallets", description = "Stored value: wallets, grants, holds and credits"),
         (name = "usage", description = "Usage, and what became of each event"),
+        (name = "corrections", description = "Events taken back, amended or rated again"),
         (name = "analytics", description = "Usage, revenue, cost and margin over a period, and exports"),
         (name = "status", description = "What has been accepted, and where it is"),
     ),

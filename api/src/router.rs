@@ -7,9 +7,9 @@ use crate::{
     parameters::WithoutParameters,
     routes::{
         analytics, api_keys, app_secrets, apps, audit, balances, burn_tables, cards, catalog,
-        catalog_preview, conservation, credits, events, explain, exports, grants, holds, limits,
-        meters, page, provider_prices, quotas, rating, rejected_events, team_aliases, teams,
-        timelines, transfers, usage, usage_report, wallets,
+        catalog_preview, conservation, corrections, credits, event_corrections, events, explain,
+        exports, grants, holds, limits, meters, page, provider_prices, quotas, rating,
+        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -86,6 +86,16 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(timelines::of_team))
         .routes(routes!(events::list))
         .routes(routes!(events::read))
+        // What is put right.
+        .routes(routes!(event_corrections::void))
+        .routes(routes!(event_corrections::amend))
+        .routes(routes!(corrections::list, corrections::create))
+        .routes(routes!(corrections::read))
+        .routes(routes!(corrections::post))
+        .routes(routes!(corrections::cancel))
+        .routes(routes!(corrections::list_deltas))
+        .routes(routes!(corrections::list_blocks))
+        .routes(routes!(corrections::simulate))
         .routes(routes!(rejected_events::list))
         .routes(routes!(rejected_events::read))
         .routes(routes!(rejected_events::reinject))

@@ -16,6 +16,8 @@ pub(crate) mod balances;
 pub(crate) mod catalog;
 pub(crate) mod catalog_preview;
 pub(crate) mod conservation;
+pub(crate) mod corrected;
+pub(crate) mod corrections;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod exports;

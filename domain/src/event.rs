@@ -12,6 +12,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{money::split_number, wire::record::AttributeKind};
 
+pub mod member;
+
 /// Bytes of one event as sent.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of id, source, type, subject, user and feature each.

@@ -41,6 +41,8 @@ pub enum Bug {
     CapturedAgain,
     /// 18: a rater that starts takes running totals for zero.
     TotalsNotRecovered,
+    /// 19: a correction is carried out however often it comes.
+    CorrectedTwice,
 }
 
 #[cfg(feature = "planted")]
@@ -65,6 +67,7 @@ impl Bug {
             Self::SettledWithoutFence => "16",
             Self::CapturedAgain => "17",
             Self::TotalsNotRecovered => "18",
+            Self::CorrectedTwice => "19",
         }
     }
 }

@@ -8,8 +8,11 @@ use uuid::Uuid;
 
 use crate::{
     catalog::{CardVersionName, Catalog},
-    event::{ATTRIBUTES_MAX, NESTING_MAX},
-    llm_usage::{self, Member},
+    event::{
+        ATTRIBUTES_MAX, NESTING_MAX,
+        member::{Member, member},
+    },
+    llm_usage::{self, Member as UsageMember},
     meter::push_segment,
     money::Amount,
     quantity::Quantity,
@@ -125,42 +128,95 @@ pub fn preview(
 
 /// A block with the event alone, as ingest would write it.
 fn block(asked: &Hypothetical<'_>) -> Vec<u8> {
-    let Data { raw, scalars } = asked.data;
     let mut writer = BlockWriter::default();
-    let tenant = writer.tenant(Uuid::nil());
-    let mut attributes = Vec::with_capacity(scalars.len());
-    for scalar in scalars {
-        let pointer = writer.dictionary.intern(&scalar.pointer);
-        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        let (offset, length) = (place(scalar.offset), place(scalar.length));
-        attributes.push(Attribute { pointer, kind: scalar.kind, offset, length });
-    }
-    let dictionary = &mut writer.dictionary;
-    let mut optional = |text: Option<&str>| text.map(|text| dictionary.intern(text));
-    let (user, app, feature) = (optional(asked.user), optional(asked.app), optional(asked.feature));
-    let team = writer.dictionary.intern(asked.team);
-    let event = EventRecord {
-        tenant,
-        team,
-        subject: team,
-        source: writer.dictionary.intern(asked.source),
-        event_type: writer.dictionary.intern(asked.event_type),
-        user,
-        app,
+    let event = EventText {
+        tenant: Uuid::nil(),
+        team: asked.team,
+        subject: asked.team,
+        source: asked.source,
+        event_type: asked.event_type,
+        user: asked.user,
+        app: asked.app,
         key: None,
-        feature,
+        feature: asked.feature,
         id: "preview",
-        identity: 0,
         content: 0,
         time_us: Some(asked.time_us),
-        hold: None,
-        hold_end: false,
-        quote: None,
-        attributes,
-        raw: raw.as_bytes(),
+        data: asked.data,
     };
-    writer.push(&Entry::Event(event));
+    event.push(&mut writer);
     writer.finish()
+}
+
+/// An event and its text, to be written into a block. It has no identity.
+#[derive(Clone, Copy, Debug)]
+pub struct EventText<'a> {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The billing account.
+    pub team: &'a str,
+    /// The subject as sent.
+    pub subject: &'a str,
+    /// The source as sent.
+    pub source: &'a str,
+    /// The type.
+    pub event_type: &'a str,
+    /// The user.
+    pub user: Option<&'a str>,
+    /// The app that reported it.
+    pub app: Option<&'a str>,
+    /// The API key that reported it.
+    pub key: Option<&'a str>,
+    /// The feature.
+    pub feature: Option<&'a str>,
+    /// The client's id.
+    pub id: &'a str,
+    /// Its content hash.
+    pub content: u64,
+    /// The client's time, microseconds.
+    pub time_us: Option<i64>,
+    /// Its text, and what was read out of it.
+    pub data: &'a Data<'a>,
+}
+
+impl EventText<'_> {
+    /// Appends the event.
+    pub fn push(&self, writer: &mut BlockWriter) {
+        let Data { raw, scalars } = self.data;
+        let tenant = writer.tenant(self.tenant);
+        let mut attributes = Vec::with_capacity(scalars.len());
+        for scalar in scalars {
+            let pointer = writer.dictionary.intern(&scalar.pointer);
+            let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+            let (offset, length) = (place(scalar.offset), place(scalar.length));
+            attributes.push(Attribute { pointer, kind: scalar.kind, offset, length });
+        }
+        let dictionary = &mut writer.dictionary;
+        let mut optional = |text: Option<&str>| text.map(|text| dictionary.intern(text));
+        let (user, app) = (optional(self.user), optional(self.app));
+        let (key, feature) = (optional(self.key), optional(self.feature));
+        let event = EventRecord {
+            tenant,
+            team: dictionary.intern(self.team),
+            subject: dictionary.intern(self.subject),
+            source: dictionary.intern(self.source),
+            event_type: dictionary.intern(self.event_type),
+            user,
+            app,
+            key,
+            feature,
+            id: self.id,
+            identity: 0,
+            content: self.content,
+            time_us: self.time_us,
+            hold: None,
+            hold_end: false,
+            quote: None,
+            attributes,
+            raw: raw.as_bytes(),
+        };
+        writer.push(&Entry::Event(event));
+    }
 }
 
 /// The data of an event, read.
@@ -186,6 +242,26 @@ impl<'a> Data<'a> {
             return Err(PreviewError::Data("`data` is no object".into()));
         }
         read.value(data, &mut String::new(), 0)?;
+        read.derive()?;
+        Ok(read)
+    }
+
+    /// Reads the data of an event's whole text: its `data`, or else what stands beside its envelope.
+    pub fn of_event(text: &'a str) -> Result<Data<'a>, PreviewError> {
+        let wrong = |error: serde_json::Error| PreviewError::Data(format!("the event: {error}"));
+        let members: BTreeMap<String, &RawValue> = from_str(text).map_err(wrong)?;
+        let mut read = Data { raw: text, scalars: Vec::new() };
+        let kind = |name: &str| member(name.as_bytes());
+        let mut pointer = String::new();
+        if let Some((_, data)) = members.iter().find(|(name, _)| kind(name) == Member::Data) {
+            read.value(data, &mut pointer, 0)?;
+        } else {
+            for (name, value) in members.iter().filter(|(name, _)| kind(name) == Member::Rest) {
+                push_segment(&mut pointer, name);
+                read.value(value, &mut pointer, 1)?;
+                pointer.clear();
+            }
+        }
         read.derive()?;
         Ok(read)
     }
@@ -274,7 +350,7 @@ impl<'a> Data<'a> {
         let mut members = Vec::with_capacity(of_usage.len());
         for scalar in &of_usage {
             let (pointer, text) = (scalar.pointer.as_str(), self.text(scalar));
-            members.push(Member { pointer, kind: scalar.kind, text });
+            members.push(UsageMember { pointer, kind: scalar.kind, text });
         }
         let terms = llm_usage::derive(&provider, &members).map_err(|fault| {
             PreviewError::Data(format!("`usage` of {provider} cannot be read: {fault}"))

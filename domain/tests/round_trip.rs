@@ -182,7 +182,7 @@ impl Owned {
                 document_hash: *document_hash,
             },
             Owned::Command(tenant, kind, key, body) => {
-                let kind = [CommandKind::Void, CommandKind::ClosePeriod, CommandKind::Post]
+                let kind = [CommandKind::Correct, CommandKind::ClosePeriod, CommandKind::Post]
                     [usize::from(*kind) - 1];
                 Entry::Command(Command { tenant: *tenant, kind, key, body })
             }

@@ -5,7 +5,7 @@ use domain::{
     wire::{
         codec::{DictionaryWriter, Input},
         columns::{REJECTED_EVENTS, USAGE_EVENTS},
-        rated::{MAGIC, OUTER_LENGTH, Outer, Parts, Sections, encode},
+        rated::{BehindSums, MAGIC, OUTER_LENGTH, Outer, Parts, Sections, encode},
         row::RowHead,
         rows::{Columns, ColumnsWriter},
         sums::{self, Sums},
@@ -105,7 +105,7 @@ fn read(message: &[u8]) {
     let parts = Parts {
         header,
         sums: sums.as_ref().and_then(sums_again).unwrap_or_default(),
-        has_totals: sums.as_ref().is_some_and(|sums| !sums.totals.is_empty()),
+        behind: BehindSums::Corrected,
         rows: copied(&USAGE_EVENTS, rows.as_ref()),
         others: copied(&REJECTED_EVENTS, others.as_ref()),
         forwards,
@@ -133,7 +133,7 @@ fn sums_again(sums: &Sums<'_>) -> Option<Vec<u8>> {
         (texts.intern(text) == number).then_some(())?;
     }
     let mut section = Vec::new();
-    sums::encode(&texts, &sums.entries, &sums.totals, &mut section);
+    sums::encode(&texts, &sums.entries, Some(&sums.totals), &mut section);
     assert!(!Input::new(&section).is_empty());
     Some(section)
 }

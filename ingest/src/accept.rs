@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use domain::{
     event::{
         ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX,
-        POINTER_BYTES_MAX, unescape,
+        POINTER_BYTES_MAX, member::Field, unescape,
     },
     partition::partition_of,
     planted::{self, Bug},
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     batch::{Batch, Prepared},
-    collect::{Collector, Fault, Field, Found, name_of},
+    collect::{Collector, Fault, Found, name_of},
     scan::Leaf,
     usage,
 };

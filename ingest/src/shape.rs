@@ -1,7 +1,7 @@
 //! The names of an event's members, in their order: the next event of the request mostly has the same,
 //! and what was found out about each is known then.
 
-use crate::collect::Member;
+use domain::event::member::Member;
 
 /// Names outside of arrays. Where the names and objects of an event have been those of the event
 /// before so far, the next name, if it is the same, stands at the same path.

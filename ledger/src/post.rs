@@ -186,8 +186,8 @@ pub struct Figures {
     pub amount: i128,
     /// Quantity in the meter's unit.
     pub quantity: i128,
-    /// Lines.
-    pub events: u64,
+    /// Lines; those that are taken back count against the others.
+    pub events: i64,
 }
 
 /// Where the ledger of a partition stands, and the end of its audit chain.
@@ -511,7 +511,6 @@ fn plain<'a>(
     figures: &Figures,
 ) -> Transfer<'a> {
     let (debit, credit) = if figures.amount < 0 { (credit, debit) } else { (debit, credit) };
-    let (_, events) = stored(0, figures.events);
     Transfer {
         tenant,
         journal: Uuid::nil(),
@@ -526,7 +525,7 @@ fn plain<'a>(
         card: "",
         card_version: 0,
         quantity: figures.quantity,
-        events,
+        events: figures.events,
     }
 }
 

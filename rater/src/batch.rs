@@ -14,7 +14,7 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         carry::carry,
-        rated::{Counts, Forward, Header, Outer, Parts, encode},
+        rated::{BehindSums, Counts, Forward, Header, Outer, Parts, encode},
         record::{Entry, EventRecord, Refused, Verdict},
         row::{OtherOutcome, put_other, put_refused, put_usage_event},
         rows::ColumnsWriter,
@@ -24,10 +24,12 @@ use domain::{
 use hashbrown::HashMap;
 use uuid::Uuid;
 
+pub(crate) use self::correct::Unpacked;
 pub use self::desk::BlockPlace;
 use self::desk::{Case, Desk, Rules, batch_tenant, counted, row_place};
 use crate::{
     catalogs::Catalogs,
+    corrections::{Corrections, Corrects},
     names::Names,
     ranges::Ranges,
     seen::{Free, Seen, Taken},
@@ -36,6 +38,7 @@ use crate::{
     totals::{Changes, Totals},
 };
 
+mod correct;
 mod desk;
 
 /// What a table covers.
@@ -67,6 +70,8 @@ pub struct Known<'a> {
     pub ranges: &'a Ranges,
     /// Running totals of teams.
     pub totals: &'a mut Totals,
+    /// Which events were corrected lately.
+    pub corrections: &'a mut Corrections,
 }
 
 /// Memory for the rows and sums of a batch: what one has used is used by the next.
@@ -100,6 +105,8 @@ pub struct Effects {
     pub added: Vec<u128>,
     /// Running totals that it changed.
     pub changes: Changes,
+    /// Events that it corrected.
+    pub corrects: Corrects,
 }
 
 /// A batch in the making.
@@ -115,6 +122,8 @@ pub struct Batch {
     pub added: Vec<u128>,
     /// Running totals that it changed.
     pub changes: Changes,
+    /// Events that it corrected.
+    pub corrects: Corrects,
     /// Events since it was last asked that are not simply rated, by reason: the code of a rejection,
     /// `unmetered` or `unpriced`.
     pub unrated: BTreeMap<String, u64>,
@@ -144,6 +153,7 @@ impl Batch {
             entries: 0,
             added: Vec::new(),
             changes: Changes::default(),
+            corrects: Corrects::default(),
             unrated: BTreeMap::new(),
             rounded: 0,
             append_time_us: (append_time_us, append_time_us),
@@ -228,8 +238,8 @@ impl Batch {
                 }
                 // A repeat: publishing appends a marker again when it cannot know that it stands.
                 Entry::Marker { .. } => {}
-                Entry::Command(_) => {
-                    return Err(StateError::Command { position: place.position, index });
+                Entry::Command(command) => {
+                    self.command(&desk, (index, command), catalogs, known, &mut scratch)?;
                 }
                 Entry::Refused(refused) => {
                     self.put_refused(&desk, index, refused, catalogs.version)
@@ -477,6 +487,8 @@ impl Batch {
             OtherOutcome::Duplicate { .. } => counts.duplicates += 1,
             OtherOutcome::Conflict { .. } => counts.conflicts += 1,
             OtherOutcome::Rejected(Rejection { .. }) => counts.rejected += 1,
+            // A command is no event, and has no count.
+            OtherOutcome::Uncorrected(_) => {}
         });
         if let OtherOutcome::Rejected(rejection) = outcome {
             self.note(rejection.reason);
@@ -537,16 +549,21 @@ impl Batch {
             place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
         };
         let totals = totals.carried(&self.changes, self.sums.dictionary(), number);
+        let behind = match (self.corrects.is_empty(), totals.is_empty()) {
+            (false, _) => BehindSums::Corrected,
+            (true, false) => BehindSums::Totals,
+            (true, true) => BehindSums::Nothing,
+        };
         let parts = Parts {
-            sums: self.sums.encode(&totals),
-            has_totals: !totals.is_empty(),
+            sums: self.sums.encode((behind != BehindSums::Nothing).then_some(&totals)),
+            behind,
             header,
             rows: self.rows,
             others: self.others,
             forwards: self.forwards,
         };
         let (outer, message) = encode(partition, self.from, self.to, prev, &parts);
-        let effects = Effects { added: self.added, changes: self.changes };
+        let effects = Effects { added: self.added, changes: self.changes, corrects: self.corrects };
         (outer, message, effects, Memory::of(parts.rows, parts.others, self.sums))
     }
 }

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod beginning;
 pub mod catalogs;
 pub mod config;
+pub mod corrections;
 pub mod filter;
 pub mod late;
 pub mod metrics;

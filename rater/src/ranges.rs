@@ -11,7 +11,10 @@ use std::{
 
 use domain::{
     chain::{GENESIS, Hash, Offer, Place},
-    wire::rated::{OuterError, Sections},
+    wire::{
+        rated::{OuterError, Sections},
+        row::RowHead,
+    },
 };
 
 use crate::filter::{Filter, Name};
@@ -152,7 +155,7 @@ impl Parts {
             return Ok(());
         }
         let rows = Sections::split(message)?.rows()?;
-        self.identities.extend(rows.heads().map(|head| head.identity));
+        self.identities.extend(rows.heads().filter(RowHead::took_id).map(|head| head.identity));
         if self.identities.len() >= self.identities_max || self.is_complete() {
             let (from, prev) = (self.last.to + 1, self.last.c);
             self.last = Name { from, to: place.x, prev, c: place.c, ..self.missing };

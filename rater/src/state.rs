@@ -26,8 +26,9 @@ use domain::{
 use uuid::Uuid;
 
 use crate::{
-    batch::{Batch, BlockPlace, Coverage, Effects, Known, Memory},
+    batch::{Batch, BlockPlace, Coverage, Effects, Known, Memory, Unpacked},
     catalogs::Catalogs,
+    corrections::Corrections,
     filter::{Filter, Name},
     ranges::Range,
     seen::Taken,
@@ -99,6 +100,7 @@ pub struct State {
     next_rated: i64,
     table: Table,
     totals: Totals,
+    corrections: Corrections,
     catalogs: Arc<Catalogs>,
     /// The catalog version after the accepted place; unknown before the first accepted batch.
     accepted_version: Option<u64>,
@@ -142,6 +144,7 @@ impl State {
             next_rated: place.r + 1,
             table: Table::new(partition, place.c, coverage, limits),
             totals: Totals::default(),
+            corrections: Corrections::default(),
             catalogs: Arc::default(),
             accepted_version: None,
             in_flight: VecDeque::new(),
@@ -185,6 +188,7 @@ impl State {
     /// Moves `S` past what leaves; without a filter, events that meet the range are forwarded.
     pub fn depart(&mut self, departure: Departure, filter: Option<Filter>) {
         self.table.depart(departure, filter);
+        self.corrections.forget_below(self.table.coverage.table_from);
     }
 
     /// Puts ranges of an earlier owner below the table.
@@ -260,7 +264,8 @@ impl State {
             self.table.skip(&outer);
         } else {
             let mut added = Vec::new();
-            for head in sections.rows().map_err(damaged)?.heads() {
+            let rows = sections.rows().map_err(damaged)?;
+            for head in rows.heads().filter(RowHead::took_id) {
                 let RowHead { position, index, content, .. } = head;
                 // INV-02: an identity takes effect once, where a batch has its positions.
                 let new = (outer.from..=outer.to).contains(&position)
@@ -277,6 +282,11 @@ impl State {
                     if head.identity != 0 && self.table.seen.take(head.identity, taken) {
                         added.push(head.identity);
                     }
+                }
+            }
+            if outer.has_corrections() {
+                for (head, corrected) in rows.corrections() {
+                    self.corrections.read(head.position, &corrected);
                 }
             }
             self.table.accept(AcceptedBatch { outer, append_time_us, added });
@@ -327,23 +337,33 @@ impl State {
         };
         let header = &opened.header;
         let counting: Vec<bool> = header.tenants.iter().map(|one| counts(one.tenant)).collect();
-        if !counting.contains(&true) {
-            return Vec::new();
-        }
-        let of_event = |entry: &Entry<'_>| match entry {
-            Entry::Event(event) | Entry::Copy(_, _, event) => Some((event.tenant, event.team)),
-            _ => None,
-        };
-        let numbers: BTreeSet<(u32, u32)> = block.entries.iter().filter_map(of_event).collect();
         let is_counting = |tenant: u32| {
             usize::try_from(tenant).ok().and_then(|at| counting.get(at)).is_some_and(|is| *is)
         };
-        let teams =
-            numbers.into_iter().filter(|(tenant, _)| is_counting(*tenant)).map(|(tenant, team)| {
-                let team = block.dictionary.get(team).unwrap_or_default();
-                (header.tenant(tenant).unwrap_or_default(), Arc::from(team))
-            });
-        teams.filter(|team| !self.totals.is_loaded(team)).collect()
+        let mut numbers: BTreeSet<(u32, u32)> = BTreeSet::new();
+        let mut teams: BTreeSet<TeamName> = BTreeSet::new();
+        let has_commands = block.entries.iter().any(|entry| matches!(entry, Entry::Command(_)));
+        if !counting.contains(&true) && !has_commands {
+            return Vec::new();
+        }
+        for entry in &block.entries {
+            match entry {
+                Entry::Event(event) | Entry::Copy(_, _, event) if is_counting(event.tenant) => {
+                    numbers.insert((event.tenant, event.team));
+                }
+                // What it takes back may have counted, whatever counts now.
+                Entry::Command(command) => {
+                    teams.extend(Unpacked::of(command).and_then(|unpacked| unpacked.team()).ok());
+                }
+                _ => {}
+            }
+        }
+        teams.extend(numbers.into_iter().map(|(tenant, team)| {
+            let team = block.dictionary.get(team).unwrap_or_default();
+            (header.tenant(tenant).unwrap_or_default(), Arc::from(team))
+        }));
+        teams.retain(|team| !self.totals.is_loaded(team));
+        teams.into_iter().collect()
     }
 
     /// What Postgres has of a team's running totals.
@@ -370,7 +390,8 @@ impl State {
         if let Some(accepted) = self.accepted_version.filter(|one| *one > self.catalogs.version) {
             return Err(StateError::CatalogMissing(accepted));
         }
-        let (catalogs, memory, totals) = (&mut self.catalogs, &mut self.memory, &mut self.totals);
+        let (catalogs, memory) = (&mut self.catalogs, &mut self.memory);
+        let (totals, corrections) = (&mut self.totals, &mut self.corrections);
         let (batch, _) = self.batch.get_or_insert_with(|| {
             totals.begin_batch();
             let memory = memory.take().unwrap_or_default();
@@ -387,6 +408,7 @@ impl State {
                 coverage: self.table.coverage,
                 ranges: &self.table.ranges,
                 totals,
+                corrections,
             },
         )?;
         self.table.sweep();
@@ -450,6 +472,7 @@ impl State {
         if let Some((batch, before)) = self.batch.take() {
             self.table.seen.remove(&batch.added);
             self.totals.undo(batch.changes);
+            self.corrections.undo(batch.corrects);
             self.catalogs = before;
         }
         while let Some(newest) = self.in_flight.pop_back() {
@@ -457,6 +480,7 @@ impl State {
                 self.table.seen.remove(&newest.effects.added);
             }
             self.totals.undo(newest.effects.changes);
+            self.corrections.undo(newest.effects.corrects);
             self.catalogs = newest.catalogs_before;
         }
         self.rated_to = self.place.x;

@@ -6,6 +6,7 @@ use domain::{
     rating::Line,
     wire::{
         codec::DictionaryWriter,
+        correction::{StoredLine, StoredMoney},
         sums::{self, RunningTotal, Sum, SumKey},
     },
 };
@@ -77,6 +78,36 @@ impl Sums {
         });
     }
 
+    /// Adds a line that the archive has, or takes it out again where the sign is −1.
+    pub fn add_stored(&mut self, account: Account, line: &StoredLine<'_>, sign: i64) {
+        let dictionary = &mut self.dictionary;
+        let of = |money: &StoredMoney<'_>| money.has_card();
+        let key = SumKey {
+            tenant: account.tenant,
+            team: 0,
+            meter: dictionary.intern(&line.meter),
+            card: of(&line.charge).then(|| dictionary.intern(&line.charge.card)),
+            card_version: line.charge.version,
+            currency: of(&line.charge).then(|| dictionary.intern(&line.charge.currency)),
+            cost_currency: of(&line.cost).then(|| dictionary.intern(&line.cost.currency)),
+            hold: None,
+            bucket: 0,
+            user: None,
+            app: None,
+            key: None,
+            feature: None,
+        };
+        let class = self.number(key);
+        let Account { team, bucket, hold, .. } = account;
+        let signed = |amount: i128| amount.saturating_mul(i128::from(sign));
+        self.sums.entry(ShortKey { class, team, bucket, hold }).or_default().add(&Sum {
+            quantity: signed(line.quantity),
+            charge: signed(line.charge.amount.unwrap_or(0)),
+            cost: signed(line.cost.amount.unwrap_or(0)),
+            events: sign,
+        });
+    }
+
     /// The number of what a line of a meter with these versions of cards is summed up under, team and
     /// time left out.
     fn class(
@@ -113,6 +144,11 @@ impl Sums {
             key: None,
             feature: None,
         };
+        self.number(key)
+    }
+
+    /// The number of a class.
+    fn number(&mut self, key: SumKey) -> u32 {
         let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
         *self.class_numbers.entry(key).or_insert_with(|| {
             self.classes.push(key);
@@ -125,8 +161,8 @@ impl Sums {
         &mut self.dictionary
     }
 
-    /// The section of a rated batch, with the running totals that it changed.
-    pub fn encode(&self, totals: &[RunningTotal]) -> Vec<u8> {
+    /// The section of a rated batch, with the running totals that it changed where its version has them.
+    pub fn encode(&self, totals: Option<&Vec<RunningTotal>>) -> Vec<u8> {
         let mut entries: Vec<(SumKey, Sum)> = Vec::with_capacity(self.sums.len());
         for (key, sum) in &self.sums {
             let ShortKey { class, team, bucket, hold } = *key;
@@ -135,6 +171,7 @@ impl Sums {
         }
         entries.sort_unstable_by_key(|(key, _)| *key);
         let mut section = Vec::new();
+        let totals = totals.map(Vec::as_slice);
         sums::encode(&self.dictionary, &entries, totals, &mut section);
         section
     }

@@ -29,6 +29,8 @@ pub enum Scope {
     WalletsRead,
     /// Hold, capture and release, and consume without an event: spend what is there, add nothing.
     HoldsWrite,
+    /// Take events back, amend them and rate them again.
+    CorrectionsWrite,
 }
 
 /// The scope of ingestion, which another process checks, and the one that is all of them.
@@ -36,7 +38,7 @@ const OTHERS: [&str; 2] = ["events:write", "*"];
 
 impl Scope {
     /// All scopes of this api.
-    pub const ALL: [Scope; 13] = [
+    pub const ALL: [Scope; 14] = [
         Scope::CatalogWrite,
         Scope::CatalogRead,
         Scope::KeysWrite,
@@ -50,6 +52,7 @@ impl Scope {
         Scope::WalletsWrite,
         Scope::WalletsRead,
         Scope::HoldsWrite,
+        Scope::CorrectionsWrite,
     ];
 
     /// As it is written.
@@ -68,6 +71,7 @@ impl Scope {
             Scope::WalletsWrite => "wallets:write",
             Scope::WalletsRead => "wallets:read",
             Scope::HoldsWrite => "holds:write",
+            Scope::CorrectionsWrite => "corrections:write",
         }
     }
 

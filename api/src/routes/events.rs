@@ -450,7 +450,7 @@ async fn in_archive(
 }
 
 /// The event as it was accepted, if it is in the log and the tenant's.
-async fn from_log(
+pub(super) async fn from_log(
     api: &Api,
     tenant: TenantScope,
     place: EventPlace,

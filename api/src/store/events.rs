@@ -105,7 +105,7 @@ impl EventRow {
 }
 
 /// A line of an event.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct LineRow {
     pub meter: String,
     pub unit: String,

@@ -42,6 +42,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (13, "data_keys", include_str!("../../../migrations/postgres/0013_data_keys.sql")),
     (14, "wallets", include_str!("../../../migrations/postgres/0014_wallets.sql")),
     (15, "running_totals", include_str!("../../../migrations/postgres/0015_running_totals.sql")),
+    (16, "corrections", include_str!("../../../migrations/postgres/0016_corrections.sql")),
 ];
 
 /// Brings the tables up to date.

@@ -78,7 +78,7 @@ mod tests {
         let parts = Parts {
             header,
             sums: Vec::new(),
-            has_totals: false,
+            behind: BehindSums::Nothing,
             rows,
             others,
             forwards: Vec::new(),

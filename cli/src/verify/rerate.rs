@@ -208,6 +208,7 @@ impl Again {
             catalog_version: version,
             dictionary: &block.dictionary,
             copy,
+            corrects: None,
             serial: 0,
         };
         Ok(take(&place, event, (time_us, outcome), catalog, &lines))

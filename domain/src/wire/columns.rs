@@ -189,7 +189,11 @@ pub static REJECTED_EVENTS: Table = Table {
         word("feature"),
         column("time", "Nullable(DateTime64(6, 'UTC'))", Kind::One(Value::Nullable(8))),
         time("append_time"),
-        fixed("outcome", "Enum8('duplicate' = 1, 'conflict' = 2, 'rejected' = 3)", 1),
+        fixed(
+            "outcome",
+            "Enum8('duplicate' = 1, 'conflict' = 2, 'rejected' = 3, 'uncorrected' = 4)",
+            1,
+        ),
         word("reason"),
         text("detail"),
         fixed("twin_position", "Int64", 8),

@@ -22,6 +22,9 @@ pub const VERSION: u16 = 3;
 pub const VERSION_WITH_TRACES: u16 = 4;
 /// The same two for a batch that changes running totals: they stand behind the sums.
 const VERSIONS_WITH_TOTALS: [u16; 2] = [5, 6];
+/// The same two for a batch that carries out corrections: running totals stand behind the sums, be
+/// there none, and sums may have fewer than no events.
+const VERSIONS_WITH_CORRECTIONS: [u16; 2] = [7, 8];
 /// The first two as they were before: rows are RowBinary, one after the other.
 const VERSIONS_OF_ROWS: [u16; 2] = [1, 2];
 const VERSION_AT: usize = 4;
@@ -95,12 +98,23 @@ impl Outer {
     /// Whether running totals stand behind the sums.
     #[must_use]
     pub fn has_totals(&self) -> bool {
-        VERSIONS_WITH_TOTALS.contains(&self.version)
+        has_totals(self.version)
+    }
+
+    /// Whether rows correct others.
+    #[must_use]
+    pub fn has_corrections(&self) -> bool {
+        VERSIONS_WITH_CORRECTIONS.contains(&self.version)
     }
 
     /// Whether this program can read the message and its hash fits.
     pub fn verify(&self, message: &[u8]) -> Result<(), OuterError> {
-        let known = [VERSIONS_OF_ROWS, [VERSION, VERSION_WITH_TRACES], VERSIONS_WITH_TOTALS];
+        let known = [
+            VERSIONS_OF_ROWS,
+            [VERSION, VERSION_WITH_TRACES],
+            VERSIONS_WITH_TOTALS,
+            VERSIONS_WITH_CORRECTIONS,
+        ];
         if !known.as_flattened().contains(&self.version) {
             return Err(OuterError::Version { from: self.from, version: self.version });
         }
@@ -110,6 +124,10 @@ impl Outer {
             Err(OuterError::Hash { from: self.from })
         }
     }
+}
+
+fn has_totals(version: u16) -> bool {
+    VERSIONS_WITH_TOTALS.contains(&version) || VERSIONS_WITH_CORRECTIONS.contains(&version)
 }
 
 /// The hash covers every byte but itself and the outer checksum (which covers it).
@@ -237,9 +255,12 @@ pub struct Header {
 }
 
 impl Header {
-    fn version(&self, has_totals: bool) -> u16 {
-        let [plain, with_traces] =
-            if has_totals { VERSIONS_WITH_TOTALS } else { [VERSION, VERSION_WITH_TRACES] };
+    fn version(&self, behind: BehindSums) -> u16 {
+        let [plain, with_traces] = match behind {
+            BehindSums::Nothing => [VERSION, VERSION_WITH_TRACES],
+            BehindSums::Totals => VERSIONS_WITH_TOTALS,
+            BehindSums::Corrected => VERSIONS_WITH_CORRECTIONS,
+        };
         if self.traces.is_empty() { plain } else { with_traces }
     }
 
@@ -351,6 +372,18 @@ fn decode_forwards(section: &[u8]) -> Result<Vec<Forward>, DecodeError> {
     if input.is_empty() { Ok(forwards) } else { Err(DecodeError::Field("forwards")) }
 }
 
+/// What stands behind the sums of a batch, which its version says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BehindSums {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Running totals that it changed.
+    Totals,
+    /// The same, of a batch that carries out corrections.
+    Corrected,
+}
+
 /// What a batch is made of.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -358,8 +391,8 @@ pub struct Parts {
     pub header: Header,
     /// The sums' section, encoded by [`super::sums::encode`].
     pub sums: Vec<u8>,
-    /// Whether running totals stand behind the sums.
-    pub has_totals: bool,
+    /// What stands behind the sums.
+    pub behind: BehindSums,
     /// Rows of `usage_events`: events that took their id.
     pub rows: ColumnsWriter,
     /// Rows of `rejected_events`: events that did not.
@@ -380,7 +413,7 @@ pub fn encode(partition: u32, from: i64, to: i64, prev: Hash, parts: &Parts) -> 
     encode_forwards(&parts.forwards, forwards);
     let size: usize = sections.iter().map(Vec::len).sum();
     let mut message = Vec::with_capacity(OUTER_LENGTH + 20 + size);
-    let version = parts.header.version(parts.has_totals);
+    let version = parts.header.version(parts.behind);
     message.raw(&MAGIC);
     message.raw(&version.to_le_bytes());
     message.raw(&0u16.to_le_bytes());
@@ -447,8 +480,7 @@ impl<'a> Sections<'a> {
 
     /// The sums; `header` is this batch's.
     pub fn sums(&self, header: &Header) -> Result<Sums<'a>, DecodeError> {
-        let has_totals = VERSIONS_WITH_TOTALS.contains(&self.version);
-        Sums::decode(self.sums, header.counts.len(), has_totals)
+        Sums::decode(self.sums, header.counts.len(), has_totals(self.version))
     }
 
     /// The rows of `usage_events`, decompressed.

@@ -192,8 +192,8 @@ pub struct Command<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CommandKind {
-    /// Void the effect of one event; key: identity, position, index.
-    Void = 1,
+    /// Correct one event ([`super::correction`]); key: position, index, run.
+    Correct = 1,
     /// Price the meters that do not add up for a period that has ended; key: team, meter, period.
     ClosePeriod = 2,
     /// Post to a receivable on behalf of the api; key: its idempotency key.
@@ -323,7 +323,7 @@ impl<'a> Entry<'a> {
 
 fn command_kind(byte: u8) -> Result<CommandKind, DecodeError> {
     Ok(match byte {
-        1 => CommandKind::Void,
+        1 => CommandKind::Correct,
         2 => CommandKind::ClosePeriod,
         3 => CommandKind::Post,
         _ => return Err(DecodeError::Field("command kind")),

@@ -7,12 +7,13 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::codec::{DecodeError, Dictionary, Input};
+use super::correction::{StoredLine, StoredMoney, outcome_code, status};
 use super::record::{EventRecord, Origin, Refused, Verdict};
 use super::rows::RowOutput;
 use crate::{
     catalog::{CardVersionName, Catalog},
     money::Amount,
-    rating::{Charge, Line, Outcome, RULES_VERSION, Rejection},
+    rating::{Line, Outcome, RULES_VERSION, Rejection},
 };
 
 /// The columns both tables begin with.
@@ -29,6 +30,12 @@ pub struct RowHead {
 }
 
 impl RowHead {
+    /// Whether the event took its id here: a correction leaves it where it is.
+    #[must_use]
+    pub fn took_id(&self) -> bool {
+        self.identity != 0
+    }
+
     /// Reads the head of a row.
     pub fn decode(row: &[u8]) -> Result<RowHead, DecodeError> {
         let mut input = Input::new(row);
@@ -46,6 +53,19 @@ impl RowHead {
         out.fixed(&self.identity.to_le_bytes());
         out.fixed(&self.content.to_le_bytes());
     }
+}
+
+/// The event that a row corrects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Corrected {
+    /// Position at which it took its id.
+    pub position: i64,
+    /// Index there.
+    pub index: u32,
+    /// Which correction of it this is, from 1.
+    pub run: u32,
+    /// The archive's position up to which the state before was the newest.
+    pub checked_to: i64,
 }
 
 /// Where a row's event stands and what it was.
@@ -67,6 +87,8 @@ pub struct RowPlace<'a> {
     pub dictionary: &'a Dictionary<'a>,
     /// Of a copy: its verdict and origin.
     pub copy: Option<(Verdict, Origin)>,
+    /// Of a correction: what it corrects.
+    pub corrects: Option<Corrected>,
     /// What tells the block and its tenant's catalog apart from all others whose rows stand beside this
     /// one, so that their words need not be compared; 0 where nobody knows.
     pub serial: u32,
@@ -101,6 +123,8 @@ pub enum OtherOutcome {
     },
     /// It cannot be rated.
     Rejected(Rejection),
+    /// A command that corrects it was not carried out.
+    Uncorrected(Rejection),
 }
 
 /// UUIDs are two little-endian halves in RowBinary, the high one first.
@@ -135,18 +159,20 @@ fn put_names(out: &mut impl RowOutput, place: &RowPlace<'_>, event: &EventRecord
     }
 }
 
-fn put_copy(out: &mut impl RowOutput, copy: Option<&(Verdict, Origin)>) {
+/// The copy's verdict and where it came from; of a correction, which event it corrects.
+fn put_origin(out: &mut impl RowOutput, place: &RowPlace<'_>) {
+    let copy = place.copy.as_ref();
     let (verdict, checked_to) = match copy.map(|(verdict, _)| verdict) {
-        None => (0, -1),
+        None => (0, place.corrects.map_or(-1, |corrects| corrects.checked_to)),
         Some(Verdict::New { checked_to }) => (1, *checked_to),
         Some(Verdict::DuplicateOf { position, .. }) => (2, *position),
         Some(Verdict::ConflictWith { position, .. }) => (3, *position),
     };
     out.fixed(&[verdict]);
     out.fixed(&i64::to_le_bytes(checked_to));
-    let origin = copy
-        .map(|(_, origin)| (origin.partition, origin.position, origin.index))
-        .unwrap_or((0, -1, 0));
+    let corrects = place.corrects.map(|one| (place.partition, one.position, one.index));
+    let origin = copy.map(|(_, origin)| (origin.partition, origin.position, origin.index));
+    let origin = origin.or(corrects).unwrap_or((0, -1, 0));
     out.fixed(&origin.0.to_le_bytes());
     out.fixed(&i64::to_le_bytes(origin.1));
     out.fixed(&origin.2.to_le_bytes());
@@ -162,27 +188,54 @@ pub fn put_usage_event(
     catalog: &Catalog,
     lines: &[Line<'_>],
 ) {
+    put_begin(out, place, event, time_us, outcome);
+    put_lines(out, place, catalog, lines);
+    put_end(out, place, event.raw, 1);
+}
+
+/// Appends a row of `usage_events` that takes back what an event came to: lines as the archive has them.
+/// The text is with the row that it takes back.
+pub fn put_reversal(
+    out: &mut impl RowOutput,
+    place: &RowPlace<'_>,
+    event: &EventRecord<'_>,
+    time_us: i64,
+    outcome: Outcome,
+    lines: &[StoredLine<'_>],
+) {
+    put_begin(out, place, event, time_us, outcome);
+    put_stored(out, lines);
+    put_end(out, place, &[], -1);
+}
+
+/// Everything before the lines.
+fn put_begin(
+    out: &mut impl RowOutput,
+    place: &RowPlace<'_>,
+    event: &EventRecord<'_>,
+    time_us: i64,
+    outcome: Outcome,
+) {
     head(place, event).put(out);
     put_names(out, place, event);
     out.fixed(&time_us.to_le_bytes());
     out.fixed(&[u8::from(event.time_us.is_some())]);
     out.fixed(&place.append_time_us.to_le_bytes());
-    out.fixed(&[match outcome {
-        Outcome::Rated => 1,
-        Outcome::Unmetered => 2,
-        Outcome::Unpriced => 3,
-    }]);
+    out.fixed(&[outcome_code(outcome)]);
     put_optional_uuid(out, event.hold);
     out.fixed(&[u8::from(event.hold_end)]);
     out.fixed(&place.catalog_version.to_le_bytes());
     out.fixed(&RULES_VERSION.to_le_bytes());
-    put_copy(out, place.copy.as_ref());
+    put_origin(out, place);
     put_quote(out, place, event);
-    put_lines(out, place, catalog, lines);
-    out.text(event.raw);
-    out.fixed(&xxh3_128(event.raw).to_le_bytes());
-    out.fixed(&[1]);
-    out.fixed(&0u32.to_le_bytes());
+}
+
+/// Everything behind the lines.
+fn put_end(out: &mut impl RowOutput, place: &RowPlace<'_>, raw: &[u8], sign: i8) {
+    out.text(raw);
+    out.fixed(&xxh3_128(raw).to_le_bytes());
+    out.fixed(&sign.to_le_bytes());
+    out.fixed(&place.corrects.map_or(0, |corrects| corrects.run).to_le_bytes());
 }
 
 fn head(place: &RowPlace<'_>, event: &EventRecord<'_>) -> RowHead {
@@ -223,11 +276,7 @@ fn put_lines(
     });
     column(out, lines, |out, line| out.fixed(&line.quantity.raw().to_le_bytes()));
     column(out, lines, |out, line| {
-        out.fixed(&[match line.charge {
-            Charge::Priced { .. } => 1,
-            Charge::Unlimited { .. } => 2,
-            Charge::Unpriced => 3,
-        }])
+        out.fixed(&[status(&line.charge)]);
     });
     put_money(out, (place, lines), |line| {
         let number = line.charge.card_version();
@@ -265,7 +314,35 @@ fn put_money<'l, 'c>(
     column(out, lines, |out, line| put_decimal(out, of(line).2.map(Amount::raw)));
 }
 
-fn column<'l, O: RowOutput>(out: &mut O, lines: &[Line<'l>], put: impl Fn(&mut O, &Line<'l>)) {
+/// The nested arrays of lines that the archive has already.
+fn put_stored(out: &mut impl RowOutput, lines: &[StoredLine<'_>]) {
+    column(out, lines, |out, line| out.text(&*line.meter));
+    column(out, lines, |out, line| out.text(&*line.unit));
+    column(out, lines, |out, line| out.fixed(&line.quantity.to_le_bytes()));
+    column(out, lines, |out, line| out.fixed(&[line.status]));
+    put_stored_money(out, lines, |line| &line.charge);
+    put_stored_money(out, lines, |line| &line.cost);
+    column(out, lines, |out, line| {
+        out.map(line.dimensions.len());
+        for (name, value) in &line.dimensions {
+            out.pair(&**name, &**value);
+        }
+    });
+    column(out, lines, |out, line| out.fixed(&line.total_before.to_le_bytes()));
+}
+
+fn put_stored_money<'l>(
+    out: &mut impl RowOutput,
+    lines: &[StoredLine<'l>],
+    of: impl for<'a> Fn(&'a StoredLine<'l>) -> &'a StoredMoney<'l>,
+) {
+    column(out, lines, |out, line| out.text(&*of(line).card));
+    column(out, lines, |out, line| out.fixed(&of(line).version.to_le_bytes()));
+    column(out, lines, |out, line| out.text(&*of(line).currency));
+    column(out, lines, |out, line| put_decimal(out, of(line).amount));
+}
+
+fn column<O: RowOutput, L>(out: &mut O, lines: &[L], put: impl Fn(&mut O, &L)) {
     out.list(lines.len());
     for line in lines {
         put(out, line);
@@ -304,6 +381,7 @@ pub fn put_other(
     out.nullable(time.as_ref().map(<[u8; 8]>::as_slice));
     out.fixed(&place.append_time_us.to_le_bytes());
     let (kind, reason, detail, twin) = match outcome {
+        OtherOutcome::Uncorrected(why) => (4, why.reason, why.detail.as_str(), (-1, 0)),
         OtherOutcome::Duplicate { position, index } => (1, "duplicate", "", (*position, *index)),
         OtherOutcome::Conflict { position, index } => (2, "conflict", "", (*position, *index)),
         OtherOutcome::Rejected(rejection) => {
@@ -318,10 +396,14 @@ pub fn put_other(
     put_door(out, "", 0, -1, 0);
     put_optional_uuid(out, event.hold);
     out.fixed(&place.catalog_version.to_le_bytes());
-    put_copy(out, place.copy.as_ref());
+    put_origin(out, place);
     // A duplicate's payload is its twin's; only what may be mended or disputed is kept.
-    let raw: &[u8] =
-        if matches!(outcome, OtherOutcome::Duplicate { .. }) { &[] } else { event.raw };
+    let raw: &[u8] = if let OtherOutcome::Duplicate { .. } | OtherOutcome::Uncorrected(_) = outcome
+    {
+        &[]
+    } else {
+        event.raw
+    };
     out.text(raw);
 }
 
@@ -350,6 +432,6 @@ pub fn put_refused(out: &mut impl RowOutput, place: &RowPlace<'_>, refused: &Ref
     put_door(out, refused.door, refused.door_partition, refused.door_offset, refused.door_index);
     put_optional_uuid(out, None);
     out.fixed(&place.catalog_version.to_le_bytes());
-    put_copy(out, None);
+    put_origin(out, place);
     out.text(refused.raw);
 }

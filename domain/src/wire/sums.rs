@@ -46,8 +46,8 @@ pub struct Sum {
     pub charge: i128,
     /// Cost in the key's cost currency.
     pub cost: i128,
-    /// Lines, which is events of this meter.
-    pub events: u64,
+    /// Lines, which is events of this meter; those that are taken back count against the others.
+    pub events: i64,
 }
 
 impl Sum {
@@ -99,12 +99,11 @@ fn write_optional(out: &mut Vec<u8>, place: Option<u32>) {
     out.varint(place.map_or(0, |place| u64::from(place) + 1));
 }
 
-/// Writes the sums' section. Running totals stand behind the sums, where there are any: the batch then
-/// has another version.
+/// Writes the sums' section. Running totals stand behind the sums, where the batch's version says so.
 pub fn encode(
     dictionary: &DictionaryWriter,
     entries: &[(SumKey, Sum)],
-    totals: &[RunningTotal],
+    totals: Option<&[RunningTotal]>,
     out: &mut Vec<u8>,
 ) {
     dictionary.write(out);
@@ -128,11 +127,9 @@ pub fn encode(
         out.signed(sum.quantity);
         out.signed(sum.charge);
         out.signed(sum.cost);
-        out.varint(sum.events);
+        out.varint(sum.events.cast_unsigned());
     }
-    if totals.is_empty() {
-        return;
-    }
+    let Some(totals) = totals else { return };
     out.length(totals.len());
     for total in totals {
         for place in [total.tenant, total.team, total.meter, total.scope] {
@@ -163,7 +160,7 @@ impl<'a> Sums<'a> {
                 quantity: input.signed()?,
                 charge: input.signed()?,
                 cost: input.signed()?,
-                events: input.varint()?,
+                events: input.varint()?.cast_signed(),
             };
             entries.push((key, sum));
         }

@@ -149,7 +149,12 @@ pub fn entries() -> Vec<Entry<'static>> {
             catalog_version: 301,
             document_hash: *b"the document of the catalog, v301".first_chunk().unwrap(),
         },
-        Entry::Command(Command { tenant: 0, kind: CommandKind::Void, key: b"key", body: b"body" }),
+        Entry::Command(Command {
+            tenant: 0,
+            kind: CommandKind::Correct,
+            key: b"key",
+            body: b"body",
+        }),
         Entry::Command(Command { tenant: 1, kind: CommandKind::ClosePeriod, key: b"", body: b"" }),
         Entry::Command(Command {
             tenant: 0,
@@ -244,6 +249,7 @@ pub fn rows() -> (ColumnsWriter, ColumnsWriter) {
             catalog_version: 300,
             dictionary: &block.dictionary,
             copy,
+            corrects: None,
             serial: 0,
         };
         match entry {

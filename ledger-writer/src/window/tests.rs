@@ -49,7 +49,7 @@ fn batch(place: &Place, length: i64, version: u64, entries: &[Entry]) -> (Outer,
             (key, Sum { quantity: 1, charge: *charge, cost: *cost, events: 1 })
         })
         .collect();
-    sums::encode(&dictionary, &list, &[], &mut encoded);
+    sums::encode(&dictionary, &list, None, &mut encoded);
     let counts = |tenant: &Uuid| {
         let events = entries.iter().filter(|entry| entry.0 == *tenant).count() as u64;
         (*tenant, Counts { accepted: events, rated: events, ..Counts::default() })
@@ -70,7 +70,7 @@ fn parts(place: &Place, length: i64, header: Header, sums: Vec<u8>) -> (Outer, V
     let parts = Parts {
         header,
         sums,
-        has_totals: false,
+        behind: BehindSums::Nothing,
         rows: ColumnsWriter::usage_events(),
         others: ColumnsWriter::rejected_events(),
         forwards: Vec::new(),
@@ -185,7 +185,7 @@ fn what_cannot_be_read_or_does_not_balance_stops_the_partition() {
         traces: Vec::new(),
     };
     let mut nothing = Vec::new();
-    sums::encode(&DictionaryWriter::default(), &[], &[], &mut nothing);
+    sums::encode(&DictionaryWriter::default(), &[], None, &mut nothing);
     let (_, message) = parts(&Place::EMPTY, 1, header.clone(), nothing);
     assert_eq!(window.offer(0, &message), Err(WindowError::Unbalanced { from: 0, tenant: TENANT }));
     let (_, message) = parts(&Place::EMPTY, 1, header, vec![9, 9]);

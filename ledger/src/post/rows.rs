@@ -123,7 +123,7 @@ pub(super) async fn upsert_totals(
     .bind(all().map(|one| numeral(one.sum.quantity)).collect::<Vec<_>>())
     .bind(all().map(|one| numeral(one.sum.charge)).collect::<Vec<_>>())
     .bind(all().map(|one| numeral(one.sum.cost)).collect::<Vec<_>>())
-    .bind(all().map(|one| count(one.sum.events)).collect::<Vec<_>>())
+    .bind(all().map(|one| one.sum.events).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -92,6 +92,7 @@ pub(super) fn row_place<'a>(
         catalog_version,
         dictionary: &desk.block.dictionary,
         copy,
+        corrects: None,
         serial,
     }
 }

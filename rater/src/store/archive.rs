@@ -102,7 +102,8 @@ pub async fn identities(
     (from, to): (i64, i64),
 ) -> Result<Vec<u128>, ClickHouseError> {
     let sql = "SELECT toString(e.identity) AS id FROM usage_events AS e
-        WHERE e.partition = {partition:UInt32} AND e.position BETWEEN {from:Int64} AND {to:Int64}";
+        WHERE e.partition = {partition:UInt32} AND e.position BETWEEN {from:Int64} AND {to:Int64}
+            AND e.rating_run = 0";
     let parameters =
         [("partition", partition.to_string()), ("from", from.to_string()), ("to", to.to_string())];
     let parameters = parameters.each_ref().map(|(name, value)| (*name, value.as_str()));

@@ -366,6 +366,7 @@ impl Rater {
                 catalog_version: 7,
                 dictionary: &block.dictionary,
                 copy: None,
+                corrects: None,
                 serial: 0,
             };
             let time_us = event.time_us.unwrap_or(append_time_us);

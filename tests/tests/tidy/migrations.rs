@@ -37,6 +37,10 @@ const RELEASED: &[(&str, &str)] = &[
         "265baf839c95b47b8b049f8e143737d023edadd34273132b21ba720d128c33b7",
     ),
     (
+        "migrations/clickhouse/0008_uncorrected.sql",
+        "5d2cb7a635806bd466341c86164de0e5b466cc1e2ce1afbe24f946dfed12235b",
+    ),
+    (
         "migrations/postgres/0001_spine.sql",
         "60db733ef53c51eb7c2bf357ad795ab0f354b7d6fb2459c447ac37a1538f381c",
     ),
@@ -95,6 +99,10 @@ const RELEASED: &[(&str, &str)] = &[
     (
         "migrations/postgres/0015_running_totals.sql",
         "eb57446c6dcc296b990d9fe48d6afd4185c39bbeb17d21f11338c4262f9bd757",
+    ),
+    (
+        "migrations/postgres/0016_corrections.sql",
+        "3f66f42cb77508c254796b4bf8d5508bb35a82b9174d4163067c92e149f5e09f",
     ),
 ];
 

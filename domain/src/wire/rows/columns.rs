@@ -4,7 +4,7 @@ use super::{ColumnsWriter, RowOutput as _, Rows, numbers, parts_of, word_width};
 use crate::wire::{
     codec::{DecodeError, Input, Output as _},
     columns::{Kind, Table, Value},
-    row::RowHead,
+    row::{Corrected, RowHead},
 };
 
 /// A part of [`Columns`]: from and to.
@@ -230,6 +230,27 @@ impl Columns {
                 content: contents.u64().ok()?,
             })
         })
+    }
+
+    /// Of rows of `usage_events` that correct an event: which.
+    pub fn corrections(&self) -> impl Iterator<Item = (RowHead, Corrected)> {
+        let column = |name: &str| {
+            let place = self.table.columns.iter().position(|column| column.name == name);
+            let places = place.and_then(|place| self.columns.get(place)).copied();
+            Input::new(self.at(places.unwrap_or_default().values))
+        };
+        let (mut positions, mut indexes) = (column("origin_position"), column("origin_index"));
+        let (mut runs, mut checked) = (column("rating_run"), column("checked_to"));
+        let all = self.heads().map_while(move |head| {
+            let corrected = Corrected {
+                position: positions.i64().ok()?,
+                index: indexes.u32().ok()?,
+                run: runs.u32().ok()?,
+                checked_to: checked.i64().ok()?,
+            };
+            Some((head, corrected))
+        });
+        all.filter(|(_, corrected)| corrected.run > 0)
     }
 
     /// The rows as RowBinary.

@@ -1,0 +1,421 @@
+//! Corrections of many events: what is wanted, how far it is, and what it comes to.
+
+use runtime::postgres::{Pool, PostgresError};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    auth::TenantScope,
+    correcting::{Delta, DeltaKey, Deltas},
+    error::ApiError,
+    page::Asked,
+};
+
+/// Seconds that a process has a correction to itself without saying that it goes on.
+const LEASE_S: f64 = 30.0;
+
+/// A row of `corrections`.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct CorrectionRow {
+    pub correction_id: Uuid,
+    pub kind: String,
+    pub filter: String,
+    pub reason: String,
+    pub document: Option<String>,
+    pub catalog_version: i64,
+    pub state: String,
+    pub archived_to: Vec<i64>,
+    pub cursor: Vec<i64>,
+    pub events: i64,
+    pub changes: i64,
+    pub rejected: i64,
+    pub applied: i64,
+    pub error: Option<String>,
+    pub created_by: String,
+    pub created_at_us: i64,
+    pub previewed_at_us: Option<i64>,
+    pub posting_at_us: Option<i64>,
+    pub ended_at_us: Option<i64>,
+}
+
+const COLUMNS: &str = "correction_id, kind, filter::text AS filter, reason, document, catalog_version, state, archived_to, cursor, events,
+    changes, rejected, applied, error, created_by, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
+    (extract(epoch FROM previewed_at) * 1000000)::bigint AS previewed_at_us,
+    (extract(epoch FROM posting_at) * 1000000)::bigint AS posting_at_us,
+    (extract(epoch FROM ended_at) * 1000000)::bigint AS ended_at_us";
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct NewCorrection {
+    pub id: Uuid,
+    pub kind: &'static str,
+    pub filter: String,
+    pub reason: String,
+    pub document: Option<String>,
+    pub catalog_version: i64,
+    pub archived_to: Vec<i64>,
+    pub created_by: String,
+}
+
+/// Begins a correction with its preview.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    new: &NewCorrection,
+) -> Result<(), ApiError> {
+    sqlx::query(
+        "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, document, catalog_version, state, archived_to, created_by)
+         VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7, 'previewing', $8, $9)",
+    )
+    .bind(tenant.id())
+    .bind(new.id)
+    .bind(new.kind)
+    .bind(&new.filter)
+    .bind(&new.reason)
+    .bind(&new.document)
+    .bind(new.catalog_version)
+    .bind(&new.archived_to)
+    .bind(&new.created_by)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One correction.
+pub(crate) async fn find(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+) -> Result<Option<CorrectionRow>, ApiError> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM corrections WHERE tenant_id = $1 AND correction_id = $2");
+    let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.id())
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row)
+}
+
+/// Corrections, newest first.
+pub(crate) async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    asked: &Asked,
+) -> Result<Vec<CorrectionRow>, ApiError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM corrections WHERE tenant_id = $1 AND ($2::uuid IS NULL OR correction_id < $2)
+         ORDER BY correction_id DESC LIMIT $3"
+    );
+    let after = asked.after(0).and_then(|text| text.parse::<Uuid>().ok());
+    let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.id())
+        .bind(after)
+        .bind(asked.rows())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
+}
+
+/// Moves a correction from one state to the next; false where it is not in the first.
+pub(crate) async fn advance(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+    (from, to): (&str, &str),
+) -> Result<bool, ApiError> {
+    let changed = sqlx::query(
+        "UPDATE corrections SET state = $4, cursor = '{}', lease = NULL, leased_until = NULL,
+             previewed_at = CASE WHEN $4 = 'previewed' THEN clock_timestamp() ELSE previewed_at END,
+             posting_at = CASE WHEN $4 = 'posting' THEN clock_timestamp() ELSE posting_at END,
+             ended_at = CASE WHEN $4 IN ('posted', 'cancelled') THEN clock_timestamp() ELSE ended_at END
+         WHERE tenant_id = $1 AND correction_id = $2 AND state = $3",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(from)
+    .bind(to)
+    .execute(connection)
+    .await?;
+    Ok(changed.rows_affected() == 1)
+}
+
+/// Corrections that a process should go on with, of all tenants, oldest first.
+pub(crate) async fn waiting(reader: &Pool) -> Result<Vec<(Uuid, Uuid)>, PostgresError> {
+    let rows = sqlx::query_as(
+        "SELECT tenant_id, correction_id FROM corrections
+         WHERE state IN ('previewing', 'posting', 'confirming') AND coalesce(leased_until < clock_timestamp(), true)
+         ORDER BY created_at LIMIT 10",
+    )
+    .fetch_all(reader)
+    .await?;
+    Ok(rows)
+}
+
+/// Takes a correction for this process, if it is nobody's.
+pub(crate) async fn lease(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+    lease: Uuid,
+) -> Result<Option<CorrectionRow>, ApiError> {
+    let sql = format!(
+        "UPDATE corrections SET lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4)
+         WHERE tenant_id = $1 AND correction_id = $2 AND state IN ('previewing', 'posting', 'confirming')
+             AND coalesce(leased_until < clock_timestamp(), true)
+         RETURNING {COLUMNS}"
+    );
+    let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.id())
+        .bind(id)
+        .bind(lease)
+        .bind(LEASE_S)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row)
+}
+
+/// How far a correction is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    pub cursor: Vec<i64>,
+    pub events: i64,
+    pub changes: i64,
+    pub rejected: i64,
+    pub applied: i64,
+}
+
+/// Notes how far a correction is and that its process goes on; false where it is another's by now.
+pub(crate) async fn note(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (id, lease): (Uuid, Uuid),
+    progress: &Progress,
+) -> Result<bool, ApiError> {
+    let changed = sqlx::query(
+        "UPDATE corrections SET cursor = $4, events = $5, changes = $6, rejected = $7, applied = $8,
+             leased_until = clock_timestamp() + make_interval(secs => $9)
+         WHERE tenant_id = $1 AND correction_id = $2 AND lease = $3",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(lease)
+    .bind(&progress.cursor)
+    .bind(progress.events)
+    .bind(progress.changes)
+    .bind(progress.rejected)
+    .bind(progress.applied)
+    .bind(LEASE_S)
+    .execute(connection)
+    .await?;
+    Ok(changed.rows_affected() == 1)
+}
+
+/// Gives a correction back, to be gone on with later.
+pub(crate) async fn give_back(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (id, lease): (Uuid, Uuid),
+    after_s: f64,
+) -> Result<(), ApiError> {
+    sqlx::query(
+        "UPDATE corrections SET leased_until = clock_timestamp() + make_interval(secs => $4)
+         WHERE tenant_id = $1 AND correction_id = $2 AND lease = $3",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(lease)
+    .bind(after_s)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ends a correction that cannot be gone on with.
+pub(crate) async fn fail(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (id, lease): (Uuid, Uuid),
+    error: &str,
+) -> Result<(), ApiError> {
+    sqlx::query(
+        "UPDATE corrections SET state = 'failed', error = $4, ended_at = clock_timestamp()
+         WHERE tenant_id = $1 AND correction_id = $2 AND lease = $3",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(lease)
+    .bind(error)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds a block to the run log.
+pub(crate) async fn insert_block(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+    (partition, position, commands): (u32, i64, usize),
+) -> Result<(), ApiError> {
+    sqlx::query(
+        "INSERT INTO correction_blocks (tenant_id, correction_id, partition, position, commands) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(i32::try_from(partition).unwrap_or(i32::MAX))
+    .bind(position)
+    .bind(i32::try_from(commands).unwrap_or(i32::MAX))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A block of the run log.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct BlockRow {
+    pub partition: i32,
+    pub position: i64,
+    pub commands: i32,
+    pub appended_at_us: i64,
+}
+
+/// The run log in the order of the log's places.
+pub(crate) async fn blocks(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+    asked: Option<&Asked>,
+) -> Result<Vec<BlockRow>, ApiError> {
+    let after = |place| asked.and_then(|asked| asked.after_number(place).ok().flatten());
+    let rows = sqlx::query_as(
+        "SELECT partition, position, commands, (extract(epoch FROM appended_at) * 1000000)::bigint AS appended_at_us
+         FROM correction_blocks WHERE tenant_id = $1 AND correction_id = $2
+             AND ($3::bigint IS NULL OR (partition::bigint, position) > ($3, $4))
+         ORDER BY partition, position LIMIT $5",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind::<Option<i64>>(after(0))
+    .bind::<Option<i64>>(after(1))
+    .bind(asked.map_or(i64::MAX, Asked::rows))
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+fn decimal(raw: i128) -> String {
+    domain::money::Amount::of_sum(raw).to_string()
+}
+
+/// Writes what a correction changes, in place of what was there.
+pub(crate) async fn put_deltas(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+    (posted, deltas): (bool, &Deltas),
+) -> Result<(), ApiError> {
+    sqlx::query(
+        "DELETE FROM correction_deltas WHERE tenant_id = $1 AND correction_id = $2 AND posted = $3",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(posted)
+    .execute(&mut *connection)
+    .await?;
+    let all: Vec<(&DeltaKey, &Delta)> = deltas.0.iter().collect();
+    let texts =
+        |of: fn(&DeltaKey) -> &String| all.iter().map(|(key, _)| of(key)).collect::<Vec<_>>();
+    let numbers = |of: fn(&Delta) -> i128| {
+        all.iter().map(|(_, delta)| decimal(of(delta))).collect::<Vec<_>>()
+    };
+    sqlx::query(
+        "INSERT INTO correction_deltas (tenant_id, correction_id, posted, team, meter, currency, cost_currency, quantity, charge, cost)
+         SELECT $1, $2, $3, team, meter, currency, cost_currency, quantity::numeric, charge::numeric, cost::numeric
+         FROM UNNEST($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
+             AS new (team, meter, currency, cost_currency, quantity, charge, cost)",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(posted)
+    .bind(texts(|key| &key.team))
+    .bind(texts(|key| &key.meter))
+    .bind(texts(|key| &key.currency))
+    .bind(texts(|key| &key.cost_currency))
+    .bind(numbers(|delta| delta.quantity))
+    .bind(numbers(|delta| delta.charge))
+    .bind(numbers(|delta| delta.cost))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A row of `correction_deltas`, or a sum of some.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct DeltaRow {
+    pub team: String,
+    pub meter: String,
+    pub currency: String,
+    pub cost_currency: String,
+    pub quantity: String,
+    pub charge: String,
+    pub cost: String,
+}
+
+/// What a correction changes, by team, meter and currencies.
+pub(crate) async fn deltas(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (id, posted): (Uuid, bool),
+    asked: &Asked,
+) -> Result<Vec<DeltaRow>, ApiError> {
+    let after = |place| asked.after(place).map(str::to_owned);
+    let rows = sqlx::query_as(
+        "SELECT team, meter, currency, cost_currency, trim_scale(quantity)::text AS quantity, trim_scale(charge)::text AS charge,
+             trim_scale(cost)::text AS cost
+         FROM correction_deltas WHERE tenant_id = $1 AND correction_id = $2 AND posted = $3
+             AND ($4::text IS NULL OR (team, meter, currency, cost_currency) > ($4, $5, $6, $7))
+         ORDER BY team, meter, currency, cost_currency LIMIT $8",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(posted)
+    .bind(after(0))
+    .bind(after(1))
+    .bind(after(2))
+    .bind(after(3))
+    .bind(asked.rows())
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// A sum of differences in a currency.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct TotalRow {
+    pub currency: String,
+    pub charge: String,
+    pub cost_currency: String,
+    pub cost: String,
+    pub teams: i64,
+}
+
+/// What a correction changes, by currencies.
+pub(crate) async fn totals(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (id, posted): (Uuid, bool),
+) -> Result<Vec<TotalRow>, ApiError> {
+    let rows = sqlx::query_as(
+        "SELECT currency, cost_currency, trim_scale(sum(charge))::text AS charge, trim_scale(sum(cost))::text AS cost,
+             count(DISTINCT team) AS teams
+         FROM correction_deltas WHERE tenant_id = $1 AND correction_id = $2 AND posted = $3
+         GROUP BY currency, cost_currency ORDER BY currency, cost_currency",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(posted)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
