@@ -481,8 +481,8 @@ impl System {
             events.is_none_or(|events| events <= accepted),
             "{events:?} events expected: {counts:?}"
         );
-        let sql = "SELECT (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM usage_events)) AS rows, \
-                   (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events)) AS others";
+        let sql = "SELECT (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM usage_events WHERE rating_run = 0)) AS rows, \
+                   (SELECT count() FROM (SELECT DISTINCT partition, position, `index` FROM rejected_events WHERE outcome != 'uncorrected')) AS others";
         let rows = self.clickhouse.query_json_rows(sql, &[]).await?;
         let archived = integer(&rows[0]["rows"])? + integer(&rows[0]["others"])?;
         // A late event has its outcome, and its row, as a copy.

@@ -6,7 +6,7 @@
 //! same numbers, and the rater carries each out once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -285,10 +285,9 @@ impl Work<'_> {
         for event in events {
             let effective = event.effective().map(|event| event.catalog_version);
             for number in [Some(event.first.catalog_version), effective].into_iter().flatten() {
-                if !catalogs.contains_key(&number) {
+                if let Entry::Vacant(place) = catalogs.entry(number) {
                     let version = u64::try_from(number).unwrap_or(0);
-                    let compiled = compiled::of_version(self.api, self.tenant, version).await?;
-                    catalogs.insert(number, compiled);
+                    place.insert(compiled::of_version(self.api, self.tenant, version).await?);
                 }
             }
         }

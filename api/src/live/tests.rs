@@ -63,7 +63,7 @@ fn section(charges: &[(&str, i128)]) -> Vec<u8> {
         })
         .collect();
     let mut out = Vec::new();
-    encode(&dictionary, &entries, &[], &mut out);
+    encode(&dictionary, &entries, None, &mut out);
     out
 }
 

@@ -32,6 +32,7 @@ use crate::{
     state::{Api, Shared},
     store::{
         conservation,
+        corrected::{self, CorrectionOf},
         events::{self, EventPlace, EventQuestion, EventRow, LineRow, Table},
         explain::{self, SumKey},
     },
@@ -105,8 +106,10 @@ pub(crate) struct Event {
     accepted_at: String,
     /// The catalog version that it was rated by.
     catalog_version: Option<i64>,
-    /// What its meters made of it.
+    /// What its meters made of it, when it was rated first.
     lines: Vec<Line>,
+    /// What was corrected about it since, in order.
+    corrections: Vec<AppliedCorrection>,
     /// The journal that its charges and costs are in, once they are posted.
     journal_id: Option<Uuid>,
     /// Why it was rejected.
@@ -117,6 +120,54 @@ pub(crate) struct Event {
     twin: Option<String>,
     /// The event as it was sent, where it is kept.
     raw: Option<String>,
+}
+
+/// A correction of an event.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AppliedCorrection {
+    /// Where its command stands: partition:position:index. `GET /v1/explain` shows it in its journal.
+    command: String,
+    /// `applied`, or `refused` and then nothing of it holds.
+    status: &'static str,
+    /// Which correction of the event it is, from 1; null for one that was refused.
+    run: Option<u32>,
+    /// When it was accepted.
+    accepted_at: String,
+    /// What the event comes to since then; none where it is void or was refused.
+    outcome: Option<String>,
+    /// What its meters make of it since then.
+    lines: Vec<Line>,
+    /// Why it was refused.
+    reason: Option<String>,
+    /// The same for people.
+    detail: Option<String>,
+}
+
+/// Corrections by event.
+fn applied(rows: Vec<CorrectionOf>) -> BTreeMap<EventPlace, Vec<AppliedCorrection>> {
+    let mut all: BTreeMap<EventPlace, Vec<AppliedCorrection>> = BTreeMap::new();
+    for row in rows {
+        let (command, is_back, is_applied) = (receipt(row.place()), row.sign < 0, row.sign != 0);
+        let of_event = all.entry(row.event()).or_default();
+        // What it takes back stands before what it books instead, if anything.
+        if of_event.last().is_none_or(|last| last.command != command) {
+            of_event.push(AppliedCorrection {
+                command,
+                status: if is_applied { "applied" } else { "refused" },
+                run: Some(row.rating_run).filter(|run| *run > 0),
+                accepted_at: time::format(row.append_us),
+                outcome: None,
+                lines: Vec::new(),
+                reason: some(row.reason),
+                detail: some(row.detail),
+            });
+        }
+        if let Some(last) = of_event.last_mut().filter(|_| is_applied && !is_back) {
+            last.outcome = Some(row.outcome);
+            last.lines = row.lines.into_iter().map(Line::from).collect();
+        }
+    }
+    all
 }
 
 /// What one meter made of an event.
@@ -250,11 +301,18 @@ pub(super) async fn event_of(
     tenant: TenantScope,
     row: EventRow,
 ) -> Result<Event, ApiError> {
-    let ledger = Ledger::read(api, tenant, &[row.place()], std::slice::from_ref(&row.team)).await?;
-    Ok(event(row, &ledger))
+    let places = [row.place()];
+    let ledger = Ledger::read(api, tenant, &places, std::slice::from_ref(&row.team)).await?;
+    let mut corrections =
+        applied(corrected::corrections_of(&api.clickhouse, tenant, &places).await?);
+    Ok(event(row, &ledger, &mut corrections))
 }
 
-fn event(row: EventRow, ledger: &Ledger) -> Event {
+fn event(
+    row: EventRow,
+    ledger: &Ledger,
+    corrections: &mut BTreeMap<EventPlace, Vec<AppliedCorrection>>,
+) -> Event {
     let place = row.place();
     let moves_money = row.lines.iter().any(|line| line.charge.is_some() || line.cost.is_some());
     let journal = ledger.journals.get(&(place.partition, place.position)).copied();
@@ -280,6 +338,7 @@ fn event(row: EventRow, ledger: &Ledger) -> Event {
         catalog_version: Some(row.catalog_version),
         journal_id: journal.filter(|_| moves_money),
         lines,
+        corrections: corrections.remove(&place).unwrap_or_default(),
         reason: some(row.reason),
         detail: some(row.detail),
         twin,
@@ -331,7 +390,9 @@ pub(super) async fn answer(
     teams.sort_unstable();
     teams.dedup();
     let ledger = Ledger::read(api, tenant, &places, &teams).await?;
-    let items = found.items.into_iter().map(|row| event(row, &ledger)).collect();
+    let mut corrections =
+        applied(corrected::corrections_of(&api.clickhouse, tenant, &places).await?);
+    let items = found.items.into_iter().map(|row| event(row, &ledger, &mut corrections)).collect();
     Ok(Page { items, next_cursor: found.next_cursor })
 }
 
@@ -513,6 +574,7 @@ fn pending(
         accepted_at: time::format(message.append_time_us),
         catalog_version: None,
         lines: Vec::new(),
+        corrections: Vec::new(),
         journal_id: None,
         reason: None,
         detail: None,

@@ -160,6 +160,10 @@ pub(crate) struct ExplainedEvent {
     accepted_at: String,
     /// The catalog version that it was rated by.
     catalog_version: i64,
+    /// Receipt of the event that this corrects; null for an event itself. The receipt is the command's then.
+    corrects: Option<String>,
+    /// Whether this takes back what the event came to so far: amounts and quantities are negative.
+    reversal: bool,
     /// Its lines in what is explained.
     lines: Vec<ExplainedLine>,
 }
@@ -233,7 +237,7 @@ pub(crate) async fn read(
 ) -> Result<Json<Explanation>, ApiError> {
     let tenant = caller.may(KeyScope::BalancesRead)?;
     caller.may(KeyScope::UsageRead)?;
-    let asked = query.asked(2)?;
+    let asked = query.asked(3)?;
     let after = cursor(&asked)?;
     let asking = read_id(&text).ok_or_else(unknown)?;
     let (journal, transfers) = books(&api, tenant, &asking).await?;
@@ -265,10 +269,13 @@ async fn transfer_ids(
 }
 
 fn cursor(asked: &Asked) -> Result<Option<Place>, Problem> {
-    let Some((position, index)) = asked.after_number(0)?.zip(asked.after_number(1)?) else {
+    let (Some(position), Some(index), Some(sign)) =
+        (asked.after_number(0)?, asked.after_number(1)?, asked.after_number(2)?)
+    else {
         return Ok(None);
     };
-    Ok(Some((position, u32::try_from(index).map_err(|_| cursor_invalid())?)))
+    let index = u32::try_from(index).map_err(|_| cursor_invalid())?;
+    Ok(Some((position, index, i8::try_from(sign).map_err(|_| cursor_invalid())?)))
 }
 
 /// The journal and its transfers, or the one that was asked for.
@@ -396,8 +403,9 @@ fn explanation(
     let (totals, listed, left_out, alone) = compare(transfers, &mut sums)?;
     let matches =
         alone.is_empty() && left_out.all_match && listed.iter().all(|transfer| transfer.matches);
-    let found =
-        page(asked, archive.events, |row| vec![row.position.to_string(), row.index.to_string()]);
+    let found = page(asked, archive.events, |row| {
+        vec![row.position.to_string(), row.index.to_string(), row.sign.to_string()]
+    });
     let items = found.items.into_iter().map(|row| steps.event(row)).collect::<Result<_, _>>()?;
     Ok(Explanation {
         id,

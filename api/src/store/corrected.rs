@@ -122,8 +122,7 @@ impl Corrected {
 const COLUMNS: &str = "e.partition AS partition, e.position AS position, e.`index` AS `index`, e.has_client_time AS has_client_time,
     toString(e.event_id) AS event_id, toString(e.source) AS source, toString(e.type) AS event_type, toString(e.subject) AS subject,
     toString(e.team) AS team, toString(e.user) AS user, toString(e.app) AS app, toString(e.key) AS key, toString(e.feature) AS feature,
-    toString(e.outcome) AS outcome, toInt64(e.catalog_version) AS catalog_version, toString(e.content_hash) AS content, e.raw AS raw,
-    e.rating_run AS rating_run, e.sign AS sign, e.origin_position AS of_position, e.origin_index AS of_index";
+    toString(e.outcome) AS outcome, toInt64(e.catalog_version) AS catalog_version, toString(e.content_hash) AS content, e.raw AS raw";
 
 const SETTINGS: &str = "SETTINGS max_execution_time = 60, output_format_json_named_tuples_as_objects = 1, prefer_column_name_to_alias = 1";
 
@@ -283,4 +282,69 @@ pub(crate) async fn corrections(
          ORDER BY e.position, e.`index`, e.sign LIMIT 1 BY e.position, e.`index`, e.sign {SETTINGS}"
     );
     read_rows(statement.rows(clickhouse).await?)
+}
+
+/// A correction of an event: carried out, or not and why.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct CorrectionOf {
+    pub partition: u32,
+    #[serde(deserialize_with = "number")]
+    pub position: i64,
+    pub index: u32,
+    #[serde(deserialize_with = "number")]
+    pub append_us: i64,
+    pub rating_run: u32,
+    pub sign: i8,
+    #[serde(deserialize_with = "number")]
+    pub of_position: i64,
+    pub of_index: u32,
+    pub outcome: String,
+    pub reason: String,
+    pub detail: String,
+    pub lines: Vec<LineRow>,
+}
+
+impl CorrectionOf {
+    /// The place of its command.
+    pub fn place(&self) -> EventPlace {
+        EventPlace { partition: self.partition, position: self.position, index: self.index }
+    }
+
+    /// The place of the event.
+    pub fn event(&self) -> EventPlace {
+        EventPlace { partition: self.partition, position: self.of_position, index: self.of_index }
+    }
+}
+
+/// Corrections of the events at these places, in the order of the log.
+pub(crate) async fn corrections_of(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    places: &[EventPlace],
+) -> Result<Vec<CorrectionOf>, ApiError> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut statement = Statement::default();
+    let tenant = statement.bind("UUID", tenant.id().to_string());
+    let positions: Vec<String> = places.iter().map(|place| place.position.to_string()).collect();
+    let positions = statement.bind("Array(Int64)", format!("[{}]", positions.join(",")));
+    let of = "e.partition AS partition, e.position AS position, e.`index` AS `index`, toUnixTimestamp64Micro(e.append_time) AS append_us,
+        toString(e.outcome) AS outcome";
+    statement.sql = format!(
+        "SELECT {of}, '' AS reason, '' AS detail, {EFFECTIVE} FROM usage_events AS e
+         WHERE e.tenant_id = {tenant} AND e.rating_run > 0 AND has({positions}, e.origin_position)
+         ORDER BY e.position, e.`index`, e.sign LIMIT 1 BY e.partition, e.position, e.`index`, e.sign {SETTINGS}"
+    );
+    let mut rows: Vec<CorrectionOf> = read_rows(statement.rows(clickhouse).await?)?;
+    statement.sql = format!(
+        "SELECT {of}, toString(e.reason) AS reason, toString(e.detail) AS detail, toInt8(0) AS sign, toUInt32(0) AS rating_run,
+             e.origin_position AS of_position, e.origin_index AS of_index, [] AS lines FROM rejected_events AS e
+         WHERE e.tenant_id = {tenant} AND e.outcome = 'uncorrected' AND has({positions}, e.origin_position)
+         ORDER BY e.position, e.`index` LIMIT 1 BY e.partition, e.position, e.`index` {SETTINGS}"
+    );
+    rows.extend(read_rows::<CorrectionOf>(statement.rows(clickhouse).await?)?);
+    rows.retain(|row| places.contains(&row.event()));
+    rows.sort_by_key(|row| (row.position, row.index, row.sign));
+    Ok(rows)
 }

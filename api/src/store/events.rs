@@ -92,6 +92,17 @@ pub(crate) struct EventRow {
     pub twin_index: u32,
     #[serde(default)]
     pub lines: Vec<LineRow>,
+    /// −1 where the row takes back what an event came to.
+    #[serde(default = "one")]
+    pub sign: i8,
+    /// Which correction of an event the row is; 0 for none.
+    #[serde(default)]
+    pub rating_run: u32,
+    /// The place of the event that it corrects.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub of_position: Option<i64>,
+    #[serde(default)]
+    pub of_index: u32,
     /// Every byte of `raw`, where it was asked for.
     #[serde(default)]
     pub raw_base64: String,
@@ -101,6 +112,12 @@ impl EventRow {
     /// Its place.
     pub fn place(&self) -> EventPlace {
         EventPlace { partition: self.partition, position: self.position, index: self.index }
+    }
+
+    /// The place of the event that it corrects.
+    pub fn corrects(&self) -> Option<EventPlace> {
+        let position = self.of_position.filter(|_| self.rating_run > 0)?;
+        Some(EventPlace { partition: self.partition, position, index: self.of_index })
     }
 }
 
@@ -149,6 +166,10 @@ impl LineRow {
     }
 }
 
+fn one() -> i8 {
+    1
+}
+
 /// 64-bit integers arrive as text.
 pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -166,7 +187,7 @@ pub(super) const COLUMNS: &str = "partition, position, index, toUnixTimestamp64M
     toInt64(catalog_version) AS catalog_version, toValidUTF8(raw) AS raw";
 
 /// Of events that took their id.
-pub(super) const EFFECTIVE: &str = "toUnixTimestamp64Micro(time) AS order_us,
+pub(super) const EFFECTIVE: &str = "toUnixTimestamp64Micro(time) AS order_us, sign, rating_run, origin_position AS of_position, origin_index AS of_index,
     arrayMap((a, b, c, d, e, f, g, h, i, j, k, l, m, n) -> CAST((a, b, c, d, e, f, g, h, i, j, k, l, m, n),
         'Tuple(meter String, unit String, quantity Decimal(38, 12), status String, card String, card_version UInt32, currency String,
          charge Nullable(Decimal(38, 12)), cost_card String, cost_card_version UInt32, cost_currency String,
@@ -258,15 +279,19 @@ fn statement(
     columns: &str,
 ) -> Statement {
     let mut statement = Statement::default();
-    let (name, time, newest) = match table {
-        Table::Effective => ("usage_events", "e.time", ", e.rating_run DESC"),
-        Table::Other => ("rejected_events", "coalesce(e.time, e.append_time)", ""),
+    let (name, time) = match table {
+        Table::Effective => ("usage_events", "e.time"),
+        Table::Other => ("rejected_events", "coalesce(e.time, e.append_time)"),
     };
     let own = statement.bind("UUID", tenant.id().to_string());
     let mut conditions = vec![format!("e.tenant_id = {own}")];
     if table == Table::Effective {
-        conditions.push("e.sign = 1".to_owned());
-    } else if question.place.is_none() && question.origin.is_none() {
+        // As it was rated first; corrections of it stand elsewhere.
+        conditions.push("e.rating_run = 0".to_owned());
+    } else {
+        conditions.push("e.outcome != 'uncorrected'".to_owned());
+    }
+    if table == Table::Other && question.place.is_none() && question.origin.is_none() {
         conditions.push(FIRST_OF_DOOR.replace("{tenant}", &own));
     }
     let equal = [
@@ -309,7 +334,7 @@ fn statement(
     let limit = statement.bind("UInt64", question.limit.to_string());
     statement.sql = format!(
         "SELECT {columns} FROM {name} AS e WHERE {}
-         ORDER BY {time} DESC, e.partition DESC, e.position DESC, e.index DESC{newest}
+         ORDER BY {time} DESC, e.partition DESC, e.position DESC, e.index DESC
          LIMIT 1 BY e.partition, e.position, e.index LIMIT {limit}
          SETTINGS max_execution_time = 20, output_format_json_named_tuples_as_objects = 1, prefer_column_name_to_alias = 1",
         conditions.join(" AND ")

@@ -73,17 +73,17 @@ pub(crate) struct Scope {
     pub only: Option<SumKey>,
 }
 
-/// A place in the journal's order: position and index.
-pub(crate) type Place = (i64, u32);
+/// A place in the journal's order: position, index and sign. What a correction takes back stands before
+/// what it books instead.
+pub(crate) type Place = (i64, u32, i8);
 
-/// Conditions on an event of the scope. What was rated again later is posted by another journal.
+/// Conditions on an event of the scope. What corrects one of its events later is posted by another journal.
 fn conditions(statement: &mut Statement, tenant: TenantScope, scope: &Scope) -> Vec<String> {
     let mut conditions = vec![
         format!("tenant_id = {}", statement.bind("UUID", tenant.id().to_string())),
         format!("partition = {}", statement.bind("UInt32", scope.partition.to_string())),
         format!("position >= {}", statement.bind("Int64", scope.from.to_string())),
         format!("position <= {}", statement.bind("Int64", scope.to.to_string())),
-        "rating_run = 0".to_owned(),
     ];
     if let Some(only) = scope.only.as_ref().filter(|only| only.side == Side::Usage) {
         conditions.push(format!("team = {}", statement.bind("String", &only.team)));
@@ -101,10 +101,8 @@ pub(crate) async fn sums(
 ) -> Result<Vec<SumRow>, ApiError> {
     let mut statement = Statement::default();
     let mut conditions = conditions(&mut statement, tenant, scope);
-    if let Some((position, index)) = until {
-        let position = statement.bind("Int64", position.to_string());
-        let index = statement.bind("UInt32", index.to_string());
-        conditions.push(format!("(position, index) <= ({position}, {index})"));
+    if let Some(place) = until {
+        conditions.push(compared(&mut statement, "<=", place));
     }
     let filter = conditions.join(" AND ");
     let (usage, cost) = match &scope.only {
@@ -159,24 +157,28 @@ pub(crate) async fn events(
 ) -> Result<Vec<EventRow>, ApiError> {
     let mut statement = Statement::default();
     let mut conditions = conditions(&mut statement, tenant, scope);
-    conditions.push("sign = 1".to_owned());
     conditions.push(match &scope.only {
         None => "notEmpty(lines.meter)".to_owned(),
         Some(only) => with_line(&mut statement, only),
     });
-    if let Some((position, index)) = after {
-        let position = statement.bind("Int64", position.to_string());
-        let index = statement.bind("UInt32", index.to_string());
-        conditions.push(format!("(position, index) > ({position}, {index})"));
+    if let Some(place) = after {
+        conditions.push(compared(&mut statement, ">", place));
     }
     let limit = statement.bind("UInt64", limit.to_string());
     statement.sql = format!(
         "SELECT {COLUMNS}, {EFFECTIVE} FROM usage_events AS e WHERE {}
-         ORDER BY e.position, e.index LIMIT 1 BY e.position, e.index LIMIT {limit}
+         ORDER BY e.position, e.index, e.sign LIMIT 1 BY e.position, e.index, e.sign LIMIT {limit}
          SETTINGS max_execution_time = 20, output_format_json_named_tuples_as_objects = 1, prefer_column_name_to_alias = 1",
         conditions.join(" AND ")
     );
     read_rows(statement.rows(clickhouse).await?)
+}
+
+fn compared(statement: &mut Statement, how: &str, (position, index, sign): Place) -> String {
+    let position = statement.bind("Int64", position.to_string());
+    let index = statement.bind("UInt32", index.to_string());
+    let sign = statement.bind("Int8", sign.to_string());
+    format!("(position, index, sign) {how} ({position}, {index}, {sign})")
 }
 
 fn with_line(statement: &mut Statement, only: &SumKey) -> String {

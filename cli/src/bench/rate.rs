@@ -224,7 +224,7 @@ pub fn books(messages: &[Bytes]) -> Result<(Books, u64)> {
         for (key, sum) in &sums.entries {
             let text = |number| sums.dictionary.get(number).map(str::to_owned);
             let entry = books.entry((text(key.team)?, text(key.meter)?)).or_default();
-            entry.events += i64::try_from(sum.events)?;
+            entry.events += sum.events;
             entry.quantity += sum.quantity;
             entry.charge += sum.charge;
             entry.cost += sum.cost;

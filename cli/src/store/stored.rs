@@ -92,9 +92,9 @@ pub async fn of_total(
     });
     let sql = format!(
         "SELECT {columns} FROM usage_events
-         WHERE rating_run = 0 AND sign = 1 AND tenant_id = '{}' AND team = {} AND has(lines.meter, {}) AND {within}
+         WHERE tenant_id = '{}' AND team = {} AND has(lines.meter, {}) AND {within}
              AND position <= arrayElement([{ends}]::Array(Int64), partition + 1)
-         ORDER BY partition, position, `index` LIMIT 1 BY partition, position, `index` LIMIT {count}",
+         ORDER BY partition, position, `index`, sign LIMIT 1 BY partition, position, `index`, sign LIMIT {count}",
         total.tenant_id,
         hex(&total.team),
         hex(&total.meter),
@@ -110,8 +110,8 @@ pub async fn sample(clickhouse: &ClickHouse, ends: &[i64], count: u32, seed: u64
     let ends = ends.join(", ");
     let columns = USAGE_EVENTS.names();
     let sql = format!(
-        "SELECT {columns} FROM usage_events WHERE rating_run = 0 AND sign = 1 AND ({KEY}) IN (
-             SELECT {KEY} FROM usage_events WHERE rating_run = 0 AND sign = 1
+        "SELECT {columns} FROM usage_events WHERE sign = 1 AND ({KEY}) IN (
+             SELECT {KEY} FROM usage_events WHERE sign = 1
                  AND position <= arrayElement([{ends}]::Array(Int64), partition + 1)
              ORDER BY sipHash64(toUInt64({seed}), partition, position, `index`) LIMIT {count})
          ORDER BY partition, position, `index` LIMIT 1 BY partition, position, `index`"

@@ -57,7 +57,7 @@ fn follow(log: &SharedLog, partition: u32, mut place: Place, to: i64) -> Result<
 #[cfg(test)]
 mod tests {
     use domain::wire::{
-        rated::{Header, Parts, encode},
+        rated::{BehindSums, Header, Parts, encode},
         rows::ColumnsWriter,
     };
     use runtime::log::local::{LocalLog, LocalOptions};

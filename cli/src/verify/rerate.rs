@@ -16,7 +16,7 @@ use domain::{
         block::{Block, BlockHeader},
         codec::Input,
         record::{Entry, EventRecord, Origin, Verdict},
-        row::{RowPlace, put_usage_event},
+        row::{Corrected, RowPlace, put_usage_event},
     },
 };
 use ingest::{
@@ -184,9 +184,24 @@ impl Again {
         let version = row.u64("catalog_version")?;
         let catalog = self.catalogs.get(&(tenant, version)).context("its catalog is missing")?;
         let copy = copy(row)?;
+        let corrects = corrects(row)?;
+        let corrected;
+        let event = match corrects {
+            None => event,
+            // It left id and content with the event that it corrects, and touches no hold.
+            Some(_) => {
+                let content = row.u64("content_hash")?;
+                let hold = None;
+                corrected =
+                    EventRecord { identity: 0, content, hold, hold_end: false, ..event.clone() };
+                &corrected
+            }
+        };
         let append_time_us = row.i64("append_time")?;
-        // A copy has the times of its origin, of which only the row's own time is kept.
-        let origin_us = if copy.is_some() { row.i64("time")? } else { append_time_us };
+        // A copy has the times of its origin, of which only the row's own time is kept; a correction those of
+        // its event.
+        let is_own = copy.is_none() && corrects.is_none();
+        let origin_us = if is_own { append_time_us } else { row.i64("time")? };
         let time_us = event.time_us.unwrap_or(origin_us);
         let rating = Rating {
             catalog,
@@ -208,7 +223,7 @@ impl Again {
             catalog_version: version,
             dictionary: &block.dictionary,
             copy,
-            corrects: None,
+            corrects,
             serial: 0,
         };
         Ok(take(&place, event, (time_us, outcome), catalog, &lines))
@@ -266,6 +281,17 @@ impl Totals for Recorded<'_> {
         let of_meter = self.0.iter().find(|(meter, _)| *meter == &*name.meter);
         of_meter.map_or(0, |(_, total)| *total)
     }
+}
+
+/// Of a correction: which event it corrects.
+fn corrects(row: &Row<'_>) -> Result<Option<Corrected>> {
+    let run = row.u32("rating_run")?;
+    Ok((run > 0).then_some(Corrected {
+        position: row.i64("origin_position")?,
+        index: row.u32("origin_index")?,
+        run,
+        checked_to: row.i64("checked_to")?,
+    }))
 }
 
 /// Of a copy: what the slow lane found, and where it came from.

@@ -2,6 +2,8 @@
 //! Each event is rated again with the total that stands beside its lines; the totals of one name must
 //! follow each other without a gap and end where Postgres says.
 
+use std::collections::HashMap;
+
 use anyhow::{Context as _, Result};
 use domain::{
     money::Amount,
@@ -11,7 +13,10 @@ use ledger::verify::{Check, archive::Ends};
 use runtime::clickhouse::ClickHouse;
 use sqlx::PgConnection;
 
-use super::rerate::{Again, by_partition, place, rows_of};
+use super::{
+    rerate::{Again, by_partition, place, rows_of},
+    row::Row,
+};
 use crate::store::stored::{self, StoredTotal};
 
 const NAME: &str = "totals of periods";
@@ -41,13 +46,8 @@ pub async fn sample(
         }
         check.rows += 1;
         again.read_catalogs(snapshot, &rows).await?;
-        let mut moved = Vec::new();
-        for row in &rows {
-            let of_row =
-                again.totals(row).with_context(|| format!("the event {:?}", place(row)))?;
-            moved.extend(of_row.into_iter().map(|one| (place(row), one)));
-        }
-        if let Some(fault) = fault(total, moved)? {
+        let moves = moves(&again, &rows)?;
+        if let Some(fault) = fault(total, moves)? {
             check.blame(|| fault);
         }
     }
@@ -56,24 +56,66 @@ pub async fn sample(
     Ok(check)
 }
 
+/// What a row did to a total.
+struct Moved {
+    place: String,
+    total: LineTotal,
+    /// Whether it takes back what another has done.
+    is_back: bool,
+    /// Whether it stands behind all that was counted before it: a correction stands where the event does
+    /// that it corrects.
+    is_next: bool,
+}
+
+/// What the rows moved, in the order of the log. What a correction takes back is what the row before it
+/// of the same event has moved.
+fn moves(again: &Again, rows: &[Row<'_>]) -> Result<Vec<Moved>> {
+    let mut newest: HashMap<(u32, i64, u32), Vec<LineTotal>> = HashMap::new();
+    let mut moves = Vec::new();
+    for row in rows {
+        let own = (row.u32("partition")?, row.i64("position")?, row.u32("index")?);
+        let is_first = row.u32("rating_run")? == 0;
+        let event = if is_first {
+            own
+        } else {
+            (own.0, row.i64("origin_position")?, row.u32("origin_index")?)
+        };
+        let is_back = row.u8("sign")? != 1;
+        let totals = if is_back {
+            newest.remove(&event).unwrap_or_default()
+        } else {
+            let totals =
+                again.totals(row).with_context(|| format!("the event {:?}", place(row)))?;
+            newest.insert(event, totals.clone());
+            totals
+        };
+        for total in totals {
+            moves.push(Moved { place: place(row)?, total, is_back, is_next: is_first });
+        }
+    }
+    Ok(moves)
+}
+
 /// What is wrong with a total, from all that its events moved, in the order of the log.
-fn fault(total: &StoredTotal, moved: Vec<(Result<String>, LineTotal)>) -> Result<Option<String>> {
+fn fault(total: &StoredTotal, moves: Vec<Moved>) -> Result<Option<String>> {
     let name = TotalName::stored(&total.meter, &total.scope, &total.period, total.start_us)
         .context("a period of no kind")?;
     let stored = Amount::parse_sum(&total.quantity)?.raw();
     let of = || format!("{} of team {} from {:?}", total.meter, total.team, total.start_us);
-    let mut running = 0;
-    for (place, one) in moved.into_iter().filter(|(_, one)| one.name == name) {
-        if one.before != running {
+    let mut running = 0_i128;
+    for moved in moves.into_iter().filter(|moved| moved.total.name == name) {
+        let one = moved.total;
+        if moved.is_next && one.before != running {
             return Ok(Some(format!(
                 "{}: the event {} has {} before it, not {}",
                 of(),
-                place?,
+                moved.place,
                 Amount::of_sum(one.before),
                 Amount::of_sum(running)
             )));
         }
-        running = one.after;
+        let by = one.after.saturating_sub(one.before);
+        running = running.saturating_add(if moved.is_back { by.saturating_neg() } else { by });
     }
     Ok((running != stored).then(|| {
         format!(

@@ -4,7 +4,7 @@ use domain::{
     chain::{GENESIS, Place},
     wire::{
         codec::DictionaryWriter,
-        rated::{self, Outer, Parts},
+        rated::{self, BehindSums, Outer, Parts},
         rows::ColumnsWriter,
         sums::{self, SumKey},
     },

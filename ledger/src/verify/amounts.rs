@@ -137,7 +137,7 @@ async fn charges_archived(
     let sql = format!(
         "SELECT toString(u.team) AS of_team, toString(u.meter) AS of_meter, toString(u.card) AS of_card,
              toInt64(u.card_version) AS of_version, toString(u.currency) AS of_currency, toString(sum(u.charge * u.sign)) AS amount
-         FROM usage_lines AS u WHERE {page_filter} AND rating_run = 0 AND {filter} AND u.currency != ''
+         FROM usage_lines AS u WHERE {page_filter} AND {filter} AND u.currency != ''
          GROUP BY of_team, of_meter, of_card, of_version, of_currency"
     );
     let mut sums = Sums::new();
@@ -188,7 +188,7 @@ async fn costs_archived(
     let filter = within(ends, "position");
     let sql = format!(
         "SELECT toString(u.meter) AS of_meter, toString(u.cost_currency) AS of_currency, toString(sum(u.cost * u.sign)) AS amount
-         FROM usage_lines AS u WHERE tenant_id = '{tenant}' AND rating_run = 0 AND {filter} AND u.cost_currency != ''
+         FROM usage_lines AS u WHERE tenant_id = '{tenant}' AND {filter} AND u.cost_currency != ''
          GROUP BY of_meter, of_currency"
     );
     let mut sums = Sums::new();
@@ -255,7 +255,7 @@ async fn totals_archived(
              intDiv(toUnixTimestamp64Micro(u.time) - positiveModulo(toUnixTimestamp64Micro(u.time), 900000000), 900000000) AS bucket,
              toString(sum(u.quantity * u.sign)) AS of_quantity, toString(ifNull(sum(u.charge * u.sign), 0)) AS of_charge,
              toString(ifNull(sum(u.cost * u.sign), 0)) AS of_cost, sum(toInt64(u.sign)) AS of_lines
-         FROM usage_lines AS u WHERE {page_filter} AND rating_run = 0 AND {filter}
+         FROM usage_lines AS u WHERE {page_filter} AND {filter}
          GROUP BY of_team, of_meter, of_currency, of_cost_currency, bucket"
     );
     let mut sums = Sums::new();

@@ -161,7 +161,7 @@ async fn found_rows(clickhouse: &ClickHouse, archived: &Ends) -> Result<Sums, Ve
         (
             0,
             format!(
-                "SELECT partition, count() AS rows FROM (SELECT partition FROM usage_events WHERE rating_run = 0 AND {filter} ORDER BY {ORDER} LIMIT 1 BY {ORDER}) GROUP BY partition"
+                "SELECT partition, count() AS rows FROM (SELECT partition FROM usage_events WHERE {filter} ORDER BY {ORDER} LIMIT 1 BY {ORDER}) GROUP BY partition"
             ),
         ),
         (
@@ -311,7 +311,8 @@ async fn archived_counts(clickhouse: &ClickHouse, ends: &Ends) -> Result<Sums, V
          GROUP BY partition, tenant, kind
          UNION ALL
          SELECT partition, toString(tenant_id) AS tenant, toString(outcome) AS kind, count() AS events
-         FROM (SELECT DISTINCT partition, tenant_id, position, `index`, outcome FROM rejected_events WHERE {filter})
+         FROM (SELECT DISTINCT partition, tenant_id, position, `index`, outcome FROM rejected_events
+             WHERE {filter} AND outcome != 'uncorrected')
          GROUP BY partition, tenant, kind"
     );
     let mut sums = Sums::new();

@@ -13,7 +13,7 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
-        rated::{Counts, Header, Parts, encode},
+        rated::{BehindSums, Counts, Header, Parts, encode},
         record::{Attribute, AttributeKind, Entry, EventRecord, Quote},
         row::{OtherOutcome, RowPlace, put_other, put_usage_event},
         rows::ColumnsWriter,
@@ -407,7 +407,7 @@ impl Rater {
         }
         ensure!(counts.balanced(), "{counts:?}");
         let mut sums = Vec::new();
-        sums::encode(&DictionaryWriter::default(), &[], &[], &mut sums);
+        sums::encode(&DictionaryWriter::default(), &[], None, &mut sums);
         let header = Header {
             catalog_version: 7,
             rules_version: 1,
@@ -417,7 +417,7 @@ impl Rater {
             counts: vec![(TENANT, counts)],
             traces: Vec::new(),
         };
-        Ok(Parts { header, sums, has_totals: false, rows, others, forwards: Vec::new() })
+        Ok(Parts { header, sums, behind: BehindSums::Nothing, rows, others, forwards: Vec::new() })
     }
 }
 

@@ -40,17 +40,22 @@ pub(super) struct Rated<'a> {
     pub team: &'a str,
     pub catalog_version: i64,
     pub time_us: i64,
+    /// Whether it takes back a line as it was booked, whatever prices are now.
+    pub reversal: bool,
 }
 
 impl Steps<'_> {
     pub fn event(&mut self, row: EventRow) -> Result<ExplainedEvent, ApiError> {
-        let place = row.place();
+        let (place, corrects) = (row.place(), row.corrects());
+        let reversal = row.sign < 0;
         let mut lines = Vec::new();
         for line in row.lines {
+            let line = if reversal { taken_back(line)? } else { line };
             let of = Rated {
                 team: &row.team,
                 catalog_version: row.catalog_version,
                 time_us: row.order_us,
+                reversal,
             };
             lines.extend(self.line(of, line)?);
         }
@@ -64,6 +69,8 @@ impl Steps<'_> {
             time: time::format(row.order_us),
             accepted_at: time::format(row.append_us),
             catalog_version: row.catalog_version,
+            corrects: corrects.map(receipt),
+            reversal,
             lines,
         })
     }
@@ -129,17 +136,19 @@ impl Steps<'_> {
         let card = self.catalog.cards.iter().find(|one| one.kind == kind && one.key == card);
         let version = card.and_then(|card| card.versions.iter().find(|one| one.version == version));
         let row = version.and_then(|version| version.row(&line.meter, &line.dimensions));
+        let amount = amount.map(number).transpose()?.unwrap_or(Amount::ZERO);
         let computed = match row.map(|row| row.rate()) {
+            _ if of.reversal => Some(amount),
             Some(Ok(Rate::Price(price))) => price.charge(number(&line.quantity)?.raw()),
             Some(Ok(Rate::Unlimited)) => Some(Amount::ZERO),
             Some(Ok(Rate::Terms(terms))) => self.by_terms(&terms, line, of)?,
             Some(Err(_)) | None => None,
         };
         let computed = match multiplier {
+            _ if of.reversal => computed,
             None => computed,
             Some(multiplier) => computed.and_then(|charge| charge.checked_mul(multiplier)),
         };
-        let amount = amount.map(number).transpose()?.unwrap_or(Amount::ZERO);
         let transfer_id = self.ids.get(&key).cloned();
         let running = self.running.entry(key).or_insert(Amount::ZERO);
         *running = add(*running, amount)?;
@@ -152,4 +161,15 @@ impl Steps<'_> {
             running_total: running.to_string(),
         })
     }
+}
+
+/// The line with what it says negated.
+fn taken_back(line: LineRow) -> Result<LineRow, ApiError> {
+    let negated = |text: String| Ok::<_, ApiError>(number(&text)?.negated().to_string());
+    Ok(LineRow {
+        quantity: negated(line.quantity)?,
+        charge: line.charge.map(negated).transpose()?,
+        cost: line.cost.map(negated).transpose()?,
+        ..line
+    })
 }
