@@ -15,6 +15,7 @@ use ledger::{
     verify::{
         self as checkers, Check, VerifyError,
         archive::{self, Ends},
+        corrections,
         heads::{self, Copies},
         nobody::{self, Reach},
     },
@@ -202,6 +203,7 @@ impl Archive {
             }
             Err(error) => unseen("rows of nobody", format!("{error:#}")),
         });
+        checks.push(seen("corrections", corrections::check(&self.clickhouse).await));
         let (posted, archived) = match self.positions(snapshot).await {
             Ok(positions) => positions,
             Err(error) => {

@@ -3,13 +3,14 @@
 //!
 //! Reading order: [`Check`], [`begin`] (one snapshot for all of them), [`chain`] (what is sealed),
 //! [`books`] and [`wallets`] (what is folded from it), [`late`] (where the slow lane is), [`archive`] and [`heads`] (what ClickHouse says of the same),
-//! [`nobody`] (what else it says).
+//! [`corrections`] (what takes events back), [`nobody`] (what else it says).
 
 pub mod amounts;
 pub mod archive;
 pub mod books;
 pub mod chain;
 pub mod compare;
+pub mod corrections;
 pub mod heads;
 pub mod late;
 pub mod nobody;

@@ -1,6 +1,6 @@
-//! Rows of the archive that stand for no event. The other checks look at rows of the first rating, of
-//! the partitions that there are, up to `A`; whoever reads usage reads all rows. So there must be no
-//! others. (Corrections, which would have another `rating_run` or `sign`, do not exist yet.)
+//! Rows of the archive that stand for no event. The other checks look at rows of the partitions that there
+//! are, up to `A`; whoever reads usage reads all rows. So there must be no others. What corrects events has
+//! a check of its own, [`super::corrections`].
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ const TABLES: [(&str, &str, &str); 3] = [
     (
         "usage_events",
         "(partition, position, `index`, rating_run, sign)",
-        "rating_run != 0 OR sign != 1",
+        "sign NOT IN (1, -1) OR rating_run = 0 AND sign != 1",
     ),
     ("rejected_events", "(partition, position, `index`, toUInt32(0), toInt8(1))", "false"),
     ("archived", "(partition, to_x, toUInt32(0), toUInt32(0), toInt8(1))", "false"),

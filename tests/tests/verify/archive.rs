@@ -75,16 +75,22 @@ const CASES: &[Case] = &[
     ),
     // What no check of sums looks at, and readers of usage do.
     (
-        "rows of nobody",
+        "corrections",
         "usage_events",
         "INSERT INTO usage_events SELECT * REPLACE (1 AS rating_run) FROM (SELECT * FROM usage_events WHERE {row})",
-        "{partition}:{position}:{place} in usage_events: rating run 1 and sign 1",
+        "{partition}:{position}:{place} takes nothing back",
+    ),
+    (
+        "corrections",
+        "usage_events",
+        "INSERT INTO usage_events SELECT * REPLACE (-1 AS sign, 1 AS rating_run) FROM (SELECT * FROM usage_events WHERE {row})",
+        "{partition}:{position}:{place} takes back something else than",
     ),
     (
         "rows of nobody",
         "usage_events",
-        "INSERT INTO usage_events SELECT * REPLACE (-1 AS sign, 1 AS rating_run) FROM (SELECT * FROM usage_events WHERE {row})",
-        "{partition}:{position}:{place} in usage_events: rating run 1 and sign -1",
+        "INSERT INTO usage_events SELECT * REPLACE (-1 AS sign) FROM (SELECT * FROM usage_events WHERE {row})",
+        "{partition}:{position}:{place} in usage_events: rating run 0 and sign -1",
     ),
     (
         "rows of nobody",
