@@ -5,7 +5,7 @@
 use domain::{
     chain::{Hash, Offer, Place, hash_of_hex},
     wire::{
-        rated::{Header, Outer, Parts, encode},
+        rated::{BehindSums, Header, Outer, Parts, encode},
         rows::ColumnsWriter,
     },
 };
@@ -55,7 +55,7 @@ fn batch(partition: u32, from: i64, to: i64, prev: Hash, salt: usize) -> (Outer,
     let parts = Parts {
         header,
         sums: Vec::new(),
-        has_totals: false,
+        behind: BehindSums::Nothing,
         rows: ColumnsWriter::usage_events(),
         others: ColumnsWriter::rejected_events(),
         forwards: Vec::new(),

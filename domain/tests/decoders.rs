@@ -15,9 +15,9 @@ use domain::{
     wire::{
         block::{BODY_BYTES_MAX, Block, BlockHeader},
         codec::DecodeError,
-        rated::{Counts, OUTER_LENGTH, Outer, Sections, encode},
+        rated::{BehindSums, Counts, OUTER_LENGTH, Outer, Sections, encode},
         row::RowHead,
-        sums::{RunningTotal, Sums},
+        sums::Sums,
         trace::TraceContext,
     },
 };
@@ -74,6 +74,9 @@ fn read_block(message: &[u8]) {
 fn read_body(header: &BlockHeader, body: &[u8]) {
     let Ok(block) = Block::decode(header, body) else { return };
     for entry in &block.entries {
+        if let domain::wire::record::Entry::Command(command) = entry {
+            let _ = domain::wire::correction::Correction::decode(command.body);
+        }
         if let domain::wire::record::Entry::Event(event)
         | domain::wire::record::Entry::Copy(_, _, event) = entry
         {
@@ -96,6 +99,7 @@ fn read_rated(message: &[u8]) {
     for rows in [sections.rows(), sections.others()].into_iter().flatten() {
         assert_eq!(rows.heads().count(), rows.count());
         assert_eq!(rows.rows().lengths.len(), rows.count());
+        assert!(rows.corrections().count() <= rows.count());
     }
     for forward in sections.forwards().into_iter().flatten() {
         read_block(&forward.block);
@@ -177,13 +181,18 @@ fn traces(version: u8) -> Vec<TraceContext> {
     if version.is_multiple_of(2) { support::traces() } else { Vec::new() }
 }
 
-/// Running totals from version 3 of this file's numbers on (5 and 6 of the format), or none.
-fn totals(version: u8) -> Vec<RunningTotal> {
-    if version > 2 { support::running_totals() } else { Vec::new() }
+/// Running totals from version 3 of this file's numbers on (5 and 6 of the format), corrections from 5 on
+/// (7 and 8).
+fn behind(version: u8) -> BehindSums {
+    match version {
+        0..=2 => BehindSums::Nothing,
+        3 | 4 => BehindSums::Totals,
+        _ => BehindSums::Corrected,
+    }
 }
 
 fn rated(version: u8) -> Vec<u8> {
-    encode(3, 40, 42, GENESIS, &support::full_parts(&traces(version), &totals(version))).1
+    encode(3, 40, 42, GENESIS, &support::full_parts(&traces(version), behind(version))).1
 }
 
 proptest! {
@@ -238,7 +247,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_batches(version in 1..5_u8, changes in vec(change(), 1..6), sealed: bool) {
+    fn changed_batches(version in 1..7_u8, changes in vec(change(), 1..6), sealed: bool) {
         let mut message = rated(version);
         apply(&mut message, &changes);
         if sealed {
@@ -250,7 +259,7 @@ proptest! {
 
     #[test]
     fn changed_sums(changes in vec(change(), 1..6), tenants in 0..4_usize) {
-        let mut section = support::sums_section(&support::running_totals());
+        let mut section = support::sums_section(BehindSums::Totals);
         apply(&mut section, &changes);
         let used = peak(|| { let _ = Sums::decode(&section, tenants, true); });
         prop_assert!(used <= section.len() * FACTOR + ROOM, "{used} for {}", section.len());

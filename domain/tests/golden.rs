@@ -15,7 +15,7 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter, TenantCount},
         columns::{REJECTED_EVENTS, Table, USAGE_EVENTS},
-        rated::{Outer, Sections, encode},
+        rated::{BehindSums, Outer, Sections, encode},
         record::{Attribute, AttributeKind, Entry, EventRecord},
         row::RowHead,
         rows::Rows,
@@ -26,8 +26,8 @@ use domain::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use support::{
-    SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts, header, rows,
-    running_totals, sum_entries, traces,
+    CORRECTED, SUM_TEXTS, TENANT_A, TENANT_B, TEXTS, entries, forwards, full_block, full_parts,
+    header, rows, running_totals, sum_entries, traces,
 };
 
 /// The file's bytes.
@@ -140,17 +140,17 @@ fn rated_v1_and_v2() {
 
 #[test]
 fn rated_v3() {
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[], &[]));
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[], BehindSums::Nothing));
     read_rated(outer, &golden("rated_v3.bin", &written), (3, &[], &[]));
 }
 
 #[test]
 fn rated_v4_with_traces() {
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces(), &[]));
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces(), BehindSums::Nothing));
     let message = golden("rated_v4.bin", &written);
     read_rated(outer, &message, (4, &traces(), &[]));
     // But for its header, which has the traces at its end, it is the batch of version 3.
-    let (_, before) = encode(3, 40, 42, GENESIS, &full_parts(&[], &[]));
+    let (_, before) = encode(3, 40, 42, GENESIS, &full_parts(&[], BehindSums::Nothing));
     let end =
         120 + usize::try_from(u32::from_le_bytes(before[100..104].try_into().unwrap())).unwrap();
     let listed = listed(&traces());
@@ -160,10 +160,54 @@ fn rated_v4_with_traces() {
 #[test]
 fn rated_v5_with_running_totals() {
     let totals = running_totals();
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[], &totals));
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&[], BehindSums::Totals));
     read_rated(outer, &golden("rated_v5.bin", &written), (5, &[], &totals));
-    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces(), &totals));
+    let (outer, written) = encode(3, 40, 42, GENESIS, &full_parts(&traces(), BehindSums::Totals));
     read_rated(outer, &golden("rated_v6.bin", &written), (6, &traces(), &totals));
+}
+
+#[test]
+fn rated_v7_with_corrections() {
+    for (name, version, traces) in [("rated_v7.bin", 7, vec![]), ("rated_v8.bin", 8, traces())] {
+        let (outer, written) =
+            encode(3, 40, 42, GENESIS, &full_parts(&traces, BehindSums::Corrected));
+        let message = golden(name, &written);
+        assert_eq!(
+            (outer.version, outer.has_totals(), outer.has_corrections()),
+            (version, true, true)
+        );
+        let sections = Sections::split(&message).unwrap();
+        let sums = sections.sums(&header(&traces)).unwrap();
+        assert_eq!((sums.entries, sums.totals), (sum_entries(), running_totals()));
+        let (usage, others) = (sections.rows().unwrap(), sections.others().unwrap());
+        let corrected: Vec<_> = usage.corrections().collect();
+        let [(head, corrected)] = corrected.as_slice() else { panic!("{corrected:?}") };
+        assert_eq!(
+            (head.position, head.index, head.took_id(), *corrected),
+            (42, 10, false, CORRECTED)
+        );
+        let all = read_rows(&usage.rows(), &USAGE_EVENTS, USAGE_TYPES);
+        assert_eq!(all[..all.len() - 1], *USAGE_ROWS);
+        let last = all.last().unwrap();
+        for shown in [
+            "origin_position=17",
+            "origin_index=2",
+            "checked_to=39",
+            "sign=-1",
+            "rating_run=3",
+            "lines.charge=[56666666667]",
+            "lines.total_before=[5]",
+        ] {
+            assert!(last.contains(shown), "{last}");
+        }
+        let all = read_rows(&others.rows(), &REJECTED_EVENTS, REJECTED_TYPES);
+        assert_eq!(all[..all.len() - 1], *REJECTED_ROWS);
+        let last = all.last().unwrap();
+        assert!(
+            last.contains("outcome=4") && last.contains("reason=correction_superseded"),
+            "{last}"
+        );
+    }
 }
 
 fn read_rated(

@@ -10,7 +10,7 @@ use domain::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
         columns::{Kind, REJECTED_EVENTS, Table, USAGE_EVENTS, Value},
-        rated::{Counts, Forward, Header, Parts, Sections, encode},
+        rated::{BehindSums, Counts, Forward, Header, Parts, Sections, encode},
         record::{
             Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote,
             Refused, Verdict,
@@ -212,7 +212,7 @@ fn sum() -> impl Strategy<Value = (SumKey, Sum)> {
     let maybe = || option::of(0..TEXTS);
     let names = (0..TENANTS, place(), place(), maybe(), any::<u32>(), maybe(), maybe());
     let rest = (option::of(any::<u128>()), any::<i64>(), [maybe(), maybe(), maybe(), maybe()]);
-    (names, rest, any::<(i128, i128, i128, u64)>()).prop_map(|(names, rest, sum)| {
+    (names, rest, any::<(i128, i128, i128, i64)>()).prop_map(|(names, rest, sum)| {
         let (tenant, team, meter, card, card_version, currency, cost_currency) = names;
         let (hold, bucket, [user, app, key, feature]) = rest;
         let (quantity, charge, cost, events) = sum;
@@ -383,10 +383,12 @@ proptest! {
             dictionary.intern(&format!("text {text} é"));
         }
         let mut section = Vec::new();
-        sums::encode(&dictionary, &entries, &totals, &mut section);
+        let behind = if totals.is_empty() { BehindSums::Nothing } else { BehindSums::Totals };
+        let listed = (behind != BehindSums::Nothing).then_some(&totals[..]);
+        sums::encode(&dictionary, &entries, listed, &mut section);
         let (rows, rows_written) = rows_of(&USAGE_EVENTS, &rows);
         let (others, others_written) = rows_of(&REJECTED_EVENTS, &others);
-        let parts = Parts { header: header.clone(), sums: section.clone(), has_totals: !totals.is_empty(), rows: rows_written, others: others_written, forwards: forwards.clone() };
+        let parts = Parts { header: header.clone(), sums: section.clone(), behind, rows: rows_written, others: others_written, forwards: forwards.clone() };
         let place = Place { x: place.0, r: 5, c: place.1 };
         let (outer, message) = encode(partition, place.x + 1, place.x + length, place.c, &parts);
         let after = Place { x: place.x + length, r: 9, c: outer.hash };

@@ -230,6 +230,12 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO running_totals (tenant_id, team, meter, scope, period, starts_at, quantity)
          VALUES ($1, 'acme', 'calls', '', 'ever', '-infinity', 7)",
+        "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, catalog_version, state, archived_to, created_by)
+         VALUES ($1, '00000000-0000-0000-0000-000000005555', 'rate', '{}', 'r', 1, 'previewed', '{}', 'k')",
+        "INSERT INTO correction_deltas (tenant_id, correction_id, posted, team, meter, currency, cost_currency, quantity, charge, cost)
+         VALUES ($1, '00000000-0000-0000-0000-000000005555', false, 'acme', 'calls', 'USD', '', 0, 1, 0)",
+        "INSERT INTO correction_blocks (tenant_id, correction_id, partition, position, commands)
+         VALUES ($1, '00000000-0000-0000-0000-000000005555', 0, 7, 1)",
         // Of a partition and a team that nobody settles.
         "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",
         "INSERT INTO reversals (tenant_id, partition, batch_to, ordinal, team, currency, meter, bucket, amount)

@@ -9,12 +9,16 @@ use domain::{
     wire::{
         block::{Block, BlockHeader, BlockWriter},
         codec::DictionaryWriter,
-        rated::{Counts, Forward, Header, Parts},
+        correction::{StoredLine, StoredMoney},
+        rated::{BehindSums, Counts, Forward, Header, Parts},
         record::{
             Attribute, AttributeKind, Command, CommandKind, Entry, EventRecord, Origin, Quote,
             Refused, Verdict,
         },
-        row::{OtherOutcome, RowPlace, put_other, put_refused, put_usage_event},
+        row::{
+            Corrected, OtherOutcome, RowPlace, put_other, put_refused, put_reversal,
+            put_usage_event,
+        },
         rows::ColumnsWriter,
         sums::{self, RunningTotal, Sum, SumKey},
         trace::TraceContext,
@@ -392,8 +396,52 @@ pub fn sum_entries() -> Vec<(SumKey, Sum)> {
     };
     vec![
         (full, Sum { quantity: 17_000_000_000_000, charge: 56_666_666_667, cost: -17, events: 1 }),
-        (bare, Sum { quantity: i128::MIN, charge: 0, cost: i128::MAX, events: u64::MAX }),
+        (bare, Sum { quantity: i128::MIN, charge: 0, cost: i128::MAX, events: -1 }),
     ]
+}
+
+/// What is corrected in a batch of version 7.
+pub const CORRECTED: Corrected = Corrected { position: 17, index: 2, run: 3, checked_to: 39 };
+
+/// A row that takes back what an event came to, and one of a correction that was not carried out.
+fn put_correction(rows: &mut ColumnsWriter, others: &mut ColumnsWriter) {
+    let message = full_block(&[]);
+    let header = BlockHeader::decode(&message).unwrap();
+    let body = header.body(&message).unwrap();
+    let block = Block::decode(&header, &body).unwrap();
+    let place = RowPlace {
+        position: 42,
+        index: 10,
+        partition: 3,
+        tenant: TENANT_A,
+        append_time_us: TIME_US + 5,
+        catalog_version: 300,
+        dictionary: &block.dictionary,
+        copy: None,
+        corrects: Some(CORRECTED),
+        serial: 0,
+    };
+    let event = EventRecord { identity: 0, ..full_event() };
+    let line = StoredLine {
+        meter: "tokens".into(),
+        unit: "token".into(),
+        quantity: 17_000_000_000_000,
+        status: 1,
+        charge: StoredMoney {
+            card: "standard".into(),
+            version: 1,
+            currency: "EUR".into(),
+            amount: Some(56_666_666_667),
+        },
+        cost: StoredMoney::default(),
+        dimensions: vec![("model".into(), "gpt-4".into())],
+        total_before: 5,
+        moved: None,
+    };
+    rows.push(|out| put_reversal(out, &place, &event, TIME_US, Outcome::Rated, &[line]));
+    let why = Rejection { reason: "correction_superseded", detail: "zu spät".into() };
+    let refused = RowPlace { index: 11, ..place };
+    others.push(|out| put_other(out, &refused, &event, &OtherOutcome::Uncorrected(why)));
 }
 
 /// Running totals of a batch of version 5.
@@ -418,12 +466,14 @@ pub fn running_totals() -> Vec<RunningTotal> {
     vec![month, ever]
 }
 
-pub fn sums_section(totals: &[RunningTotal]) -> Vec<u8> {
+pub fn sums_section(behind: BehindSums) -> Vec<u8> {
     let mut dictionary = DictionaryWriter::default();
     for text in SUM_TEXTS {
         dictionary.intern(text);
     }
     let mut section = Vec::new();
+    let totals = running_totals();
+    let totals = (behind != BehindSums::Nothing).then_some(&totals[..]);
     sums::encode(&dictionary, &sum_entries(), totals, &mut section);
     section
 }
@@ -451,12 +501,15 @@ pub fn forwards() -> Vec<Forward> {
     ]
 }
 
-pub fn full_parts(traces: &[TraceContext], totals: &[RunningTotal]) -> Parts {
-    let (rows, others) = rows();
+pub fn full_parts(traces: &[TraceContext], behind: BehindSums) -> Parts {
+    let (mut rows, mut others) = rows();
+    if behind == BehindSums::Corrected {
+        put_correction(&mut rows, &mut others);
+    }
     Parts {
         header: header(traces),
-        sums: sums_section(totals),
-        has_totals: !totals.is_empty(),
+        sums: sums_section(behind),
+        behind,
         rows,
         others,
         forwards: forwards(),

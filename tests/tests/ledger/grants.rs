@@ -41,6 +41,13 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "tenants", "S"),
     ("weir_api", "transfers", "SI"),
     ("weir_api", "running_totals", "S"),
+    ("weir_api", "correction_blocks", "SI"),
+    ("weir_api", "correction_deltas", "SID"),
+    (
+        "weir_api",
+        "corrections",
+        "SI u(applied,archived_to,changes,cursor,ended_at,error,events,lease,leased_until,posting_at,previewed_at,rejected,state)",
+    ),
     ("weir_api", "usage_totals", "S"),
     ("weir_api", "late_answers", "S"),
     ("weir_api", "allocations", "S"),
@@ -104,6 +111,9 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_reader", "tenants", "S"),
     ("weir_reader", "transfers", "S"),
     ("weir_reader", "running_totals", "S"),
+    ("weir_reader", "correction_blocks", "S"),
+    ("weir_reader", "correction_deltas", "S"),
+    ("weir_reader", "corrections", "S"),
     ("weir_reader", "usage_totals", "S"),
     ("weir_writer", "allocations", "SI"),
     (

@@ -8,7 +8,7 @@ use domain::{
     wire::{
         block::BlockWriter,
         codec::DictionaryWriter,
-        rated::{self, Counts, Forward, Header, Outer, Parts},
+        rated::{self, BehindSums, Counts, Forward, Header, Outer, Parts},
         rows::ColumnsWriter,
         sums::{self, Sum, SumKey},
     },
@@ -126,7 +126,7 @@ impl Rater {
         let entries: Vec<_> =
             lines.iter().map(|line| entry(line, &tenants, &mut dictionary)).collect();
         let mut encoded = Vec::new();
-        sums::encode(&dictionary, &entries, &[], &mut encoded);
+        sums::encode(&dictionary, &entries, None, &mut encoded);
         let count = |tenant: &Uuid| {
             let of = |line: &&Line| line.tenant == *tenant;
             let rated = lines
@@ -164,7 +164,7 @@ impl Rater {
                 traces: Vec::new(),
             },
             sums: encoded,
-            has_totals: false,
+            behind: BehindSums::Nothing,
             rows: ColumnsWriter::usage_events(),
             others: ColumnsWriter::rejected_events(),
             forwards: outcomes.forwarded.iter().map(|hold| self.forward(*hold)).collect(),
@@ -221,7 +221,7 @@ fn entry(line: &Line, tenants: &[Uuid], dictionary: &mut DictionaryWriter) -> (S
         quantity: line.quantity,
         charge: line.charge.map_or(0, |(_, amount)| amount),
         cost: line.cost.map_or(0, |(_, amount)| amount),
-        events: line.events,
+        events: i64::try_from(line.events).expect("few"),
     };
     (key, sum)
 }

@@ -49,7 +49,7 @@ impl Objects {
         let journal = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0009);
         nobodys.insert("journal", journal.to_string());
         nobodys.insert("transfer", format!("{journal}:0"));
-        for (kind, number) in [("wallet", 1_u128), ("grant", 2), ("hold", 3)] {
+        for (kind, number) in [("wallet", 1_u128), ("grant", 2), ("hold", 3), ("correction", 4)] {
             nobodys.insert(kind, Uuid::from_u128(journal.as_u128() + number).to_string());
         }
         Ok(Objects { theirs, own, nobodys })
@@ -72,7 +72,8 @@ impl Objects {
             of_team.iter().map(|kind| self.theirs[kind].clone()).collect();
         if foreign == Foreign::Tenant {
             secrets.extend(["alpha7".to_owned(), TENANT.to_string()]);
-            let ids = ["key", "secret", "journal"].map(|kind| self.theirs[kind].clone());
+            let ids =
+                ["key", "secret", "journal", "correction"].map(|kind| self.theirs[kind].clone());
             secrets.extend(ids);
         }
         secrets.into_iter().find(|secret| text.contains(secret.as_str()))
@@ -189,7 +190,34 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
     found.insert("rejected", rejected);
     found.insert("transfer", format!("{journal}:0"));
     found.insert("journal", journal);
+    found.insert("correction", corrections(world, mark, key).await?);
     Ok(found)
+}
+
+/// Two corrections that have ended, with differences and blocks; the first of them.
+async fn corrections(world: &World, mark: &str, key: &str) -> Result<String> {
+    let tenant = if key == world.key { TENANT } else { OTHER };
+    let all = [Uuid::now_v7(), Uuid::now_v7()];
+    for id in all {
+        for sql in [
+            "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, catalog_version, state, archived_to, created_by)
+             VALUES ($1, $2, 'rate', jsonb_build_object('team', $3 || '-acme'), $3 || '-reason', 1, 'posted', '{}', $3 || '-key')",
+            "INSERT INTO correction_deltas (tenant_id, correction_id, posted, team, meter, currency, cost_currency, quantity, charge, cost)
+             SELECT $1, $2, posted, $3 || '-acme', $3 || meter, 'USD', '', 0, 1, 0
+             FROM unnest(ARRAY[false, true]) AS posted, unnest(ARRAY['-calls', '-tokens']) AS meter",
+            "INSERT INTO correction_blocks (tenant_id, correction_id, partition, position, commands)
+             SELECT $1, $2, 0, position, length($3) FROM unnest(ARRAY[7, 8]) AS position",
+        ] {
+            sqlx::query(sql)
+                .bind(tenant)
+                .bind(id)
+                .bind(mark)
+                .execute(&world.admin)
+                .await
+                .context(sql)?;
+        }
+    }
+    Ok(all[0].to_string())
 }
 
 /// Reports usage in two rounds, so that there are two journals; a receipt of an event that is rated

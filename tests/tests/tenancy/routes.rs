@@ -18,7 +18,7 @@ pub struct Route {
 
 /// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
 /// those that name nothing.
-pub const FILTERS: [(&str, &str, &str); 28] = [
+pub const FILTERS: [(&str, &str, &str); 30] = [
     ("limit", "limit", ""),
     // It has a place of its own.
     ("cursor", "cursor", ""),
@@ -48,6 +48,8 @@ pub const FILTERS: [(&str, &str, &str); 28] = [
     ("group_by", "group_by", ""),
     ("period", "period", ""),
     ("format", "format", ""),
+    ("preview", "preview", ""),
+    ("posted", "posted", ""),
 ];
 
 /// A report is of a period; this one has all that is reported while the test runs.
@@ -239,6 +241,20 @@ pub fn routes() -> Vec<Route> {
     add("POST /v1/rejected-events/{receipt}/reinject", "usage:read", &["rejected"], &[]);
     let selection = r#"{"team": "<team>", "app": "<app>", "source": "<source>", "type": "<event_type>", "dry_run": true}"#;
     add("POST /v1/rejected-events/reinject", "usage:read", &[], &[selection]);
+    add("POST /v1/events/{receipt}/void", "corrections:write", &["receipt|rejected"], &[]);
+    let amended = [r#"{"type": "<event_type>", "user": "<user>", "feature": "<feature>"}"#];
+    add("POST /v1/events/{receipt}/amend", "corrections:write", &["receipt|rejected"], &amended);
+    let selected = r#"{"kind": "rate", "reason": "r", "filter": {"team": "<team>", "user": "<user>", "type": "<event_type>",
+        "source": "<source>", "app": "<app>", "meter": "<meter>"}}"#;
+    add("GET /v1/corrections", "usage:read", &[], &[]);
+    add("POST /v1/corrections", "corrections:write", &[], &[selected]);
+    let simulated = format!(r#"{{"catalog": {faulty}, "filter": {{"team": "<team>"}}}}"#);
+    add("POST /v1/rating/simulate", "corrections:write", &[], &[simulated.as_str()]);
+    add("GET /v1/corrections/{correction}", "usage:read", &["correction"], &[]);
+    add("POST /v1/corrections/{correction}/post", "corrections:write", &["correction"], &[]);
+    add("POST /v1/corrections/{correction}/cancel", "corrections:write", &["correction"], &[]);
+    add("GET /v1/corrections/{correction}/deltas", "usage:read", &["correction"], &[]);
+    add("GET /v1/corrections/{correction}/blocks", "usage:read", &["correction"], &[]);
     add("GET /v1/conservation", "status:read", &[], &[]);
 
     let event = r#"{"id": "<event_id>", "source": "<source>", "type": "<event_type>", "subject": "<team>", "user": "<user>",
