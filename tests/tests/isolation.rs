@@ -155,7 +155,6 @@ const CASES: &[Case] = &[
         &["{tenant}", "{correction}", "false", NULL, NULL, NULL, NULL, "10"],
     ),
     ("corrections", "fail", Finds, &["{tenant}", "{correction}", "{lease}", "e"]),
-    ("corrections", "find", Finds, &["{tenant}", "{correction}"]),
     ("corrections", "give_back", Finds, &["{tenant}", "{correction}", "{lease}", "1"]),
     (
         "corrections",
@@ -165,7 +164,6 @@ const CASES: &[Case] = &[
     ),
     ("corrections", "insert_block", Inserts, &["{tenant}", "{correction}", "0", "9", "1"]),
     ("corrections", "lease", Finds, &["{tenant}", "{correction}", "{new}", "1"]),
-    ("corrections", "list", Finds, &["{tenant}", NULL, "10"]),
     (
         "corrections",
         "note",
@@ -190,6 +188,7 @@ const CASES: &[Case] = &[
             "{1}",
         ],
     ),
+    ("corrections", "rows", Finds, &["{tenant}", "{correction}", NULL, "10"]),
     ("corrections", "totals", Finds, &["{tenant}", "{correction}", "false"]),
     ("corrections", "waiting", Finds, &[]),
     (

@@ -38,12 +38,6 @@ pub(crate) struct CorrectionRow {
     pub ended_at_us: Option<i64>,
 }
 
-const COLUMNS: &str = "correction_id, kind, filter::text AS filter, reason, document, catalog_version, state, archived_to, cursor, events,
-    changes, rejected, applied, error, created_by, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
-    (extract(epoch FROM previewed_at) * 1000000)::bigint AS previewed_at_us,
-    (extract(epoch FROM posting_at) * 1000000)::bigint AS posting_at_us,
-    (extract(epoch FROM ended_at) * 1000000)::bigint AS ended_at_us";
-
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct NewCorrection {
@@ -87,14 +81,7 @@ pub(crate) async fn find(
     tenant: TenantScope,
     id: Uuid,
 ) -> Result<Option<CorrectionRow>, ApiError> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM corrections WHERE tenant_id = $1 AND correction_id = $2");
-    let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(tenant.id())
-        .bind(id)
-        .fetch_optional(connection)
-        .await?;
-    Ok(row)
+    Ok(rows(connection, tenant, Some(id), None, 1).await?.into_iter().next())
 }
 
 /// Corrections, newest first.
@@ -103,17 +90,32 @@ pub(crate) async fn list(
     tenant: TenantScope,
     asked: &Asked,
 ) -> Result<Vec<CorrectionRow>, ApiError> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM corrections WHERE tenant_id = $1 AND ($2::uuid IS NULL OR correction_id < $2)
-         ORDER BY correction_id DESC LIMIT $3"
-    );
     let after = asked.after(0).and_then(|text| text.parse::<Uuid>().ok());
-    let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(tenant.id())
-        .bind(after)
-        .bind(asked.rows())
-        .fetch_all(connection)
-        .await?;
+    rows(connection, tenant, None, after, asked.rows()).await
+}
+
+async fn rows(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    only: Option<Uuid>,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<CorrectionRow>, ApiError> {
+    let rows = sqlx::query_as(
+        "SELECT correction_id, kind, filter::text AS filter, reason, document, catalog_version, state, archived_to, cursor, events,
+             changes, rejected, applied, error, created_by, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
+             (extract(epoch FROM previewed_at) * 1000000)::bigint AS previewed_at_us,
+             (extract(epoch FROM posting_at) * 1000000)::bigint AS posting_at_us,
+             (extract(epoch FROM ended_at) * 1000000)::bigint AS ended_at_us
+         FROM corrections WHERE tenant_id = $1 AND ($2::uuid IS NULL OR correction_id = $2) AND ($3::uuid IS NULL OR correction_id < $3)
+         ORDER BY correction_id DESC LIMIT $4",
+    )
+    .bind(tenant.id())
+    .bind(only)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
     Ok(rows)
 }
 
@@ -159,20 +161,18 @@ pub(crate) async fn lease(
     id: Uuid,
     lease: Uuid,
 ) -> Result<Option<CorrectionRow>, ApiError> {
-    let sql = format!(
+    let leased = sqlx::query(
         "UPDATE corrections SET lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4)
          WHERE tenant_id = $1 AND correction_id = $2 AND state IN ('previewing', 'posting', 'confirming')
-             AND coalesce(leased_until < clock_timestamp(), true)
-         RETURNING {COLUMNS}"
-    );
-    let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(tenant.id())
-        .bind(id)
-        .bind(lease)
-        .bind(LEASE_S)
-        .fetch_optional(connection)
-        .await?;
-    Ok(row)
+             AND coalesce(leased_until < clock_timestamp(), true)",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(lease)
+    .bind(LEASE_S)
+    .execute(&mut *connection)
+    .await?;
+    if leased.rows_affected() == 0 { Ok(None) } else { find(connection, tenant, id).await }
 }
 
 /// How far a correction is.
