@@ -170,7 +170,7 @@ const CASES: &[Case] = &[
         Finds,
         &["{tenant}", "{correction}", "{lease}", "{}", "1", "1", "0", "0", "1"],
     ),
-    ("corrections", "put_deltas", Finds, &["{tenant}", "{correction}", "false"]),
+    ("corrections", "clear_deltas", Finds, &["{tenant}", "{correction}", "false"]),
     (
         "corrections",
         "put_deltas",

@@ -356,7 +356,9 @@ impl Work<'_> {
                 return Ok::<_, ApiError>(false);
             }
             if let Some(posted) = posted {
-                corrections::put_deltas(&mut transaction, tenant, own.0, (posted, deltas)).await?;
+                let of = (own.0, posted);
+                corrections::clear_deltas(&mut transaction, tenant, of).await?;
+                corrections::put_deltas(&mut transaction, tenant, of, deltas).await?;
             }
             corrections::advance(&mut transaction, tenant, own.0, states).await
         })

@@ -308,12 +308,11 @@ fn decimal(raw: i128) -> String {
     domain::money::Amount::of_sum(raw).to_string()
 }
 
-/// Writes what a correction changes, in place of what was there.
-pub(crate) async fn put_deltas(
+/// Takes out what a correction changes.
+pub(crate) async fn clear_deltas(
     connection: &mut PgConnection,
     tenant: TenantScope,
-    id: Uuid,
-    (posted, deltas): (bool, &Deltas),
+    (id, posted): (Uuid, bool),
 ) -> Result<(), ApiError> {
     sqlx::query(
         "DELETE FROM correction_deltas WHERE tenant_id = $1 AND correction_id = $2 AND posted = $3",
@@ -321,8 +320,18 @@ pub(crate) async fn put_deltas(
     .bind(tenant.id())
     .bind(id)
     .bind(posted)
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Writes what a correction changes.
+pub(crate) async fn put_deltas(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (id, posted): (Uuid, bool),
+    deltas: &Deltas,
+) -> Result<(), ApiError> {
     let all: Vec<(&DeltaKey, &Delta)> = deltas.0.iter().collect();
     let texts =
         |of: fn(&DeltaKey) -> &String| all.iter().map(|(key, _)| of(key)).collect::<Vec<_>>();
