@@ -13,7 +13,7 @@ use tests::{
         check::Findings,
         exploration::{Explored, Scope, explore},
         traffic::{Entry, Event},
-        walk::{Walked, told, walk},
+        walk::{Walked, told, walk, walk_uncorrected},
         world::{Faults, Planted},
     },
 };
@@ -30,6 +30,7 @@ impl Total {
         let Findings { events, accepted, ignored, effects, duplicates, conflicts, .. } =
             walked.findings;
         let Findings { rejected, forwarded, rounds, switches, .. } = walked.findings;
+        let Findings { corrected, uncorrected, .. } = walked.findings;
         let Faults { crashes, zombies, lost, unknown, discards, interrupted, .. } =
             walked.world.faults;
         let Faults { departures, mended, fenced, posted_unheard, .. } = walked.world.faults;
@@ -45,6 +46,8 @@ impl Total {
             ("late", forwarded),
             ("late_again", rounds),
             ("catalog_switches", switches),
+            ("corrections", corrected),
+            ("corrections_refused", uncorrected),
             ("crashes", crashes),
             ("zombies", zombies),
             ("calls_lost", lost),
@@ -115,7 +118,7 @@ const FOUND: &[u64] = &[18_011];
 #[test]
 fn what_was_found_stays_mended() {
     for seed in FOUND {
-        walk(*seed, Planted::Nothing);
+        walk_uncorrected(*seed);
     }
 }
 

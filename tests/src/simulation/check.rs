@@ -13,8 +13,12 @@ use ledger::seal;
 use uuid::Uuid;
 
 mod books;
+mod corrections;
 
-use self::books::Books;
+use self::{
+    books::Books,
+    corrections::{Change, Done},
+};
 use super::{
     rows::{ArchivedLine, OtherRow, UsageRow, all, other_row, usage_row},
     stores::LogPartition,
@@ -48,6 +52,10 @@ pub struct Findings {
     pub rounds: u64,
     /// Effects of events that stand behind a marker in their block.
     pub switches: u64,
+    /// Corrections that were carried out.
+    pub corrected: u64,
+    /// Corrections that were not.
+    pub uncorrected: u64,
 }
 
 /// The outcome of an entry.
@@ -62,6 +70,8 @@ enum Outcome {
 struct Chain {
     places: Vec<Place>,
     outcomes: BTreeMap<At, Outcome>,
+    /// What became of commands.
+    commands: BTreeMap<At, Done>,
     /// Late events of each accepted batch, in order, behind the place before the batch.
     forwards: Vec<(Place, Vec<At>)>,
 }
@@ -75,6 +85,8 @@ struct Sent<'a> {
     after: Vec<u64>,
     /// Units of its team and day that took effect before each effect.
     before: HashMap<At, i128>,
+    /// What commands that were carried out have changed.
+    changes: BTreeMap<At, Change>,
 }
 
 /// A tenant's team and a day of event time.
@@ -92,7 +104,7 @@ impl Sent<'_> {
             }
             after.push(version);
         }
-        Sent { log, versions, after, before: HashMap::new() }
+        Sent { log, versions, after, before: HashMap::new(), changes: BTreeMap::new() }
     }
 
     fn entry(&self, (position, index): At) -> &Entry {
@@ -106,7 +118,7 @@ impl Sent<'_> {
             Entry::Copy { event, origin, append_time_us } => {
                 Some((*event, *origin, *append_time_us))
             }
-            Entry::Refused { .. } | Entry::Marker(_) => None,
+            Entry::Refused { .. } | Entry::Marker(_) | Entry::Correct(_) => None,
         }
     }
 
@@ -119,33 +131,60 @@ impl Sent<'_> {
         lines(&event, self.versions[&at], self.before.get(&at).copied().unwrap_or(0))
     }
 
-    /// Counts the units of each team and day in the order of the log, up to a position. Answers what it
-    /// came to.
+    /// Counts the units of each team and day in the order of the log, up to a position, and what
+    /// corrections change. Answers what it came to.
     fn count_days(&mut self, chain: &Chain, to: i64) -> BTreeMap<Day, i128> {
         let mut days: BTreeMap<Day, i128> = BTreeMap::new();
-        for (at, _) in chain
+        let mut current: BTreeMap<At, Vec<Line>> = BTreeMap::new();
+        self.changes.clear();
+        let effects = chain
             .outcomes
             .iter()
-            .filter(|(at, outcome)| at.0 <= to && matches!(outcome, Outcome::Effect(_)))
-        {
-            let (event, _, append_time_us) = self.event(*at).unwrap();
-            let day = event.time_us.unwrap_or(append_time_us).div_euclid(DAY_US);
-            let lines = self.worth(*at).unwrap_or_default();
-            if let Some(line) = lines.iter().find(|line| line.meter == TIERED) {
-                let units = days.entry((event.tenant(), event.team(), day)).or_default();
-                self.before.insert(*at, *units);
-                *units += line.quantity / ONE;
+            .filter_map(|(at, outcome)| matches!(outcome, Outcome::Effect(_)).then_some(*at));
+        let commands = chain.commands.iter().filter(|(_, done)| done.is_applied());
+        let all: BTreeSet<At> = effects.chain(commands.map(|(at, _)| *at)).collect();
+        for at in all.into_iter().filter(|at| at.0 <= to) {
+            if let Entry::Correct(correct) = *self.entry(at) {
+                let (event, _, append_time_us) = self.event(correct.of).unwrap();
+                let time_us = event.time_us.unwrap_or(append_time_us);
+                let back = current.remove(&correct.of).unwrap_or_else(|| {
+                    panic!("{at:?} takes back {:?}, which came to nothing", correct.of)
+                });
+                let now = correct.now.map(|quantity| {
+                    let event = Event { quantity, ..event };
+                    lines(&event, self.versions[&at], correct.given).unwrap()
+                });
+                let day = (event.tenant(), event.team(), time_us.div_euclid(DAY_US));
+                for (lines, sign) in [(Some(&back), -1), (now.as_ref(), 1)] {
+                    let units = lines.and_then(|lines| units(lines));
+                    if let Some(units) = units {
+                        *days.entry(day).or_default() += sign * units;
+                    }
+                }
+                if let Some(now) = &now {
+                    current.insert(correct.of, now.clone());
+                }
+                self.changes.insert(at, Change { event, time_us, back, now });
+                continue;
             }
+            let (event, _, append_time_us) = self.event(at).unwrap();
+            let day = event.time_us.unwrap_or(append_time_us).div_euclid(DAY_US);
+            if let Some(own) = units(&self.worth(at).unwrap_or_default()) {
+                let units = days.entry((event.tenant(), event.team(), day)).or_default();
+                self.before.insert(at, *units);
+                *units += own;
+            }
+            current.insert(at, self.worth(at).unwrap_or_default());
         }
         days
     }
 
-    /// All entries but markers up to a position.
+    /// All entries but markers and commands up to a position.
     fn entries(&self, to: i64) -> impl Iterator<Item = At> {
         let blocks = (0..=to).zip(&self.log.usage);
         blocks.flat_map(|(position, block)| {
             let all = (0..).zip(block.entries.iter());
-            all.filter(|(_, entry)| !matches!(entry, Entry::Marker(_)))
+            all.filter(|(_, entry)| !matches!(entry, Entry::Marker(_) | Entry::Correct(_)))
                 .map(move |(index, _)| (position, index))
         })
     }
@@ -156,6 +195,12 @@ impl Sent<'_> {
             _ => TENANTS[self.event(at).unwrap().0.tenant()],
         }
     }
+}
+
+/// Units that lines add to the total of their day.
+fn units(lines: &[Line]) -> Option<i128> {
+    let line = lines.iter().find(|line| line.meter == TIERED)?;
+    Some(line.quantity / ONE)
 }
 
 /// A number at a fixed place of a message's outer header.
@@ -171,7 +216,12 @@ fn hash(message: &[u8], at: usize) -> [u8; 32] {
 /// position after the one before, each naming the hash of the one before.
 fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
     let mut place = Place { x: -1, r: -1, c: GENESIS };
-    let mut chain = Chain { places: vec![place], outcomes: BTreeMap::new(), forwards: Vec::new() };
+    let mut chain = Chain {
+        places: vec![place],
+        outcomes: BTreeMap::new(),
+        commands: BTreeMap::new(),
+        forwards: Vec::new(),
+    };
     for (r, message) in (0..).zip(&sent.log.rated) {
         let (from, to) = (number(message, 12), number(message, 20));
         if from != place.x + 1 || hash(message, 28) != place.c {
@@ -191,10 +241,21 @@ fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
             header.catalog_version
         );
         let mut found: Vec<(At, Outcome)> = Vec::new();
+        let mut commands: BTreeMap<At, Done> = BTreeMap::new();
         for row in all(&sections.rows().unwrap().rows().bytes, usage_row) {
+            if row.run > 0 {
+                let done = commands.entry((row.head.position, row.head.index)).or_default();
+                done.take(row);
+                continue;
+            }
             found.push(((row.head.position, row.head.index), Outcome::Effect(row)));
         }
         for row in all(&sections.others().unwrap().rows().bytes, other_row) {
+            if row.outcome == 4 {
+                let at = (row.head.position, row.head.index);
+                commands.entry(at).or_default().refused = Some(row);
+                continue;
+            }
             found.push(((row.head.position, row.head.index), Outcome::Other(row)));
         }
         let forwards = sections.forwards().unwrap();
@@ -206,6 +267,11 @@ fn chain(sent: &Sent<'_>, partition: u32, findings: &mut Findings) -> Chain {
             let before = chain.outcomes.insert(at, outcome);
             assert!(before.is_none(), "{partition}: {at:?} has two outcomes");
         }
+        for (at, done) in &mut commands {
+            assert!((from..=to).contains(&at.0), "{partition}: {at:?} is outside of its batch");
+            done.table_from = header.table_from;
+        }
+        chain.commands.extend(commands);
         chain.forwards.push((before, forwards));
         let counts: BTreeMap<Uuid, Counts> = header.counts.into_iter().collect();
         let own = count(sent, &chain.outcomes, from, to);
@@ -222,6 +288,14 @@ fn count(
     to: i64,
 ) -> BTreeMap<Uuid, Counts> {
     let mut all: BTreeMap<Uuid, Counts> = BTreeMap::new();
+    // Commands are no events: their tenants are counted with nothing.
+    for block in (0..=to).zip(&sent.log.usage).filter(|(position, _)| *position >= from) {
+        for entry in block.1.entries.iter() {
+            if let Entry::Correct(correct) = entry {
+                all.entry(TENANTS[correct.event.tenant()]).or_default();
+            }
+        }
+    }
     for at in sent.entries(to).filter(|at| at.0 >= from) {
         let counts = all.entry(sent.tenant(at)).or_default();
         match sent.entry(at) {
@@ -390,6 +464,11 @@ fn ledger(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32, books: 
             books.add(sent, *at);
         }
     }
+    for (at, change) in &sent.changes {
+        if at.0 <= x {
+            books.change(change);
+        }
+    }
 }
 
 /// The archive has what the chain says up to its position, each group as it was fixed.
@@ -421,7 +500,31 @@ fn archive(world: &World, chain: &Chain, partition: u32) {
             position.x
         );
     }
-    let known = |key: &(u32, i64, u32)| chain.outcomes.contains_key(&(key.1, key.2));
+    for (at, done) in &chain.commands {
+        let key = (partition, at.0, at.1);
+        let has = |row: &UsageRow| {
+            archive.corrections.get(&(key.0, key.1, key.2, row.sign)).map(|found| found == row)
+        };
+        let found: Vec<Option<bool>> = done
+            .rows()
+            .map(has)
+            .chain(
+                done.refused.iter().map(|row| archive.others.get(&key).map(|found| found == row)),
+            )
+            .collect();
+        let meant = at.0 <= position.x;
+        assert!(
+            found.iter().all(|found| *found == Some(true) || (found.is_none() && !meant)),
+            "{partition}: the command {at:?} became {done:?}, the archive at {} has {found:?}",
+            position.x
+        );
+        *rows.entry(at.0).or_insert(0) += done.rows().count() as u64;
+        *others.entry(at.0).or_insert(0) += u64::from(done.refused.is_some());
+    }
+    let known = |key: &(u32, i64, u32)| {
+        let at = (key.1, key.2);
+        chain.outcomes.contains_key(&at) || chain.commands.contains_key(&at)
+    };
     assert!(
         archive.usage.keys().filter(own).all(known) && archive.others.keys().filter(own).all(known),
         "{partition}: the archive has rows that no accepted batch has"
@@ -535,6 +638,7 @@ pub fn check(world: &World, is_healed: bool) -> Findings {
         books.count(sent.count_days(&chain, world.database.standings[partition as usize].place.x));
         sent.count_days(&chain, i64::MAX);
         outcomes(&sent, &chain, partition, &mut findings);
+        corrections::judge(&sent, &chain, partition, &mut findings);
         owners(world, &chain, partition);
         ledger(world, &sent, &chain, partition, &mut books);
         archive(world, &chain, partition);

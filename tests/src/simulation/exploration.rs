@@ -273,6 +273,8 @@ fn most(one: &Findings, other: &Findings) -> Findings {
         forwarded: one.forwarded.max(other.forwarded),
         rounds: one.rounds.max(other.rounds),
         switches: one.switches.max(other.switches),
+        corrected: one.corrected.max(other.corrected),
+        uncorrected: one.uncorrected.max(other.uncorrected),
     }
 }
 

@@ -43,6 +43,12 @@ pub struct UsageRow {
     pub catalog_version: u64,
     /// Its lines.
     pub lines: Vec<ArchivedLine>,
+    /// Of a copy where it came from, of a correction what it corrects: position and index.
+    pub origin: (i64, u32),
+    /// Which correction it is; 0 for an event.
+    pub run: u32,
+    /// −1 where it takes something back.
+    pub sign: i8,
 }
 
 /// A row of `rejected_events`.
@@ -56,7 +62,7 @@ pub struct OtherRow {
     pub tenant: Uuid,
     /// Append time of the block.
     pub append_time_us: i64,
-    /// 1 duplicate, 2 conflict, 3 rejected.
+    /// 1 duplicate, 2 conflict, 3 rejected, 4 a correction that was not carried out.
     pub outcome: u8,
     /// Why.
     pub reason: String,
@@ -130,10 +136,10 @@ fn names(input: &mut Input<'_>) -> Result<(u32, Uuid, Vec<String>)> {
     Ok((partition, tenant, names))
 }
 
-/// Verdict, `checked_to` and origin.
-fn skip_copy(input: &mut Input<'_>) -> Result<()> {
-    let _ = (input.u8()?, input.i64()?, input.u32()?, input.i64()?, input.u32()?);
-    Ok(())
+/// Behind verdict and `checked_to` the origin's position and index.
+fn origin(input: &mut Input<'_>) -> Result<(i64, u32)> {
+    let _ = (input.u8()?, input.i64()?, input.u32()?);
+    Ok((input.i64()?, input.u32()?))
 }
 
 /// Card, its version, currency and amount of each line.
@@ -181,11 +187,12 @@ pub fn usage_row(input: &mut Input<'_>) -> Result<UsageRow> {
     input.u8()?;
     let catalog_version = input.u64()?;
     input.u32()?;
-    skip_copy(input)?;
+    let origin = origin(input)?;
     nullable(input, decimal)?;
     let _quote = (text(input)?, input.u64()?, input.i64()?);
     let lines = lines(input)?;
-    let _raw = (input.bytes()?, input.u128()?, input.u8()?, input.u32()?);
+    let _raw = (input.bytes()?, input.u128()?);
+    let (sign, run) = (input.u8()?.cast_signed(), input.u32()?);
     let team = names[4].clone();
     Ok(UsageRow {
         head,
@@ -197,6 +204,9 @@ pub fn usage_row(input: &mut Input<'_>) -> Result<UsageRow> {
         outcome,
         catalog_version,
         lines,
+        origin,
+        run,
+        sign,
     })
 }
 
@@ -213,7 +223,7 @@ pub fn other_row(input: &mut Input<'_>) -> Result<OtherRow> {
     let _door = (text(input)?, input.u32()?, input.i64()?, input.u32()?);
     nullable(input, uuid)?;
     let catalog_version = input.u64()?;
-    skip_copy(input)?;
+    origin(input)?;
     input.bytes()?;
     Ok(OtherRow { head, partition, tenant, append_time_us, outcome, reason, twin, catalog_version })
 }

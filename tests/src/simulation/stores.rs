@@ -280,6 +280,8 @@ fn one_month(append_times_us: impl Iterator<Item = i64>) {
 pub struct Archive {
     /// `usage_events`, each row once, as the views have it.
     pub usage: BTreeMap<(u32, i64, u32), UsageRow>,
+    /// Rows of `usage_events` that correct others, by sign as well.
+    pub corrections: BTreeMap<(u32, i64, u32, i8), UsageRow>,
     /// `rejected_events`, likewise.
     pub others: BTreeMap<(u32, i64, u32), OtherRow>,
     /// `archived`, each row once.
@@ -301,7 +303,13 @@ impl Archive {
                 one_month(rows.iter().map(|row| row.append_time_us));
                 for row in rows {
                     let key = (row.partition, row.head.position, row.head.index);
-                    let before = self.usage.insert(key, row.clone());
+                    let before = match row.run {
+                        0 => self.usage.insert(key, row.clone()),
+                        _ => {
+                            let key = (key.0, key.1, key.2, row.sign);
+                            self.corrections.insert(key, row.clone())
+                        }
+                    };
                     self.repeated += usize::from(before.is_some());
                     assert!(before.is_none_or(|before| before == row), "{key:?} has two rows");
                 }

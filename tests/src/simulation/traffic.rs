@@ -18,6 +18,7 @@ use domain::{
 use rater::catalogs::Catalogs;
 use uuid::Uuid;
 
+use super::corrections::Correct;
 use crate::oracle::Price;
 
 /// A unit of the last of twelve decimals.
@@ -76,6 +77,8 @@ pub enum Entry {
         /// When its block was appended.
         append_time_us: i64,
     },
+    /// A command that corrects an event.
+    Correct(Correct),
 }
 
 impl Event {
@@ -147,7 +150,7 @@ pub fn encode(entries: &[Entry]) -> Bytes {
     let mut writer = BlockWriter::default();
     for entry in entries {
         match entry {
-            Entry::Event(event) => put_event(&mut writer, event),
+            Entry::Event(event) => put_event(&mut writer, event, event.identity()),
             Entry::Refused { tenant } => {
                 let tenant = writer.tenant(TENANTS[*tenant]);
                 writer.push(&record::Entry::Refused(Refused {
@@ -169,12 +172,14 @@ pub fn encode(entries: &[Entry]) -> Bytes {
                 });
             }
             Entry::Copy { .. } => panic!("copies are made by lanes"),
+            Entry::Correct(_) => panic!("corrections have blocks of their own"),
         }
     }
     writer.finish().into()
 }
 
-fn put_event(writer: &mut BlockWriter, event: &Event) {
+/// Appends an event under an identity.
+pub fn put_event(writer: &mut BlockWriter, event: &Event, identity: u128) {
     let number = event.quantity.to_string();
     let raw = format!("{{\"tokens\":{number}}}");
     let (name, kind) = (event.name(), event.event_type());
@@ -195,7 +200,7 @@ fn put_event(writer: &mut BlockWriter, event: &Event) {
         key: None,
         feature: None,
         id: &name,
-        identity: event.identity(),
+        identity,
         content: event.content(),
         time_us: event.time_us,
         hold: event.hold(),

@@ -16,6 +16,9 @@ use super::{
 const STEPS: usize = 800;
 /// Ids of clients.
 const IDS: u8 = 16;
+/// Corrections of a walk, and one of how many steps has one.
+const CORRECTIONS: usize = 8;
+const CORRECTED_ONE_IN: usize = 50;
 /// Rounds of healing: late events that go round as often are stuck.
 const ROUNDS_MAX: usize = 40;
 /// 2026-01-31 at 20:00 UTC: a month ends soon.
@@ -40,18 +43,27 @@ struct Walk {
     times: Vec<Option<Option<i64>>>,
     /// Whether the log keeps the order of one caller's appends.
     ordered: bool,
+    /// Who corrects events, if anybody does, by chance of his own.
+    corrector: Option<Random>,
+    /// Corrections still to come.
+    corrections: usize,
 }
 
 /// Walks. Panics with what is wrong.
 pub fn walk(seed: u64, planted: Planted) -> Walked {
-    walk_telling(seed, planted, None)
+    walk_telling(seed, planted, CORRECTIONS, None)
+}
+
+/// Walks as before anything could be corrected: what seeds of that time have found is found again.
+pub fn walk_uncorrected(seed: u64) -> Walked {
+    walk_telling(seed, Planted::Nothing, 0, None)
 }
 
 /// Walks and answers what happened in words; the last are what is wrong, if anything is.
 pub fn told(seed: u64, planted: Planted) -> Vec<String> {
     let trace = Trace::default();
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        walk_telling(seed, planted, Some(Arc::clone(&trace)));
+        walk_telling(seed, planted, CORRECTIONS, Some(Arc::clone(&trace)));
     }));
     let mut told = std::mem::take(&mut *trace.lock().unwrap_or_else(PoisonError::into_inner));
     if let Err(panic) = ended {
@@ -66,13 +78,15 @@ pub fn reason(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
-fn walk_telling(seed: u64, planted: Planted, trace: Option<Trace>) -> Walked {
+fn walk_telling(seed: u64, planted: Planted, corrections: usize, trace: Option<Trace>) -> Walked {
     let mut random = Random::new(seed);
     let settings = settings(&mut random, planted);
     let mut world = World::new(settings, BEGIN_US + MINUTE_US * random.below(200) as i64);
     world.trace = trace;
     let (blocks, ordered) = (8 + random.below(12), random.one_in(3));
-    let mut walk = Walk { random, world, blocks, times: vec![None; usize::from(IDS)], ordered };
+    let corrector = (corrections > 0).then(|| Random::new(!seed));
+    let times = vec![None; usize::from(IDS)];
+    let mut walk = Walk { random, world, blocks, times, ordered, corrector, corrections };
     for _ in 0..STEPS {
         walk.step();
     }
@@ -99,6 +113,13 @@ fn settings(random: &mut Random, planted: Planted) -> Settings {
 
 impl Walk {
     fn step(&mut self) {
+        if let Some(corrector) = &mut self.corrector
+            && self.corrections > 0
+            && corrector.one_in(CORRECTED_ONE_IN)
+        {
+            let partition = corrector.below(self.world.settings.partitions);
+            self.corrections -= usize::from(self.world.correct(partition, corrector));
+        }
         let random = &mut self.random;
         let partition = random.below(self.world.settings.partitions);
         // The second of two is a zombie or an early successor: there now and then.

@@ -160,9 +160,15 @@ impl World {
 
     /// An acknowledged append of a client, a door or a publisher.
     pub fn send(&mut self, partition: usize, entries: Vec<Entry>) {
+        let payload = encode(&entries);
+        self.append(partition, entries, payload);
+    }
+
+    /// An acknowledged append of these bytes, which say this.
+    pub fn append(&mut self, partition: usize, entries: Vec<Entry>, payload: bytes::Bytes) {
         let position = self.log[partition].usage_end();
         self.tell(|| format!("[usage] {partition}:{position} is {entries:?}"));
-        let (payload, append_time_us) = (encode(&entries), self.now_us);
+        let append_time_us = self.now_us;
         let entries = Arc::new(entries);
         self.log[partition].usage.push(Block { append_time_us, payload, entries });
     }

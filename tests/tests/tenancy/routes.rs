@@ -248,7 +248,10 @@ pub fn routes() -> Vec<Route> {
         "source": "<source>", "app": "<app>", "meter": "<meter>"}}"#;
     add("GET /v1/corrections", "usage:read", &[], &[]);
     add("POST /v1/corrections", "corrections:write", &[], &[selected]);
-    let simulated = format!(r#"{{"catalog": {faulty}, "filter": {{"team": "<team>"}}}}"#);
+    let simulated = format!(
+        r#"{{"catalog": {faulty}, "filter": {{"team": "<team>", "user": "<user>", "type": "<event_type>",
+        "source": "<source>", "app": "<app>", "meter": "<meter>"}}}}"#
+    );
     add("POST /v1/rating/simulate", "corrections:write", &[], &[simulated.as_str()]);
     add("GET /v1/corrections/{correction}", "usage:read", &["correction"], &[]);
     add("POST /v1/corrections/{correction}/post", "corrections:write", &["correction"], &[]);

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use ledger::{
     seal::AuditKey,
-    verify::{Check, amounts, archive, books, chain, heads, late, nobody},
+    verify::{Check, amounts, archive, books, chain, corrections, heads, late, nobody},
 };
 use runtime::config::Secret;
 use sqlx::PgConnection;
@@ -42,6 +42,7 @@ pub async fn look_at_archive(
     Ok(vec![
         heads::check(connection, clickhouse, copies).await?,
         nobody::check(connection, clickhouse, &reach).await?,
+        corrections::check(clickhouse).await?,
         archive::groups(connection, clickhouse, &archived).await?,
         archive::repeats(clickhouse).await?,
         archive::append_times(connection, clickhouse, &posted).await?,

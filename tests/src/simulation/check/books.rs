@@ -8,9 +8,10 @@ use ledger::account::{AccountName, Kind as Account};
 use super::{
     super::{
         stores::{Database, RunningKey, TotalKey},
-        traffic::{DAY_US, ONE, TENANTS, TIERED},
+        traffic::{DAY_US, Event, Line, ONE, TENANTS, TIERED},
     },
     At, Day, Sent,
+    corrections::Change,
 };
 
 /// What the ledger must hold.
@@ -33,19 +34,31 @@ impl Books {
     /// What an event that took effect is worth.
     pub fn add(&mut self, sent: &Sent<'_>, at: At) {
         let (event, _, append_time_us) = sent.event(at).unwrap();
+        let time_us = event.time_us.unwrap_or(append_time_us);
+        self.book(&event, time_us, &sent.worth(at).unwrap(), 1);
+    }
+
+    /// What a correction changes.
+    pub fn change(&mut self, change: &Change) {
+        self.book(&change.event, change.time_us, &change.back, -1);
+        self.book(&change.event, change.time_us, change.now.as_deref().unwrap_or_default(), 1);
+    }
+
+    fn book(&mut self, event: &Event, time_us: i64, lines: &[Line], sign: i64) {
         let (tenant, team) = (TENANTS[event.tenant()], event.team());
-        let bucket = bucket_of(event.time_us.unwrap_or(append_time_us));
-        for line in sent.worth(at).unwrap() {
+        let (bucket, signed) = (bucket_of(time_us), i128::from(sign));
+        for line in lines {
             let currency = line.charge.map_or("", |charge| charge.2).to_owned();
             let cost_currency = line.cost.map_or("", |cost| cost.2).to_owned();
             let key = (tenant, team.into(), line.meter.into(), bucket, currency, cost_currency);
             let (charge, cost) =
                 (line.charge.map_or(0, |charge| charge.3), line.cost.map_or(0, |cost| cost.3));
+            let (charge, cost) = (signed * charge, signed * cost);
             let sum = self.totals.entry(key).or_default();
-            sum.quantity += line.quantity;
+            sum.quantity += signed * line.quantity;
             sum.charge += charge;
             sum.cost += cost;
-            sum.events += 1;
+            sum.events += sign;
             let mut book = |kind, team: &str, currency: &str, amount: i128| {
                 let name =
                     AccountName { tenant, kind, team: team.into(), currency: currency.into() };
