@@ -182,7 +182,7 @@ impl State {
     /// relies on: what lies after it stays, unless memory requires otherwise.
     #[must_use]
     pub fn departure(&self, held: Option<i64>) -> Option<Departure> {
-        self.table.departure(held)
+        self.table.departure(held, self.corrections.count())
     }
 
     /// Moves `S` past what leaves; without a filter, events that meet the range are forwarded.

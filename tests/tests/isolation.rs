@@ -146,6 +146,7 @@ const CASES: &[Case] = &[
     ("rejected_events", "insert", Inserts, &["{tenant}", "0", "8", "0", "0:9:0", "f", "{key}"]),
     ("rejected_events", "reinjections", Finds, &["{tenant}", "{0}", "{7}", "{0}"]),
     ("running_totals", "of_team", Finds, &["{tenant}", "acme"]),
+    ("corrections", "at_work", Finds, &["{tenant}"]),
     ("corrections", "advance", Finds, &["{tenant}", "{correction}", "previewing", "previewed"]),
     ("corrections", "blocks", Finds, &["{tenant}", "{correction}", NULL, NULL, "10"]),
     (

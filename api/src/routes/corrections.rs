@@ -29,6 +29,8 @@ use crate::{
     },
 };
 
+/// Corrections of a tenant that are worked on at once.
+const AT_WORK_MAX: i64 = 10;
 /// Characters of a reason.
 const REASON_LENGTH_MAX: usize = 1_000;
 
@@ -372,6 +374,14 @@ async fn insert(
 ) -> Result<Answer, ApiError> {
     idempotency::once(api, tenant, call, move |connection, new: &NewCorrection| {
         Box::pin(async move {
+            if corrections::at_work(connection, tenant).await? >= AT_WORK_MAX {
+                return Err(Problem::conflict(
+                    "corrections_at_work",
+                    format!("{AT_WORK_MAX} corrections are being previewed or posted already"),
+                    "wait until one of them has come further: GET /v1/corrections",
+                )
+                .into());
+            }
             corrections::insert(connection, tenant, new).await?;
             Made::new(StatusCode::ACCEPTED, &load(connection, tenant, new.id).await?)
         })

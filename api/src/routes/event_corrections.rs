@@ -10,8 +10,12 @@ use domain::{
         member::{Field, Member, member},
     },
     money::Amount,
+    time::FUTURE_US_MAX,
 };
-use runtime::http::{Path, Problem};
+use runtime::{
+    http::{Path, Problem},
+    task,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
@@ -185,6 +189,10 @@ impl New {
         if data.is_some_and(|data| !data.trim_start().starts_with('{')) {
             return Err(invalid("data", "is no object"));
         }
+        let time_us = form.time.as_deref().map(|text| time_us("time", text)).transpose()?;
+        if time_us.is_some_and(|us| us > task::now_us().saturating_add(FUTURE_US_MAX)) {
+            return Err(invalid("time", "lies in the future"));
+        }
         let nothing =
             named.iter().all(|(_, text)| text.is_none()) && form.time.is_none() && data.is_none();
         if nothing {
@@ -195,7 +203,7 @@ impl New {
             event_type: form.r#type.clone(),
             user: form.user.clone(),
             feature: form.feature.clone(),
-            time_us: form.time.as_deref().map(|text| time_us("time", text)).transpose()?,
+            time_us,
             data: data.map(str::to_owned),
         })
     }

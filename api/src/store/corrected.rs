@@ -333,14 +333,14 @@ pub(crate) async fn corrections_of(
         toString(e.outcome) AS outcome";
     statement.sql = format!(
         "SELECT {of}, '' AS reason, '' AS detail, {EFFECTIVE} FROM usage_events AS e
-         WHERE e.tenant_id = {tenant} AND e.rating_run > 0 AND has({positions}, e.origin_position)
+         WHERE e.tenant_id = {tenant} AND e.rating_run > 0 AND e.origin_position IN {positions}
          ORDER BY e.position, e.`index`, e.sign LIMIT 1 BY e.partition, e.position, e.`index`, e.sign {SETTINGS}"
     );
     let mut rows: Vec<CorrectionOf> = read_rows(statement.rows(clickhouse).await?)?;
     statement.sql = format!(
         "SELECT {of}, toString(e.reason) AS reason, toString(e.detail) AS detail, toInt8(0) AS sign, toUInt32(0) AS rating_run,
              e.origin_position AS of_position, e.origin_index AS of_index, [] AS lines FROM rejected_events AS e
-         WHERE e.tenant_id = {tenant} AND e.outcome = 'uncorrected' AND has({positions}, e.origin_position)
+         WHERE e.tenant_id = {tenant} AND e.outcome = 'uncorrected' AND e.origin_position IN {positions}
          ORDER BY e.position, e.`index` LIMIT 1 BY e.partition, e.position, e.`index` {SETTINGS}"
     );
     rows.extend(read_rows::<CorrectionOf>(statement.rows(clickhouse).await?)?);

@@ -51,6 +51,20 @@ pub(crate) struct NewCorrection {
     pub created_by: String,
 }
 
+/// How many corrections of a tenant are being worked on, up to a hundred.
+pub(crate) async fn at_work(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+) -> Result<i64, ApiError> {
+    let rows: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT correction_id FROM corrections WHERE tenant_id = $1 AND state IN ('previewing', 'posting', 'confirming') LIMIT 100",
+    )
+    .bind(tenant.id())
+    .fetch_all(connection)
+    .await?;
+    Ok(i64::try_from(rows.len()).unwrap_or(i64::MAX))
+}
+
 /// Begins a correction with its preview.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
