@@ -56,7 +56,12 @@ pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.corrections", Duration::ZERO);
     while !api.shutdown.is_cancelled() {
         match look(&api).await {
-            Ok(()) => heartbeat.beat(),
+            Ok(found) => {
+                heartbeat.beat();
+                if found > 0 {
+                    continue;
+                }
+            }
             Err(error) => tracing::warn!(?error, "corrections wait"),
         }
         tokio::select! {
@@ -67,8 +72,11 @@ pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     Ok(())
 }
 
-async fn look(api: &Api) -> Result<(), ApiError> {
-    for (tenant, id) in corrections::waiting(&api.reader).await? {
+/// Goes on with what waits; answers how many there were.
+async fn look(api: &Api) -> Result<usize, ApiError> {
+    let waiting = corrections::waiting(&api.reader).await?;
+    let found = waiting.len();
+    for (tenant, id) in waiting {
         let (tenant, lease) = (TenantScope::of_task(tenant), Uuid::now_v7());
         let leased = scoped(&api.pool, tenant.id(), |mut transaction| async move {
             corrections::lease(&mut transaction, tenant, id, lease).await
@@ -85,7 +93,7 @@ async fn look(api: &Api) -> Result<(), ApiError> {
         };
         work.end(outcome).await?;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// How a pass ended.

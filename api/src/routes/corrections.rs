@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Corrections of a tenant that are worked on at once.
-const AT_WORK_MAX: i64 = 10;
+const AT_WORK_MAX: i64 = 100;
 /// Characters of a reason.
 const REASON_LENGTH_MAX: usize = 1_000;
 
