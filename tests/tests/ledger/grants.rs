@@ -14,7 +14,7 @@ const VERBS: [&str; 7] =
 
 /// Everything that is allowed: role, table, verbs (S select, I insert, U update, D delete, u update
 /// of the named columns). What is not here is refused: only the archiver deletes, rows of
-/// `archive_groups`, and the api, aliases; nobody truncates.
+/// `archive_groups`, and the api, aliases and differences of corrections; nobody truncates.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("weir_api", "accounts", "SI"),
     ("weir_api", "api_keys", "SI u(expires_at,revoked_at)"),
@@ -180,6 +180,19 @@ const ALLOWED_COLUMNS: &[(&str, &str, &str)] = &[
     ("weir_api", "app_secrets.revoked_at", "UPDATE"),
     ("weir_api", "apps.name", "UPDATE"),
     ("weir_api", "catalog_outbox.appended_at", "UPDATE"),
+    ("weir_api", "corrections.applied", "UPDATE"),
+    ("weir_api", "corrections.archived_to", "UPDATE"),
+    ("weir_api", "corrections.changes", "UPDATE"),
+    ("weir_api", "corrections.cursor", "UPDATE"),
+    ("weir_api", "corrections.ended_at", "UPDATE"),
+    ("weir_api", "corrections.error", "UPDATE"),
+    ("weir_api", "corrections.events", "UPDATE"),
+    ("weir_api", "corrections.lease", "UPDATE"),
+    ("weir_api", "corrections.leased_until", "UPDATE"),
+    ("weir_api", "corrections.posting_at", "UPDATE"),
+    ("weir_api", "corrections.previewed_at", "UPDATE"),
+    ("weir_api", "corrections.rejected", "UPDATE"),
+    ("weir_api", "corrections.state", "UPDATE"),
     ("weir_api", "grants.ending", "UPDATE"),
     ("weir_api", "grants.held", "UPDATE"),
     ("weir_api", "grants.remaining", "UPDATE"),
