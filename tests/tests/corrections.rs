@@ -158,6 +158,8 @@ async fn an_event_is_taken_back_and_amended_once_whatever_is_killed() -> Result<
     // Void: once, whatever is sent again or killed.
     let done = api.send("POST", &void(&receipts[0]), &json!({"reason": "a mistake"})).await?;
     ensure!(done["run"] == 1 && done["deltas"][0]["quantity"] == "-8", "{done}");
+    let kept = api.get("/v1/audit?limit=1").await?["items"][0].take();
+    ensure!(kept["after"]["reason"] == "a mistake", "{kept}");
     let (status, again) = api.exchange("POST", &void(&receipts[0]), b"{}".to_vec()).await?;
     ensure!([202, 409].contains(&status), "{status}: {again}");
     system.kill("up")?;
@@ -406,6 +408,13 @@ async fn what_cannot_be_corrected_is_refused_and_changes_nothing() -> Result<()>
         ("/v1/events/x/void".to_owned(), json!({}), 404, "event_unknown"),
         (format!("/v1/events/{first}/amend"), json!({}), 422, "field_invalid"),
         (format!("/v1/events/{first}/amend"), json!({"data": 7}), 422, "field_invalid"),
+        (format!("/v1/events/{first}/void"), json!({"reason": ""}), 422, "field_invalid"),
+        (
+            format!("/v1/events/{first}/amend"),
+            json!({"time": "2200-01-01T00:00:00Z"}),
+            422,
+            "field_invalid",
+        ),
         (format!("/v1/events/{first}/amend"), json!({"type": ""}), 422, "field_invalid"),
         (format!("/v1/events/{first}/amend"), json!({"subject": "bolt"}), 400, "body_invalid"),
         (format!("/v1/events/{first}/amend"), json!({"time": "soon"}), 400, "time_invalid"),

@@ -1,7 +1,7 @@
 //! Corrections of many events: a preview of what they change, and a job that posts them.
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use domain::{catalog::CatalogDocument, time};
+use domain::{catalog::CatalogDocument, event::FIELD_BYTES_MAX, time};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
@@ -84,6 +84,30 @@ impl Filter {
         let time = |name, text: &Option<String>| {
             text.as_deref().map(|text| time_us(name, text)).transpose()
         };
+        let texts = [
+            ("team", &self.team),
+            ("user", &self.user),
+            ("type", &self.r#type),
+            ("source", &self.source),
+            ("app", &self.app),
+            ("meter", &self.meter),
+            ("outcome", &self.outcome),
+            ("from", &self.from),
+            ("to", &self.to),
+            ("accepted_from", &self.accepted_from),
+            ("accepted_to", &self.accepted_to),
+        ];
+        let bad = |text: &String| text.len() > FIELD_BYTES_MAX || text.contains('\0');
+        if let Some((field, _)) = texts.iter().find(|(_, text)| text.as_ref().is_some_and(bad)) {
+            return Err(Problem::unprocessable(
+                "field_invalid",
+                format!(
+                    "`{field}` is longer than {FIELD_BYTES_MAX} bytes or has the character U+0000"
+                ),
+                "no event has such a one",
+            )
+            .with("field", *field));
+        }
         if let Some(outcome) = &self.outcome
             && !["rated", "unmetered", "unpriced"].contains(&outcome.as_str())
         {
@@ -327,7 +351,7 @@ fn id_of(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| unknown())
 }
 
-fn check_reason(reason: &str) -> Result<(), Problem> {
+pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
     if reason.trim().is_empty()
         || reason.chars().count() > REASON_LENGTH_MAX
         || reason.contains('\0')

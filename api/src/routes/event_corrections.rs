@@ -21,7 +21,10 @@ use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 
-use super::events::{from_log, read_receipt, receipt, unknown};
+use super::{
+    corrections::check_reason,
+    events::{from_log, read_receipt, receipt, unknown},
+};
 use crate::{
     USAGE,
     auth::{Caller, Scope, TenantScope},
@@ -54,9 +57,8 @@ pub(crate) struct PreviewQuery {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VoidForm {
-    /// For people; it is kept in the audit log.
+    /// For people; the audit log keeps it.
     #[serde(default)]
-    #[expect(dead_code, reason = "the audit log keeps the whole body")]
     reason: Option<String>,
 }
 
@@ -81,7 +83,7 @@ pub(crate) struct AmendForm {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     data: Option<Box<RawValue>>,
-    /// For people.
+    /// For people; the audit log keeps it.
     #[serde(default)]
     reason: Option<String>,
 }
@@ -98,6 +100,8 @@ pub(crate) struct EventCorrection {
     command: Option<String>,
     /// What it changes.
     deltas: Vec<EventDelta>,
+    /// Why, as it was given.
+    reason: Option<String>,
     /// Whether a price of it depends on a period's usage: events behind it keep what they were charged
     /// until they are rated again (`POST /v1/corrections`).
     moves_totals: bool,
@@ -134,7 +138,13 @@ pub(crate) async fn void(
     call: Call<VoidForm>,
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CorrectionsWrite)?;
-    correct(&api, tenant, (&text, query.preview), call.map(|_| None)).await
+    correct(
+        &api,
+        tenant,
+        (&text, query.preview),
+        call.map(|form| Asked { new: None, reason: form.reason }),
+    )
+    .await
 }
 
 /// Amend an event
@@ -152,7 +162,20 @@ pub(crate) async fn amend(
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CorrectionsWrite)?;
     let new = New::of(&call.value)?;
-    correct(&api, tenant, (&text, query.preview), call.map(|_| Some(new))).await
+    correct(
+        &api,
+        tenant,
+        (&text, query.preview),
+        call.map(|form| Asked { new: Some(new), reason: form.reason }),
+    )
+    .await
+}
+
+/// What is asked for.
+struct Asked {
+    /// What the event says from now on; `None` takes it back.
+    new: Option<New>,
+    reason: Option<String>,
 }
 
 /// What is new about an event, checked.
@@ -198,7 +221,6 @@ impl New {
         if nothing {
             return Err(invalid("data", "is missing, and so is everything else that could change"));
         }
-        let _ = &form.reason;
         Ok(New {
             event_type: form.r#type.clone(),
             user: form.user.clone(),
@@ -250,19 +272,24 @@ async fn correct(
     api: &Api,
     tenant: TenantScope,
     (text, is_preview): (&str, bool),
-    call: Call<Option<New>>,
+    call: Call<Asked>,
 ) -> Result<Answer, ApiError> {
     let place = read_receipt(text)
         .filter(|place| place.partition < api.log.partitions())
         .ok_or_else(unknown)?;
+    if let Some(reason) = &call.value.reason {
+        check_reason(reason)?;
+    }
     let api = Api::clone(api);
-    idempotency::once(&Api::clone(&api), tenant, call, move |connection, new: &Option<New>| {
+    idempotency::once(&Api::clone(&api), tenant, call, move |connection, asked: &Asked| {
         let api = Api::clone(&api);
         Box::pin(async move {
-            let (found, change) = planned(&api, connection, tenant, place, new.as_ref()).await?;
+            let (found, change) =
+                planned(&api, connection, tenant, place, asked.new.as_ref()).await?;
+            let reason = asked.reason.clone();
             let own = found.first.place();
             if is_preview {
-                let shown = shown(own, &change, None);
+                let shown = EventCorrection { reason, ..shown(own, &change, None) };
                 return Ok(Made::new(StatusCode::OK, &shown)?.without_change());
             }
             let message = Bytes::from(block(tenant.id(), std::slice::from_ref(&change.body)));
@@ -278,7 +305,8 @@ async fn correct(
             })?;
             let command =
                 EventPlace { partition: own.partition, position: appended.position, index: 0 };
-            Made::new(StatusCode::ACCEPTED, &shown(own, &change, Some(command)))
+            let shown = EventCorrection { reason, ..shown(own, &change, Some(command)) };
+            Made::new(StatusCode::ACCEPTED, &shown)
         })
     })
     .await
@@ -290,6 +318,7 @@ fn shown(place: EventPlace, change: &Change, command: Option<EventPlace>) -> Eve
         run: change.run,
         command: command.map(receipt),
         deltas: deltas(&change.delta),
+        reason: None,
         moves_totals: change.counts,
     }
 }
