@@ -174,7 +174,7 @@ fn an_owner_and_a_zombie_interleave() {
 #[test]
 fn a_newer_version_stops_only_where_it_might_continue() {
     let (outer, mut message) = batch(PARTITION, 0, 4, Place::EMPTY.c, 1);
-    message[4..6].copy_from_slice(&7_u16.to_le_bytes());
+    message[4..6].copy_from_slice(&99_u16.to_le_bytes());
     let checksum = xxhash_rust::xxh3::xxh3_64(&message[..92]);
     message[92..100].copy_from_slice(&checksum.to_le_bytes());
     let error = Place::EMPTY.offer(PARTITION, 0, &message).unwrap_err();
