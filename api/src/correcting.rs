@@ -25,6 +25,7 @@ use domain::{
 use uuid::Uuid;
 
 use crate::{
+    compiled::Compiled,
     error::ApiError,
     store::{
         corrected::{Corrected, StoredEvent},
@@ -160,13 +161,20 @@ pub(crate) struct Basis<'a> {
     /// The archive's position up to which the event was read.
     pub archived: i64,
     /// Catalogs by version: those that rated the event first and last.
-    pub catalogs: &'a HashMap<i64, Arc<crate::compiled::Compiled>>,
+    pub catalogs: &'a HashMap<i64, Arc<Compiled>>,
     /// Running totals that begin with something where the event had none of that name.
     pub posted: &'a BTreeMap<TotalName, i128>,
     /// Only events with a line of this meter, as they are or are to be.
     pub meter: Option<&'a str>,
     /// Only events with this outcome.
     pub outcome: Option<&'a str>,
+}
+
+impl Basis<'_> {
+    /// The catalog that rated an event.
+    fn catalog_of(&self, event: &StoredEvent) -> Option<&Catalog> {
+        self.catalogs.get(&event.catalog_version).map(|compiled| &compiled.catalog)
+    }
 }
 
 /// Totals before an event: of its meters as they were, or as they are to be.
@@ -234,13 +242,12 @@ fn asked<'a>(event: &'a StoredEvent, data: &'a Data<'a>) -> Hypothetical<'a> {
     }
 }
 
-/// The totals that an event's lines moved on, by meter: rated as it was rated.
+/// The totals that an event's lines moved on, by meter: rated as this catalog rated it.
 fn moved(
     event: &StoredEvent,
     data: &Data<'_>,
-    catalogs: &HashMap<i64, Arc<crate::compiled::Compiled>>,
+    catalog: Option<&Catalog>,
 ) -> Result<Vec<PreviewLine>, ApiError> {
-    let catalog = catalogs.get(&event.catalog_version).map(|compiled| &compiled.catalog);
     let Some(catalog) = catalog.filter(|catalog| catalog.counts) else { return Ok(Vec::new()) };
     let rated = preview(catalog, &Recorded(&event.lines), &asked(event, data));
     rated.map(|(_, lines)| lines).map_err(|error| damaged(event, &error))
@@ -252,7 +259,7 @@ fn total_of<'l>(lines: &'l [PreviewLine], meter: &str) -> Option<(&'l TotalName,
 }
 
 /// The lines of an event as the archive has them.
-pub(crate) fn stored_lines<'a>(
+fn stored_lines<'a>(
     lines: &'a [LineRow],
     moved: &[PreviewLine],
 ) -> Result<Vec<StoredLine<'a>>, ApiError> {
@@ -301,11 +308,8 @@ pub(crate) fn stored_lines_of<'a>(
     if !catalog.counts {
         return stored_lines(&event.lines, &[]);
     }
-    let unread = |error: PreviewError| damaged(event, &error);
-    let data = Data::of_event(&event.raw).map_err(unread)?;
-    let rated = preview(catalog, &Recorded(&event.lines), &asked(event, &data));
-    let (_, moved) = rated.map_err(unread)?;
-    stored_lines(&event.lines, &moved)
+    let data = Data::of_event(&event.raw).map_err(|error| damaged(event, &error))?;
+    stored_lines(&event.lines, &moved(event, &data, Some(catalog))?)
 }
 
 fn outcome(text: &str) -> Outcome {
@@ -339,7 +343,7 @@ pub(crate) fn plan(
     let team = first.team.as_str();
     let unread = |error: PreviewError| damaged(first, &error);
     let first_data = Data::of_event(&first.raw).map_err(unread)?;
-    let first_moved = moved(first, &first_data, basis.catalogs)?;
+    let first_moved = moved(first, &first_data, basis.catalog_of(first))?;
     let moved_first = || first_moved.iter().filter_map(|line| line.total.as_ref());
     // Whatever it was worth when it was rated first stands in the totals of later events.
     let leave = |shifts: &mut Shifts, now: &[StoredLine<'_>]| {
@@ -357,7 +361,7 @@ pub(crate) fn plan(
     let own_data;
     let (data, was_moved) = if found.newest().is_some() {
         own_data = Data::of_event(&effective.raw).map_err(unread)?;
-        (&own_data, moved(effective, &own_data, basis.catalogs)?)
+        (&own_data, moved(effective, &own_data, basis.catalog_of(effective))?)
     } else {
         (&first_data, first_moved.clone())
     };

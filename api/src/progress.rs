@@ -30,6 +30,11 @@ pub(crate) struct Posted {
     pub answered: u64,
 }
 
+/// `A` of the archive, by partition; none for one that it has nothing of.
+pub(crate) async fn archived(api: &Api) -> Result<BTreeMap<u32, i64>, ApiError> {
+    Ok(conservation::archived(&api.clickhouse).await?.into_iter().collect())
+}
+
 /// By partition.
 pub(crate) type Partitions = BTreeMap<u32, Posted>;
 

@@ -6,7 +6,7 @@ use domain::{
     rating::Line,
     wire::{
         codec::DictionaryWriter,
-        correction::{StoredLine, StoredMoney},
+        correction::StoredLine,
         sums::{self, RunningTotal, Sum, SumKey},
     },
 };
@@ -81,15 +81,14 @@ impl Sums {
     /// Adds a line that the archive has, or takes it out again where the sign is −1.
     pub fn add_stored(&mut self, account: Account, line: &StoredLine<'_>, sign: i64) {
         let dictionary = &mut self.dictionary;
-        let of = |money: &StoredMoney<'_>| money.has_card();
         let key = SumKey {
             tenant: account.tenant,
             team: 0,
             meter: dictionary.intern(&line.meter),
-            card: of(&line.charge).then(|| dictionary.intern(&line.charge.card)),
+            card: line.charge.has_card().then(|| dictionary.intern(&line.charge.card)),
             card_version: line.charge.version,
-            currency: of(&line.charge).then(|| dictionary.intern(&line.charge.currency)),
-            cost_currency: of(&line.cost).then(|| dictionary.intern(&line.cost.currency)),
+            currency: line.charge.has_card().then(|| dictionary.intern(&line.charge.currency)),
+            cost_currency: line.cost.has_card().then(|| dictionary.intern(&line.cost.currency)),
             hold: None,
             bucket: 0,
             user: None,

@@ -30,10 +30,10 @@ use crate::{
     compiled::{self, Compiled},
     correcting::{Basis, Change, Deltas, Plan, Shifts, Wanted, block, plan, stored_lines_of},
     error::ApiError,
-    routes::corrections::Filter,
+    progress::archived,
+    routes::corrections::filter::Filter,
     state::Api,
     store::{
-        conservation,
         corrected::{self, Corrected, Selection, Stretch},
         corrections::{self, CorrectionRow, Progress},
     },
@@ -561,9 +561,4 @@ impl Stretches {
 
 fn version(compiled: &Compiled) -> i64 {
     i64::try_from(compiled.version).unwrap_or(i64::MAX)
-}
-
-/// The archive's positions.
-pub(crate) async fn archived(api: &Api) -> Result<BTreeMap<u32, i64>, ApiError> {
-    Ok(conservation::archived(&api.clickhouse).await?.into_iter().collect())
 }

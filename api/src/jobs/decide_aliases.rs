@@ -18,7 +18,7 @@ use crate::{
     auth::{Actor, TenantScope},
     error::ApiError,
     jobs::count_pending::Pending,
-    progress::{Posted, pending, posted},
+    progress::{Posted, archived, pending, posted},
     state::Api,
     store::{
         audit::{self, NewChange},
@@ -129,9 +129,8 @@ impl Stage {
 }
 
 async fn is_archived(api: &Api, partition: u32, x: i64) -> Result<bool, ApiError> {
-    let archived = conservation::archived(&api.clickhouse).await?;
-    let position = archived.iter().find(|(number, _)| *number == partition);
-    Ok(position.map_or(-1, |(_, position)| *position) >= x)
+    let position = archived(api).await?.get(&partition).copied();
+    Ok(position.unwrap_or(-1) >= x)
 }
 
 /// Lets the alias take effect, or removes it: for this reason, or because its subject is a team.

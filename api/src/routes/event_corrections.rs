@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     corrections::check_reason,
-    events::{from_log, read_receipt, receipt, unknown},
+    events::{from_log, read_receipt, receipt, some, unknown},
 };
 use crate::{
     USAGE,
@@ -33,8 +33,8 @@ use crate::{
     error::ApiError,
     extract::{Query, time_us},
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
-    jobs::correct::archived,
     openapi::{ChangeRefusals, NotFound, Refusals},
+    progress::archived,
     state::Api,
     store::{
         corrected::{self, Corrected, StoredEvent},
@@ -324,12 +324,11 @@ fn shown(place: EventPlace, change: &Change, command: Option<EventPlace>) -> Eve
 }
 
 fn deltas(deltas: &Deltas) -> Vec<EventDelta> {
-    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let amount = |raw| Amount::of_sum(raw).to_string();
     let delta = deltas.0.iter().map(|(key, delta)| EventDelta {
         meter: key.meter.clone(),
-        currency: some(&key.currency),
-        cost_currency: some(&key.cost_currency),
+        currency: some(key.currency.clone()),
+        cost_currency: some(key.cost_currency.clone()),
         quantity: amount(delta.quantity),
         charge: amount(delta.charge),
         cost: amount(delta.cost),

@@ -10,7 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{DecodeError, Input, Output};
 use crate::{
-    catalog::Catalog,
+    catalog::{CardVersionName, Catalog},
+    money::Amount,
     period::PeriodKind,
     preview::PreviewLine,
     rating::{Charge, Line, Outcome, TotalName},
@@ -105,15 +106,9 @@ impl<'a> StoredLine<'a> {
     /// A line that this catalog rated, as the archive would have it.
     #[must_use]
     pub fn of(line: &'a Line<'_>, catalog: &'a Catalog) -> StoredLine<'a> {
-        let money = |number: Option<u32>, amount: Option<i128>| {
+        let name = |number: Option<u32>| {
             let number = number.and_then(|number| usize::try_from(number).ok());
-            let name = number.and_then(|number| catalog.card_versions.get(number));
-            StoredMoney {
-                card: Cow::Borrowed(name.map_or("", |name| &name.card)),
-                version: name.map_or(0, |name| name.version),
-                currency: Cow::Borrowed(name.map_or("", |name| &name.currency)),
-                amount,
-            }
+            number.and_then(|number| catalog.card_versions.get(number))
         };
         let meter = catalog.meters.get(line.meter);
         let names = meter.map_or(&[][..], |meter| &meter.dimensions);
@@ -130,13 +125,10 @@ impl<'a> StoredLine<'a> {
             unit: Cow::Borrowed(meter.map_or("", |meter| &meter.unit)),
             quantity: line.quantity.raw(),
             status: status(&line.charge),
-            charge: money(
-                line.charge.card_version(),
-                line.charge.amount().map(|amount| amount.raw()),
-            ),
-            cost: money(
-                line.cost.map(|(_, number)| number),
-                line.cost.map(|(amount, _)| amount.raw()),
+            charge: StoredMoney::of(name(line.charge.card_version()), line.charge.amount()),
+            cost: StoredMoney::of(
+                name(line.cost.map(|(_, number)| number)),
+                line.cost.map(|(amount, _)| amount),
             ),
             dimensions,
             total_before: line.total.as_deref().map_or(0, |total| total.before),
@@ -150,21 +142,14 @@ impl<'a> StoredLine<'a> {
     /// A line of a preview, as the archive would have it.
     #[must_use]
     pub fn of_preview(line: &'a PreviewLine) -> StoredLine<'a> {
-        let money =
-            |card: Option<&'a crate::catalog::CardVersionName>, amount: Option<i128>| StoredMoney {
-                card: Cow::Borrowed(card.map_or("", |name| &name.card)),
-                version: card.map_or(0, |name| name.version),
-                currency: Cow::Borrowed(card.map_or("", |name| &name.currency)),
-                amount,
-            };
         let cost = line.cost.as_ref();
         StoredLine {
             meter: Cow::Borrowed(&line.meter),
             unit: Cow::Borrowed(&line.unit),
             quantity: line.quantity.raw(),
             status: status(&line.charge),
-            charge: money(line.card.as_ref(), line.charge.amount().map(|amount| amount.raw())),
-            cost: money(cost.map(|(_, name)| name), cost.map(|(amount, _)| amount.raw())),
+            charge: StoredMoney::of(line.card.as_ref(), line.charge.amount()),
+            cost: StoredMoney::of(cost.map(|(_, name)| name), cost.map(|(amount, _)| *amount)),
             dimensions: line
                 .dimensions
                 .iter()
@@ -225,6 +210,15 @@ impl<'a> StoredLine<'a> {
 }
 
 impl<'a> StoredMoney<'a> {
+    fn of(name: Option<&'a CardVersionName>, amount: Option<Amount>) -> StoredMoney<'a> {
+        StoredMoney {
+            card: Cow::Borrowed(name.map_or("", |name| &name.card)),
+            version: name.map_or(0, |name| name.version),
+            currency: Cow::Borrowed(name.map_or("", |name| &name.currency)),
+            amount: amount.map(Amount::raw),
+        }
+    }
+
     /// Whether there is a card, and hence a currency.
     #[must_use]
     pub fn has_card(&self) -> bool {

@@ -3,11 +3,19 @@
 
 use std::sync::Arc;
 
+use super::{
+    Batch, Known,
+    desk::{Desk, batch_tenant, row_place},
+};
+use crate::{
+    catalogs::Catalogs,
+    state::StateError,
+    sums::Account,
+    totals::{OfTeam, TeamName},
+};
 use domain::{
-    catalog::Catalog,
     rating::{
-        self, Binding, Line, Lines, Outcome, Rating, Rejection, Scratch, TotalName, Totals as _,
-        rate,
+        self, Binding, Lines, Outcome, Rating, Rejection, Scratch, TotalName, Totals as _, rate,
     },
     time::bucket_of,
     wire::{
@@ -17,18 +25,6 @@ use domain::{
         record::{Command, CommandKind, Entry, EventRecord},
         row::{Corrected, OtherOutcome, RowPlace, put_other, put_reversal, put_usage_event},
     },
-};
-use uuid::Uuid;
-
-use super::{
-    Batch, Known,
-    desk::{Desk, batch_tenant},
-};
-use crate::{
-    catalogs::Catalogs,
-    state::StateError,
-    sums::Account,
-    totals::{OfTeam, TeamName},
 };
 
 /// A command's correction, and the block that it carries, opened.
@@ -116,7 +112,16 @@ impl Batch {
             return Err(damaged(DecodeError::Field("corrected event")));
         }
         let correction = &unpacked.correction;
-        let place = row_place(desk, index, &team, catalogs.version, &block.dictionary, correction);
+        let place = RowPlace {
+            dictionary: &block.dictionary,
+            corrects: Some(Corrected {
+                position: correction.position,
+                index: correction.index,
+                run: correction.run,
+                checked_to: correction.checked_to,
+            }),
+            ..row_place(desk, index, command.tenant, (catalogs.version, 0), None)
+        };
         let refused = |batch: &mut Batch, why: Rejection| {
             batch.note(why.reason);
             let outcome = OtherOutcome::Uncorrected(why);
@@ -129,26 +134,28 @@ impl Batch {
         let catalog = catalogs.of(team.0).cloned().unwrap_or_default();
         let binding = Binding::new(&catalog, &block.dictionary);
         let mut lines = Lines::new();
-        let again = match &correction.again {
-            None => None,
-            Some(again) => {
-                let rating = Rating {
-                    catalog: &catalog,
-                    binding: &binding,
-                    dictionary: &block.dictionary,
-                    time_us: after.time_us.unwrap_or(again.time_us),
-                    append_time_us: desk.append_time_us,
-                };
-                let totals = Given(&again.totals, known.totals.of(&team));
-                let rated = rate(&rating, after, &totals, scratch, &mut lines)
-                    .and_then(|outcome| as_shown(again, &lines, &catalog).map(|()| outcome));
-                match rated {
-                    Ok(outcome) => Some((outcome, rating.time_us)),
-                    Err(why) => {
-                        refused(self, why);
-                        return Ok(());
-                    }
-                }
+        let rated = correction.again.as_ref().map(|again| {
+            let rating = Rating {
+                catalog: &catalog,
+                binding: &binding,
+                dictionary: &block.dictionary,
+                time_us: after.time_us.unwrap_or(again.time_us),
+                append_time_us: desk.append_time_us,
+            };
+            let totals = Given(&again.totals, known.totals.of(&team));
+            let outcome = rate(&rating, after, &totals, scratch, &mut lines)?;
+            Ok((outcome, rating.time_us))
+        });
+        let now: Vec<StoredLine<'_>> =
+            lines.iter().map(|line| StoredLine::of(line, &catalog)).collect();
+        let again = match rated.transpose().and_then(|rated| {
+            as_shown(correction.again.as_ref(), &now)?;
+            Ok(rated)
+        }) {
+            Ok(again) => again,
+            Err(why) => {
+                refused(self, why);
+                return Ok(());
             }
         };
         known.corrections.take(&mut self.corrects, correction, position);
@@ -173,7 +180,7 @@ impl Batch {
         });
         if let Some((outcome, time_us)) = again {
             let is = account(self, time_us);
-            self.book(is, &team, known, &stored(&lines, &catalog), 1);
+            self.book(is, &team, known, &now, 1);
             self.rows.push(|out| {
                 put_usage_event(out, &place, after, time_us, outcome, &catalog, &lines);
             });
@@ -203,44 +210,13 @@ impl Batch {
     }
 }
 
-fn stored<'a>(lines: &'a [Line<'_>], catalog: &'a Catalog) -> Vec<StoredLine<'a>> {
-    lines.iter().map(|line| StoredLine::of(line, catalog)).collect()
-}
-
 /// Prices and totals may be other ones by now than those that were shown.
-fn as_shown(again: &Again, lines: &[Line<'_>], catalog: &Catalog) -> Result<(), Rejection> {
-    if fingerprint(&stored(lines, catalog)) == again.expected {
+fn as_shown(again: Option<&Again>, now: &[StoredLine<'_>]) -> Result<(), Rejection> {
+    if again.is_none_or(|again| fingerprint(now) == again.expected) {
         return Ok(());
     }
     Err(Rejection {
         reason: "correction_outdated",
         detail: "rated now, it comes to something else than was shown".into(),
     })
-}
-
-fn row_place<'a>(
-    desk: &Desk<'_>,
-    index: u32,
-    (tenant, _): &(Uuid, Arc<str>),
-    catalog_version: u64,
-    dictionary: &'a Dictionary<'a>,
-    correction: &Correction<'_>,
-) -> RowPlace<'a> {
-    RowPlace {
-        position: desk.position,
-        index,
-        partition: desk.partition,
-        tenant: *tenant,
-        append_time_us: desk.append_time_us,
-        catalog_version,
-        dictionary,
-        copy: None,
-        corrects: Some(Corrected {
-            position: correction.position,
-            index: correction.index,
-            run: correction.run,
-            checked_to: correction.checked_to,
-        }),
-        serial: 0,
-    }
 }
