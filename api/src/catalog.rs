@@ -60,10 +60,11 @@ pub(crate) struct MeterForm {
     key: String,
     /// The event types that it looks at.
     event_types: Vec<String>,
-    /// `count` or `sum`.
+    /// `count`, `sum`; or, priced for a whole period at its close, `max`, `min`, `average`, `latest`, `unique`,
+    /// `time_weighted`.
     #[schema(example = "sum")]
     aggregation: String,
-    /// Where the number stands; required for a sum, absent for a count.
+    /// Where the number stands (of a unique count: the text); absent for a count, required for all others.
     value: Option<PathsForm>,
     /// What one of its quantity is.
     #[schema(example = "token")]
@@ -74,6 +75,11 @@ pub(crate) struct MeterForm {
     dimensions: Option<BTreeMap<String, PathsForm>>,
     /// Whether a negative quantity is usage.
     allow_negative: Option<bool>,
+    /// The period that is priced at its close: `day`, `week`, `month`, `quarter` or `year`; absent for counts and sums.
+    #[schema(example = "month")]
+    period: Option<String>,
+    /// Of a time-weighted meter, for how long one is held to count one: `hour`, `day` (24 hours) or `period`.
+    held_for: Option<String>,
 }
 
 /// A unit of account that is no currency.

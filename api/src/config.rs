@@ -19,6 +19,8 @@ pub struct Config {
     pub live_entries_max: usize,
     /// Blocks of one partition whose counts are kept for the conservation statement.
     pub pending_blocks_max: usize,
+    /// Seconds after the end of a period until it is closed: what is reported later is counted, and amends it.
+    pub close_after_s: u64,
     /// How long one conservation statement may read the log, in milliseconds.
     pub pending_scan_ms: u64,
     /// Address of ingest, for events that are sent again; empty for the ingest of this process.
@@ -82,6 +84,7 @@ mod tests {
             balance_refresh_ms: 1,
             live_entries_max: 0,
             pending_blocks_max: 0,
+            close_after_s: 0,
             pending_scan_ms: 0,
             ingest_url: "ingest:8080".to_owned(),
             failed_attempts_max: 0,

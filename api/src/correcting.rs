@@ -18,7 +18,7 @@ use domain::{
     rating::{Outcome, TotalName, Totals},
     wire::{
         block::BlockWriter,
-        correction::{Again, Correction, StoredLine, StoredMoney, fingerprint},
+        correction::{Again, Correction, OBSERVED, StoredLine, StoredMoney, fingerprint},
         record::{Command, CommandKind, Entry},
     },
 };
@@ -105,7 +105,7 @@ pub(crate) struct Delta {
 impl Deltas {
     /// Adds lines of a team, or takes them out where the sign is −1.
     pub fn add(&mut self, team: &str, lines: &[StoredLine<'_>], sign: i128) {
-        for line in lines {
+        for line in lines.iter().filter(|line| line.status != OBSERVED) {
             let key = DeltaKey {
                 team: team.to_owned(),
                 meter: line.meter.clone().into_owned(),
@@ -281,6 +281,7 @@ fn stored_lines<'a>(
             status: match line.status.as_str() {
                 "priced" => 1,
                 "unlimited" => 2,
+                "observed" => OBSERVED,
                 _ => 3,
             },
             charge: money(&line.card, line.card_version, &line.currency, line.charge.as_ref())?,
@@ -469,6 +470,7 @@ fn change(
         key: optional(&effective.key),
         feature: optional(&effective.feature),
         id: &effective.event_id,
+        identity: 0,
         content: content.map_err(|_| ApiError::Internal("a content hash cannot be read".into()))?,
         time_us: effective.has_client_time.then_some(effective.order_us),
         data,

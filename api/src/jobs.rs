@@ -1,6 +1,7 @@
 //! What the api does by itself, and work that several requests share.
 
 pub(crate) mod append_markers;
+pub(crate) mod close_periods;
 pub(crate) mod correct;
 pub(crate) mod count_pending;
 pub(crate) mod decide_aliases;

@@ -22,6 +22,7 @@ pub mod auth;
 mod burn_tables;
 mod catalog;
 pub mod catalog_file;
+mod closing;
 mod compiled;
 pub mod config;
 mod correcting;
@@ -150,6 +151,7 @@ impl Service {
         tasks.spawn("api-markers", jobs::append_markers::run(Arc::clone(&shared)));
         tasks.spawn("api-aliases", jobs::decide_aliases::run(Arc::clone(&shared)));
         tasks.spawn("api-corrections", jobs::correct::run(Arc::clone(&shared)));
+        tasks.spawn("api-periods", jobs::close_periods::run(Arc::clone(&shared)));
         tasks.spawn("api-balances", live::refresh::run(Arc::clone(&shared)));
         for partition in 0..shared.log.partitions() {
             let shared = Arc::clone(&shared);

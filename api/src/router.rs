@@ -8,8 +8,9 @@ use crate::{
     routes::{
         analytics, api_keys, app_secrets, apps, audit, balances, burn_tables, cards, catalog,
         catalog_preview, conservation, corrections, credits, event_corrections, events, explain,
-        exports, grants, holds, limits, meters, page, provider_prices, quotas, rating,
-        rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report, wallets,
+        exports, grants, holds, limits, meter_periods, meters, page, provider_prices, quotas,
+        rating, rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report,
+        wallets,
     },
     state::Api,
 };
@@ -72,6 +73,8 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(explain::read))
         .routes(routes!(usage::read))
         .routes(routes!(usage_report::read))
+        .routes(routes!(meter_periods::list))
+        .routes(routes!(meter_periods::estimate))
         .routes(routes!(analytics::usage))
         .routes(routes!(analytics::revenue))
         .routes(routes!(analytics::cost))

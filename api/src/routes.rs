@@ -20,6 +20,7 @@ pub(crate) mod exports;
 pub(crate) mod grants;
 pub(crate) mod holds;
 pub(crate) mod limits;
+pub(crate) mod meter_periods;
 pub(crate) mod meters;
 pub(crate) mod page;
 pub(crate) mod provider_prices;

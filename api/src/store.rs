@@ -25,6 +25,8 @@ pub(crate) mod grants;
 pub(crate) mod holds;
 pub(crate) mod idempotency;
 pub(crate) mod limits;
+pub(crate) mod meter_periods;
+pub(crate) mod observations;
 pub(crate) mod outbox;
 pub(crate) mod provider_prices;
 pub(crate) mod quotas;

@@ -10,10 +10,13 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    meter::{Aggregation, EnvelopeField, Field, Filter, MeterDefinition},
+    meter::{
+        Aggregation, CLOSING_TYPE, EnvelopeField, Field, Filter, MeterDefinition, Paths,
+        UNIQUE_DIMENSION,
+    },
     money::Amount,
     offer::{Holder, Offer},
-    period,
+    period::{self, PeriodKind},
     rate_card::{Card, CardKind, RateTable},
 };
 
@@ -97,7 +100,8 @@ pub struct Fault {
 /// A catalog ready for rating.
 #[derive(Debug)]
 pub struct Catalog {
-    /// Meters in the document's order.
+    /// Meters in the document's order, and behind them, for those that do not add up, what observes events:
+    /// the meter itself then looks at what closes its periods.
     pub meters: Vec<Meter>,
     /// Card versions that lines refer to by number.
     pub card_versions: Vec<CardVersionName>,
@@ -165,6 +169,8 @@ pub struct Meter {
     pub unit: Arc<str>,
     /// Names of its dimensions, in order.
     pub dimensions: Vec<Arc<str>>,
+    /// Whether its lines only say what was seen: a period is priced at its close.
+    pub observes: bool,
     pub(crate) aggregation: Aggregation,
     pub(crate) allow_negative: bool,
     pub(crate) value: Vec<usize>,
@@ -317,6 +323,8 @@ impl Compiler {
                 format!("there are {}; at most {METERS_MAX}", document.meters.len()),
             );
         }
+        // What observes stands behind all meters: rows of cards are by a meter's number in the document.
+        let mut observing = Vec::new();
         let mut units = BTreeSet::new();
         for unit in &document.credit_units {
             let place = || format!("credit_units[{}]", unit.key);
@@ -344,7 +352,12 @@ impl Compiler {
             if self.meter_numbers.insert(definition.key.clone(), number).is_some() {
                 self.fault(place.clone(), "there are two meters of this key");
             }
-            let meter = self.meter(&place, definition);
+            self.closing(&place, definition);
+            let meter = if definition.aggregation.adds_up() {
+                self.meter(&place, definition)
+            } else {
+                self.observing(&place, definition, &mut observing)
+            };
             self.catalog.meters.push(meter);
             let mut types = BTreeSet::new();
             for event_type in &definition.event_types {
@@ -354,9 +367,20 @@ impl Compiler {
                     self.fault(format!("{place}.event_types"), reason);
                     continue;
                 }
+                if event_type.starts_with(CLOSING_TYPE) {
+                    let reason = format!(
+                        "no meter looks at `{event_type}`: types that begin with `{CLOSING_TYPE}` are Weir's own"
+                    );
+                    self.fault(format!("{place}.event_types"), reason);
+                }
+                let number = match definition.aggregation.adds_up() {
+                    true => number,
+                    false => document.meters.len() + observing.len() - 1,
+                };
                 self.catalog.by_type.entry(event_type.as_str().into()).or_default().push(number);
             }
         }
+        self.catalog.meters.extend(observing);
         let crowded: Vec<Box<str>> = self
             .catalog
             .by_type
@@ -374,6 +398,83 @@ impl Compiler {
         }
     }
 
+    /// A meter that does not add up: one that observes goes to `observing`, and the answer is what looks at
+    /// the events that close its periods.
+    fn observing(
+        &mut self,
+        place: &str,
+        definition: &MeterDefinition,
+        observing: &mut Vec<Meter>,
+    ) -> Meter {
+        let mut observed = definition.clone();
+        if let (Aggregation::Unique, Some(value)) = (definition.aggregation, &definition.value) {
+            let before = observed.dimensions.insert(UNIQUE_DIMENSION.to_owned(), value.clone());
+            if before.is_some() {
+                let reason = format!(
+                    "a unique count keeps what it counts as the dimension `{UNIQUE_DIMENSION}`: call yours something else"
+                );
+                self.fault(format!("{place}.dimensions[{UNIQUE_DIMENSION}]"), reason);
+            }
+        }
+        let meter = self.meter(place, &observed);
+        observing.push(Meter { observes: true, ..meter });
+        let dimensions = definition
+            .dimensions
+            .keys()
+            .map(|name| (name.clone(), Paths::One(format!("$.dimensions['{name}']"))));
+        let closing = MeterDefinition {
+            key: definition.key.clone(),
+            event_types: vec![format!("{CLOSING_TYPE}{}", definition.key)],
+            aggregation: Aggregation::Sum,
+            value: Some(Paths::One("$.quantity".into())),
+            unit: definition.unit.clone(),
+            filters: Vec::new(),
+            dimensions: dimensions.collect(),
+            allow_negative: true,
+            period: None,
+            held_for: None,
+        };
+        let number = self.catalog.meters.len();
+        let event_type = closing.event_types.concat();
+        self.catalog.by_type.entry(event_type.into()).or_default().push(number);
+        self.meter(place, &closing)
+    }
+
+    /// Whether the period is there where one is closed, and only there.
+    fn closing(&mut self, place: &str, definition: &MeterDefinition) {
+        let aggregation = definition.aggregation;
+        let name = aggregation.name();
+        let period = match (aggregation.adds_up(), definition.period) {
+            (true, Some(_)) => Some(format!(
+                "a {name} adds up, and each event is priced by itself; leave `period` out"
+            )),
+            (false, None) => Some(format!(
+                "`{name}` is priced once for each period: give `period`: day, week, month, quarter or year"
+            )),
+            (false, Some(PeriodKind::Ever)) => Some(
+                "a period that never ends is never priced: give day, week, month, quarter or year"
+                    .into(),
+            ),
+            _ => None,
+        };
+        if let Some(reason) = period {
+            self.fault(format!("{place}.period"), reason);
+        }
+        let held_for = match (aggregation, definition.held_for) {
+            (Aggregation::TimeWeighted, None) => Some(
+                "say for how long one is held to count one: `held_for`: hour, day or period"
+                    .to_owned(),
+            ),
+            (Aggregation::TimeWeighted, Some(_)) | (_, None) => None,
+            (_, Some(_)) => {
+                Some(format!("only `time_weighted` has it, and this is `{name}`; leave it out"))
+            }
+        };
+        if let Some(reason) = held_for {
+            self.fault(format!("{place}.held_for"), reason);
+        }
+    }
+
     fn meter(&mut self, place: &str, definition: &MeterDefinition) -> Meter {
         if definition.event_types.is_empty() || definition.event_types.iter().any(String::is_empty)
         {
@@ -383,17 +484,23 @@ impl Compiler {
             );
         }
         let value = match (definition.aggregation, &definition.value) {
-            (Aggregation::Sum, Some(paths)) => self.slots(&format!("{place}.value"), paths.all()),
             (Aggregation::Count, None) => Vec::new(),
-            (Aggregation::Sum, None) => {
-                self.fault(format!("{place}.value"), "a sum needs the path of its number");
-                Vec::new()
-            }
             (Aggregation::Count, Some(_)) => {
                 self.fault(
                     format!("{place}.value"),
                     "a count has no value; leave it out or make it a sum",
                 );
+                Vec::new()
+            }
+            (_, Some(paths)) => self.slots(&format!("{place}.value"), paths.all()),
+            (aggregation, None) => {
+                let reason = match aggregation {
+                    Aggregation::Unique => "a unique count needs the path of what it counts".into(),
+                    other => {
+                        format!("the aggregation `{}` needs the path of its number", other.name())
+                    }
+                };
+                self.fault(format!("{place}.value"), reason);
                 Vec::new()
             }
         };
@@ -420,6 +527,7 @@ impl Compiler {
             key: Arc::from(definition.key.as_str()),
             unit: Arc::from(definition.unit.as_str()),
             dimensions,
+            observes: false,
             aggregation: definition.aggregation,
             allow_negative: definition.allow_negative,
             value,
@@ -446,9 +554,9 @@ impl Compiler {
 }
 
 impl Catalog {
-    /// The event types that meters look at.
+    /// The event types that meters look at and clients may send.
     pub fn event_types(&self) -> impl Iterator<Item = &str> {
-        self.by_type.keys().map(|name| &**name)
+        self.by_type.keys().map(|name| &**name).filter(|name| !name.starts_with(CLOSING_TYPE))
     }
 
     /// Whether a slot is an envelope field.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::llm_usage::{PREFIX, UsageField};
+use crate::{
+    llm_usage::{PREFIX, UsageField},
+    period::PeriodKind,
+};
 
 /// How the numbers of events become the meter's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +17,65 @@ pub enum Aggregation {
     Count,
     /// The number found at `value` is added.
     Sum,
+    /// The largest number of a period.
+    Max,
+    /// The smallest number of a period.
+    Min,
+    /// What the numbers of a period add up to, divided by how many there are.
+    #[serde(alias = "avg")]
+    Average,
+    /// The number of the latest event of a period; of several of one time the last in the log.
+    Latest,
+    /// How many different texts stand at `value` in a period.
+    #[serde(alias = "unique_count")]
+    Unique,
+    /// What is held, by how long it is held: each number holds until the next one, also over the end of a
+    /// period.
+    TimeWeighted,
 }
+
+impl Aggregation {
+    /// Whether what events come to adds up, so that each is priced by itself. Of other meters the period is
+    /// priced, once, at its close.
+    #[must_use]
+    pub fn adds_up(self) -> bool {
+        matches!(self, Aggregation::Count | Aggregation::Sum)
+    }
+
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Aggregation::Count => "count",
+            Aggregation::Sum => "sum",
+            Aggregation::Max => "max",
+            Aggregation::Min => "min",
+            Aggregation::Average => "average",
+            Aggregation::Latest => "latest",
+            Aggregation::Unique => "unique",
+            Aggregation::TimeWeighted => "time_weighted",
+        }
+    }
+}
+
+/// How long one unit is held to be one of a time-weighted quantity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldFor {
+    /// An hour: GB-hours.
+    Hour,
+    /// 24 hours: seat-days.
+    Day,
+    /// The whole period, however long it is: GB-months of a meter whose period is the month.
+    Period,
+}
+
+/// The dimension of an observed line that holds what a unique count counts.
+pub const UNIQUE_DIMENSION: &str = "value";
+/// What the types of events begin with that close a period; the meter's key follows.
+pub const CLOSING_TYPE: &str = "weir.closed.";
+/// The source of such events.
+pub const CLOSING_SOURCE: &str = "weir.closings";
 
 /// One path or several, of which the first that is present counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +125,7 @@ pub struct MeterDefinition {
     pub event_types: Vec<String>,
     /// How numbers add up.
     pub aggregation: Aggregation,
-    /// Where the number stands; required for a sum, absent for a count.
+    /// Where the number stands (of a unique count: the text); absent for a count, required for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Paths>,
     /// What one of its quantity is, such as `token`.
@@ -79,6 +140,12 @@ pub struct MeterDefinition {
     /// Whether a negative quantity is usage (a correction by the client) rather than a mistake.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_negative: bool,
+    /// The period that is priced at its close; for aggregations that do not add up, and only for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<PeriodKind>,
+    /// For how long one is held to count one; for a time-weighted meter, and only for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_for: Option<HeldFor>,
 }
 
 /// Where a value stands.

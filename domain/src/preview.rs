@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     catalog::{CardVersionName, Catalog},
     event::{
-        ATTRIBUTES_MAX, NESTING_MAX,
+        ATTRIBUTES_MAX, ContentHasher, NESTING_MAX,
         member::{Member, member},
     },
     llm_usage::{self, Member as UsageMember},
@@ -140,6 +140,7 @@ fn block(asked: &Hypothetical<'_>) -> Vec<u8> {
         key: None,
         feature: asked.feature,
         id: "preview",
+        identity: 0,
         content: 0,
         time_us: Some(asked.time_us),
         data: asked.data,
@@ -148,7 +149,7 @@ fn block(asked: &Hypothetical<'_>) -> Vec<u8> {
     writer.finish()
 }
 
-/// An event and its text, to be written into a block. It has no identity.
+/// An event and its text, to be written into a block.
 #[derive(Clone, Copy, Debug)]
 pub struct EventText<'a> {
     /// The tenant.
@@ -171,6 +172,8 @@ pub struct EventText<'a> {
     pub feature: Option<&'a str>,
     /// The client's id.
     pub id: &'a str,
+    /// Its identity; 0 where it has taken its id already, or never does.
+    pub identity: u128,
     /// Its content hash.
     pub content: u64,
     /// The client's time, microseconds.
@@ -206,7 +209,7 @@ impl EventText<'_> {
             key,
             feature,
             id: self.id,
-            identity: 0,
+            identity: self.identity,
             content: self.content,
             time_us: self.time_us,
             hold: None,
@@ -333,6 +336,17 @@ impl<'a> Data<'a> {
         let length = text.len();
         self.scalars.push(Scalar { pointer: pointer.to_owned(), kind, offset, length });
         Ok(())
+    }
+
+    /// The content hash of an event with these data.
+    #[must_use]
+    pub fn content(&self, event_type: &str, subject: &str) -> u64 {
+        let mut hasher = ContentHasher::new(event_type, subject);
+        let sent = self.scalars.iter().filter(|scalar| scalar.pointer.starts_with('/'));
+        for scalar in sent {
+            hasher.scalar(&scalar.pointer, scalar.kind, self.text(scalar));
+        }
+        hasher.finish()
     }
 
     fn text(&self, scalar: &Scalar) -> &[u8] {

@@ -57,6 +57,8 @@ pub enum Charge {
     },
     /// Nobody knows the price: counted, alarmed on, rated later; never zero.
     Unpriced,
+    /// Seen by a meter that does not add up: its period is priced at its close.
+    Observed,
 }
 
 impl Charge {
@@ -67,7 +69,7 @@ impl Charge {
             Charge::Priced { card_version, .. } | Charge::Unlimited { card_version } => {
                 Some(*card_version)
             }
-            Charge::Unpriced => None,
+            Charge::Unpriced | Charge::Observed => None,
         }
     }
 
@@ -77,7 +79,7 @@ impl Charge {
         match self {
             Charge::Priced { amount, .. } => Some(*amount),
             Charge::Unlimited { .. } => Some(Amount::ZERO),
-            Charge::Unpriced => None,
+            Charge::Unpriced | Charge::Observed => None,
         }
     }
 }
@@ -394,6 +396,9 @@ fn quantity_of<'a>(
         return Ok(Some((Quantity::ONE, false)));
     }
     let Some(text) = text_of(rating, event, scratch, &meter.value) else { return Ok(None) };
+    if meter.aggregation == Aggregation::Unique {
+        return Ok(Some((Quantity::ONE, false)));
+    }
     let reject = |reason, what: &str| {
         let shown: String = text.chars().take(64).collect();
         Err(Rejection {
@@ -424,6 +429,18 @@ fn line<'a>(
     if let Some(name) = too_long(meter, &dimensions) {
         let detail = format!("the dimension `{name}` has more than {DIMENSION_BYTES_MAX} bytes");
         return Err(Rejection { reason: "dimension_too_long", detail });
+    }
+    if meter.observes {
+        let charge = Charge::Observed;
+        return Ok(Line {
+            meter: number,
+            quantity,
+            rounded,
+            charge,
+            cost: None,
+            dimensions,
+            total: None,
+        });
     }
     let too_large = || Rejection {
         reason: "amount_out_of_range",

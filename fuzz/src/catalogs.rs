@@ -28,7 +28,8 @@ fn check(document: &CatalogDocument) {
     match document.compile() {
         Ok(catalog) => {
             assert!(document.faults().is_empty());
-            assert_eq!(catalog.meters.len(), document.meters.len());
+            let observing = catalog.meters.iter().filter(|meter| meter.observes).count();
+            assert_eq!(catalog.meters.len(), document.meters.len() + observing);
         }
         Err(faults) => {
             assert!(!faults.is_empty());

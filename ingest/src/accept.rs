@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use domain::{
     event::{
         ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX,
-        POINTER_BYTES_MAX, member::Field, unescape,
+        POINTER_BYTES_MAX, member::Field, unescape, without_version,
     },
+    meter::{CLOSING_SOURCE, CLOSING_TYPE},
     partition::partition_of,
     planted::{self, Bug},
     time::{self, FUTURE_US_MAX},
@@ -86,6 +87,9 @@ fn prepare(
         field(collected, text, Field::Type)?.ok_or_else(|| missing("type_missing", "type"))?;
     let (subject, user) = subject_and_user(collected, batch, text)?;
     let source = field(collected, text, Field::Source)?;
+    if !batch.caller.is_weir {
+        refuse_reserved(&event_type, source.as_deref().unwrap_or_default())?;
+    }
     let app = batch.caller.app.clone();
     let source = source.as_deref().or(app.as_deref()).unwrap_or(DEFAULT_SOURCE);
     let feature = field(collected, text, Field::Feature)?;
@@ -161,6 +165,18 @@ fn prepare(
         raw_at: begin,
         raw_length: end - begin,
     })
+}
+
+/// What closes a period is Weir's own to say.
+fn refuse_reserved(event_type: &str, source: &str) -> Result<(), Reject> {
+    if !event_type.starts_with(CLOSING_TYPE) && without_version(source) != CLOSING_SOURCE {
+        return Ok(());
+    }
+    Err(Reject::new(
+        "type_reserved",
+        "the type begins with `weir.closed.`, or the source is `weir.closings`: these close periods",
+        "choose another type or source",
+    ))
 }
 
 /// What must not be there, or not like this.

@@ -54,6 +54,8 @@ pub struct Caller {
     pub counter: Option<Arc<Counter>>,
     /// What was known.
     pub snapshot: Arc<Snapshot>,
+    /// Whether it is Weir itself, which may say what closes a period.
+    pub is_weir: bool,
 }
 
 impl Caller {
@@ -187,6 +189,7 @@ impl Door {
             buckets: Buckets::default(),
             counter: None,
             snapshot,
+            is_weir: false,
         }))
     }
 
@@ -219,6 +222,7 @@ impl Door {
             buckets,
             counter,
             snapshot,
+            is_weir: false,
         };
         if let Some(team) = found.team {
             caller.team = Some(caller.team_of(&team).ok_or_else(alias_waiting)?.into());

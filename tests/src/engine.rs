@@ -22,6 +22,7 @@ pub const ARCHIVE_MIGRATIONS: &[Migration<'static>] = &[
     (6, "fewer_merges", include_str!("../../migrations/clickhouse/0006_fewer_merges.sql")),
     (7, "plain_words", include_str!("../../migrations/clickhouse/0007_plain_words.sql")),
     (8, "uncorrected", include_str!("../../migrations/clickhouse/0008_uncorrected.sql")),
+    (9, "observed", include_str!("../../migrations/clickhouse/0009_observed.sql")),
 ];
 
 /// libchdb.so, fetched by `deploy/setup/clickhouse.sh` when it is not there yet.

@@ -142,5 +142,7 @@ fn new_meter(class: UsageClass, key: &str, event_types: Vec<String>) -> MeterDef
         filters: Vec::new(),
         dimensions: dimensions.collect::<BTreeMap<_, _>>(),
         allow_negative: false,
+        period: None,
+        held_for: None,
     }
 }

@@ -42,7 +42,7 @@ use crate::{
 /// Between looks for work.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Events that are read at a time.
-const PAGE_EVENTS: usize = 500;
+pub(super) const PAGE_EVENTS: usize = 500;
 /// Commands of a block, and bytes after which it is sent.
 const BLOCK_COMMANDS: usize = 200;
 const BLOCK_BYTES: usize = 192 * 1024;
@@ -517,14 +517,14 @@ impl Planning<'_> {
 }
 
 /// Stretches of a partition with about a page of events each.
-struct Stretches {
-    next: Option<Stretch>,
+pub(super) struct Stretches {
+    pub next: Option<Stretch>,
     step: i64,
     last: i64,
 }
 
 impl Stretches {
-    async fn of(
+    pub async fn of(
         api: &Api,
         tenant: TenantScope,
         selection: &Selection,
@@ -543,7 +543,7 @@ impl Stretches {
     }
 
     /// Goes on behind these events of the stretch.
-    fn advance(&mut self, events: &[Corrected]) {
+    pub fn advance(&mut self, events: &[Corrected]) {
         let Some(stretch) = self.next else { return };
         self.next = match events.last() {
             Some(last) if events.len() == PAGE_EVENTS => {

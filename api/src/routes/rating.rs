@@ -361,6 +361,7 @@ impl From<PreviewLine> for CalculatedLine {
                 Charge::Priced { .. } => "priced",
                 Charge::Unlimited { .. } => "unlimited",
                 Charge::Unpriced => "unpriced",
+                Charge::Observed => "observed",
             },
             dimensions: line.dimensions,
             charge: line.charge.amount().map(|amount| amount.to_string()),

@@ -269,6 +269,7 @@ impl Again {
             buckets: Buckets::default(),
             counter: None,
             snapshot: Arc::new(snapshot),
+            is_weir: true,
         })
     }
 }

@@ -21,6 +21,8 @@ fn meter(key: impl Into<String>) -> MeterDefinition {
         filters: Vec::new(),
         dimensions: BTreeMap::new(),
         allow_negative: false,
+        period: None,
+        held_for: None,
     }
 }
 

@@ -142,6 +142,7 @@ fn rated_by(
                         ),
                         Charge::Unlimited { .. } => "unlimited".into(),
                         Charge::Unpriced => "unpriced".into(),
+                        Charge::Observed => "observed".into(),
                     };
                     let cost = line.cost.map_or("?".into(), |(cost, _)| cost.to_string());
                     format!(

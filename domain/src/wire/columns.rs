@@ -148,7 +148,7 @@ pub static USAGE_EVENTS: Table = Table {
         quantities("lines.quantity"),
         column(
             "lines.status",
-            "Array(Enum8('priced' = 1, 'unlimited' = 2, 'unpriced' = 3))",
+            "Array(Enum8('priced' = 1, 'unlimited' = 2, 'unpriced' = 3, 'observed' = 4))",
             Kind::Many(Value::Fixed(1)),
         ),
         words("lines.card"),

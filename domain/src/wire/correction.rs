@@ -65,7 +65,7 @@ pub struct StoredLine<'a> {
     pub unit: Cow<'a, str>,
     /// How much, raw.
     pub quantity: i128,
-    /// 1 priced, 2 unlimited, 3 unpriced.
+    /// 1 priced, 2 unlimited, 3 unpriced, 4 observed.
     pub status: u8,
     /// The charge.
     pub charge: StoredMoney<'a>,
@@ -92,6 +92,9 @@ pub struct StoredMoney<'a> {
     pub amount: Option<i128>,
 }
 
+/// The status of a line that is priced with its period, at its close.
+pub const OBSERVED: u8 = 4;
+
 /// The status of a line in the archive.
 #[must_use]
 pub fn status(charge: &Charge) -> u8 {
@@ -99,6 +102,7 @@ pub fn status(charge: &Charge) -> u8 {
         Charge::Priced { .. } => 1,
         Charge::Unlimited { .. } => 2,
         Charge::Unpriced => 3,
+        Charge::Observed => OBSERVED,
     }
 }
 
@@ -185,7 +189,7 @@ impl<'a> StoredLine<'a> {
     fn decode(input: &mut Input<'a>) -> Result<StoredLine<'a>, DecodeError> {
         let (meter, unit) = (Cow::Borrowed(input.text()?), Cow::Borrowed(input.text()?));
         let (quantity, status) = (input.signed()?, input.u8()?);
-        if !(1..=3).contains(&status) {
+        if !(1..=OBSERVED).contains(&status) {
             return Err(DecodeError::Field("status"));
         }
         let (charge, cost) = (StoredMoney::decode(input)?, StoredMoney::decode(input)?);

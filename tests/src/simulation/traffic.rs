@@ -351,6 +351,8 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         filters: Vec::new(),
         dimensions: Default::default(),
         allow_negative: false,
+        period: None,
+        held_for: None,
     };
     let rate = |meter: &str, price: Price| RateRow {
         meter: meter.into(),

@@ -49,6 +49,7 @@ fn caller() -> Caller {
         buckets: Default::default(),
         counter: None,
         snapshot: Arc::new(snapshot),
+        is_weir: false,
     }
 }
 

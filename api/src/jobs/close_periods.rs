@@ -1,0 +1,470 @@
+//! Closes periods of meters that do not add up: counts in the archive what was observed, and appends an event for
+//! each team and combination of dimensions that says what its period came to.
+//!
+//! The archive is searched for observations first, so that a period of which something is observed after it was
+//! closed is opened again. Closing compares what the archive has with what it should have: what is missing is
+//! appended, what differs is amended, until nothing does. So it may be killed anywhere, and done twice.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use domain::{
+    event::IdentityKey,
+    meter::MeterDefinition,
+    period::{Period, PeriodKind},
+    quantity::Quantity,
+    wire::block::BlockWriter,
+};
+use runtime::{
+    http::{Heartbeat, Problem},
+    postgres::{scoped, transaction},
+    task::{self, TaskError},
+};
+use uuid::Uuid;
+
+use super::correct::{PAGE_EVENTS, Stretches};
+use crate::{
+    USAGE,
+    auth::TenantScope,
+    closing::{self, Closing, Counted, Measure, closing_type},
+    compiled::{self, Compiled},
+    correcting::{Amended, Basis, Plan, Shifts, Wanted, block, plan},
+    error::ApiError,
+    progress::archived,
+    state::Api,
+    store::{
+        corrected::{self, Corrected, Selection},
+        meter_periods::{self, OpenPeriod},
+        observations::{self, Whose},
+        running_totals,
+    },
+};
+
+/// Between looks for work.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Events of a block.
+const BLOCK_EVENTS: usize = 500;
+/// Rounds of comparing and appending in which a period should be closed.
+const ROUNDS_MAX: usize = 4;
+/// How long a round waits for the archive, and how often it asks.
+const ARCHIVED_WAIT: Duration = Duration::from_secs(20);
+const ARCHIVED_EVERY: Duration = Duration::from_millis(200);
+/// How long the log's end is waited for.
+const BOUNDS_WAIT: Duration = Duration::from_secs(2);
+/// Until a period is tried again that could not be closed, and one whose archive is behind.
+const AGAIN_AFTER_S: f64 = 300.0;
+const LATER_AFTER_S: f64 = 2.0;
+
+/// The task.
+pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
+    let heartbeat = Heartbeat::new(&api.readiness, "api.periods", Duration::ZERO);
+    let mut whole = Whole::default();
+    while !api.shutdown.is_cancelled() {
+        match look(&api, &mut whole).await {
+            Ok(()) => heartbeat.beat(),
+            Err(error) => tracing::warn!(?error, "periods wait to be closed"),
+        }
+        tokio::select! {
+            () = api.shutdown.cancelled() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Up to which time the archive has all that was accepted.
+#[derive(Default)]
+struct Whole {
+    until_us: Option<i64>,
+    /// The log's ends at a time, which the archive has not reached yet.
+    ends: Option<(i64, BTreeMap<u32, i64>)>,
+}
+
+impl Whole {
+    async fn look(&mut self, api: &Api, archived: &BTreeMap<u32, i64>) -> Result<(), ApiError> {
+        if let Some((at_us, ends)) = &self.ends {
+            let has = |(partition, end): (&u32, &i64)| {
+                archived.get(partition).copied().unwrap_or(-1) >= end.saturating_sub(1)
+            };
+            if !ends.iter().all(has) {
+                return Ok(());
+            }
+            self.until_us = Some(*at_us);
+        }
+        let (at_us, own) = (task::now_us(), Api::clone(api));
+        let ends = task::blocking(move || {
+            let bounds = |partition| {
+                let (_, end) = own.log.bounds(USAGE, partition, BOUNDS_WAIT)?;
+                Ok::<_, ApiError>((partition, end))
+            };
+            (0..own.log.partitions()).map(bounds).collect::<Result<BTreeMap<u32, i64>, ApiError>>()
+        })
+        .await??;
+        self.ends = Some((at_us, ends));
+        Ok(())
+    }
+}
+
+async fn look(api: &Api, whole: &mut Whole) -> Result<(), ApiError> {
+    let archived = archived(api).await?;
+    search(api, &archived).await?;
+    whole.look(api, &archived).await?;
+    let Some(until_us) = whole.until_us else { return Ok(()) };
+    let wait_us =
+        i64::try_from(api.config.close_after_s).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    for open in meter_periods::due(&api.reader, until_us.saturating_sub(wait_us)).await? {
+        if api.shutdown.is_cancelled() {
+            break;
+        }
+        let (tenant, lease) = (TenantScope::of_task(open.tenant_id), Uuid::now_v7());
+        let own = (open.meter.as_str(), open.from_us);
+        let leased = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+            meter_periods::lease(&mut transaction, tenant, own, lease).await
+        });
+        if !leased.await? {
+            continue;
+        }
+        let outcome = close(api, tenant, &open).await;
+        end(api, tenant, (&open, lease), outcome).await?;
+    }
+    Ok(())
+}
+
+/// Opens every period of which something was archived since the last look.
+async fn search(api: &Api, archived: &BTreeMap<u32, i64>) -> Result<(), ApiError> {
+    let searched: HashMap<i32, i64> =
+        meter_periods::searched(&api.reader).await?.into_iter().collect();
+    for (partition, to) in archived {
+        let place = i32::try_from(*partition).unwrap_or(i32::MAX);
+        let after = searched.get(&place).copied().unwrap_or(-1);
+        if after >= *to {
+            continue;
+        }
+        for seen in observations::seen(&api.clickhouse, *partition, (after, *to)).await? {
+            open(api, TenantScope::of_task(seen.tenant_id), &seen.meter, seen.time_us).await?;
+        }
+        transaction(&api.pool, |mut transaction| async move {
+            meter_periods::note_searched(&mut transaction, place, *to).await
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn meter_of<'c>(compiled: &'c Compiled, meter: &str) -> Option<(&'c MeterDefinition, PeriodKind)> {
+    let meter = compiled.document.meters.iter().find(|known| known.key == meter)?;
+    Some((meter, meter.period?))
+}
+
+/// Opens the period of a meter that a time lies in.
+async fn open(api: &Api, tenant: TenantScope, meter: &str, time_us: i64) -> Result<(), ApiError> {
+    let compiled = compiled::newest(api, tenant).await?;
+    let found = meter_of(&compiled, meter);
+    let carries_over = found.and_then(|(meter, kind)| {
+        let period = Period::of(kind, &compiled.catalog.time_zone, time_us);
+        Measure::of(meter, &period)
+    });
+    let carries_over = carries_over.is_some_and(Measure::carries_over);
+    let period = found.map(|(_, kind)| Period::of(kind, &compiled.catalog.time_zone, time_us));
+    let period = period.as_ref();
+    scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        let opened =
+            meter_periods::open_at(&mut transaction, tenant, meter, time_us, carries_over).await?;
+        match period {
+            Some(period) if !opened => {
+                meter_periods::add(&mut transaction, tenant, meter, (period, time_us)).await
+            }
+            // A meter that is gone, or adds up by now: its events are to be rated again, and show nothing then.
+            _ => Ok::<_, ApiError>(()),
+        }
+    })
+    .await
+}
+
+/// How the attempt to close a period ended.
+enum Outcome {
+    /// The archive has it as it should be: so many quantities, and whether anything is still held.
+    Closed(i64, bool),
+    /// The archive is behind.
+    Later,
+    /// Something must be done about it.
+    Failed(String),
+}
+
+async fn end(
+    api: &Api,
+    tenant: TenantScope,
+    (open, lease): (&OpenPeriod, Uuid),
+    outcome: Result<Outcome, ApiError>,
+) -> Result<(), ApiError> {
+    let outcome = outcome.unwrap_or_else(|error| {
+        let (meter, from_us) = (&open.meter, open.from_us);
+        tracing::warn!(?error, meter, from_us, "a period is not closed, and tried again");
+        match error {
+            ApiError::Internal(reason) => Outcome::Failed(reason),
+            _ => Outcome::Later,
+        }
+    });
+    let own = (open.meter.as_str(), open.from_us);
+    let next = match &outcome {
+        Outcome::Closed(_, true) => {
+            let compiled = compiled::newest(api, tenant).await?;
+            meter_of(&compiled, &open.meter)
+                .map(|(_, kind)| Period::of(kind, &compiled.catalog.time_zone, open.to_us))
+        }
+        _ => None,
+    };
+    let (outcome, next) = (&outcome, next.as_ref());
+    scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        match outcome {
+            Outcome::Closed(quantities, _) => {
+                meter_periods::close(&mut transaction, tenant, own, lease, *quantities).await?;
+                if let Some(next) = next {
+                    let next = (next, open.to_us);
+                    meter_periods::add(&mut transaction, tenant, own.0, next).await?;
+                }
+                Ok(())
+            }
+            Outcome::Later => {
+                let later = (LATER_AFTER_S, None);
+                meter_periods::give_back(&mut transaction, tenant, own, lease, later).await
+            }
+            Outcome::Failed(reason) => {
+                let later = (AGAIN_AFTER_S, Some(reason.as_str()));
+                meter_periods::give_back(&mut transaction, tenant, own, lease, later).await
+            }
+        }
+    })
+    .await
+}
+
+/// A period that is being closed.
+struct Work<'a> {
+    api: &'a Api,
+    tenant: TenantScope,
+    compiled: &'a Compiled,
+    identity_key: IdentityKey,
+    meter: &'a MeterDefinition,
+    measure: Measure,
+    period: Period,
+}
+
+async fn close(api: &Api, tenant: TenantScope, open: &OpenPeriod) -> Result<Outcome, ApiError> {
+    let compiled = compiled::newest(api, tenant).await?;
+    let found = meter_of(&compiled, &open.meter).and_then(|(meter, kind)| {
+        let period = Period { kind, start_us: open.from_us, end_us: open.to_us };
+        Some((meter, period, Measure::of(meter, &period)?))
+    });
+    let Some((meter, period, measure)) = found else {
+        return Ok(Outcome::Failed(
+            "the catalog has no such meter any more that is priced by period: rate its events again".into(),
+        ));
+    };
+    let identity_key = meter_periods::identity_key(&api.reader).await?;
+    let work = Work { api, tenant, compiled: &compiled, identity_key, meter, measure, period };
+    for _ in 0..ROUNDS_MAX {
+        let mut round = Round::default();
+        for partition in 0..api.log.partitions() {
+            work.compare(partition, &mut round).await?;
+        }
+        if let Some(team) = round.too_large {
+            return Ok(Outcome::Failed(format!(
+                "the quantity of the team `{team}` is not below 10^15"
+            )));
+        }
+        if round.appended.is_empty() {
+            return Ok(Outcome::Closed(round.quantities, round.is_held));
+        }
+        if !work.are_archived(&round.appended).await? {
+            return Ok(Outcome::Later);
+        }
+    }
+    Ok(Outcome::Failed(
+        "what closes it is not in the archive as it was sent: see GET /v1/rejected-events".into(),
+    ))
+}
+
+/// What one comparison did.
+#[derive(Default)]
+struct Round {
+    quantities: i64,
+    is_held: bool,
+    /// Last positions of what was appended, by partition.
+    appended: BTreeMap<u32, i64>,
+    too_large: Option<String>,
+}
+
+/// What closed a period so far, by team and dimensions.
+type Closed = HashMap<(String, BTreeMap<String, String>), (Corrected, Quantity)>;
+
+impl Work<'_> {
+    /// Appends what is missing in a partition, and amends what differs.
+    async fn compare(&self, partition: u32, round: &mut Round) -> Result<(), ApiError> {
+        let mut closed = self.closed(partition).await?;
+        let counted = observations::counted(
+            &self.api.clickhouse,
+            self.tenant,
+            (&self.meter.key, self.measure),
+            Whose::Partition(partition),
+            (&self.period, self.period.end_us),
+        )
+        .await?;
+        let (mut missing, mut commands) = (Vec::new(), Vec::new());
+        for one in &counted {
+            let Some(quantity) = one.quantity() else {
+                round.too_large.get_or_insert_with(|| one.team.clone());
+                continue;
+            };
+            let before = closed.remove(&(one.team.clone(), one.dimensions.clone()));
+            // What has come to nothing long ago is not closed again for ever.
+            let is_nothing = quantity == Quantity::ZERO && one.observations == 0;
+            if is_nothing && before.is_none() {
+                continue;
+            }
+            round.quantities += 1;
+            round.is_held |= self.measure.carries_over();
+            match before {
+                None => missing.push((one, quantity)),
+                Some((_, before)) if before == quantity => {}
+                Some((found, _)) => commands.extend(self.amend(&found, one, quantity).await?),
+            }
+        }
+        for ((team, dimensions), (found, before)) in closed {
+            if before != Quantity::ZERO {
+                let nothing = Counted::nothing(team, dimensions);
+                commands.extend(self.amend(&found, &nothing, Quantity::ZERO).await?);
+            }
+        }
+        for page in missing.chunks(BLOCK_EVENTS) {
+            let mut writer = BlockWriter::default();
+            for (one, quantity) in page {
+                let closing = self.closing(&one.team, &one.dimensions, *quantity);
+                closing.push(self.tenant.id(), &self.identity_key, &mut writer)?;
+            }
+            self.append(partition, writer.finish(), round).await?;
+        }
+        for page in commands.chunks(BLOCK_EVENTS) {
+            self.append(partition, block(self.tenant.id(), page), round).await?;
+        }
+        Ok(())
+    }
+
+    fn closing<'a>(
+        &'a self,
+        team: &'a str,
+        dimensions: &'a BTreeMap<String, String>,
+        quantity: Quantity,
+    ) -> Closing<'a> {
+        Closing { meter: self.meter, period: self.period, team, dimensions, quantity }
+    }
+
+    /// What closed the period so far; what somebody has voided stays so.
+    async fn closed(&self, partition: u32) -> Result<Closed, ApiError> {
+        let selection = Selection {
+            event_type: Some(closing_type(&self.meter.key)),
+            from_us: Some(self.period.end_us.saturating_sub(1)),
+            to_us: Some(self.period.end_us),
+            ..Selection::default()
+        };
+        let to = archived(self.api).await?.get(&partition).copied().unwrap_or(-1);
+        let mut stretches = Stretches::of(self.api, self.tenant, &selection, partition, to).await?;
+        let mut closed = Closed::new();
+        while let Some(stretch) = stretches.next {
+            let events = corrected::events(
+                &self.api.clickhouse,
+                self.tenant,
+                &selection,
+                stretch,
+                (to, PAGE_EVENTS),
+            )
+            .await?;
+            stretches.advance(&events);
+            for found in events {
+                let (dimensions, first) = closing::read(&found.first)?;
+                let quantity = match found.effective() {
+                    Some(effective) => closing::read(effective)?.1,
+                    None => first,
+                };
+                closed.insert((found.first.team.clone(), dimensions), (found, quantity));
+            }
+        }
+        Ok(closed)
+    }
+
+    /// The command that makes what closed a period say something else; none where it was voided.
+    async fn amend(
+        &self,
+        found: &Corrected,
+        counted: &Counted,
+        quantity: Quantity,
+    ) -> Result<Option<Vec<u8>>, ApiError> {
+        let Some(event) = found.effective() else { return Ok(None) };
+        let (tenant, api) = (self.tenant, self.api);
+        let place = found.first.place();
+        let archived = archived(api).await?.get(&place.partition).copied().unwrap_or(-1);
+        let team = found.first.team.as_str();
+        let posted = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+            running_totals::of_team(&mut transaction, tenant, team).await
+        })
+        .await?;
+        let mut catalogs = HashMap::new();
+        for number in [found.first.catalog_version, event.catalog_version] {
+            let version = u64::try_from(number).unwrap_or(0);
+            catalogs.insert(number, compiled::of_version(api, tenant, version).await?);
+        }
+        let basis = Basis {
+            tenant: tenant.id(),
+            archived,
+            catalogs: &catalogs,
+            posted: &posted,
+            meter: None,
+            outcome: None,
+        };
+        let text = self.closing(&counted.team, &counted.dimensions, quantity).text();
+        let amended = Amended {
+            event_type: &event.event_type,
+            user: None,
+            feature: None,
+            time_us: Some(event.order_us),
+            text: &text,
+        };
+        let wanted = Wanted::Amend(&self.compiled.catalog, &amended);
+        match plan(found, &wanted, &mut Shifts::default(), &basis)? {
+            Plan::Change(change) => Ok(Some(change.body)),
+            Plan::Unchanged | Plan::IsVoid => Ok(None),
+            Plan::Rejected(_, detail) => Err(ApiError::Internal(format!(
+                "what the period of the team `{team}` comes to would be rejected: {detail}"
+            ))),
+        }
+    }
+
+    async fn append(
+        &self,
+        partition: u32,
+        message: Vec<u8>,
+        round: &mut Round,
+    ) -> Result<(), ApiError> {
+        let appended = self.api.log.append(USAGE, partition, Bytes::from(message)).outcome().await;
+        let appended = appended.map_err(|error| {
+            Problem::unavailable(1, "log_unavailable", error.to_string(), "they are sent again")
+        })?;
+        round.appended.insert(partition, appended.position);
+        Ok(())
+    }
+
+    /// Waits until the archive has what was appended.
+    async fn are_archived(&self, appended: &BTreeMap<u32, i64>) -> Result<bool, ApiError> {
+        let begun = tokio::time::Instant::now();
+        while begun.elapsed() < ARCHIVED_WAIT && !self.api.shutdown.is_cancelled() {
+            let archived = archived(self.api).await?;
+            if appended.iter().all(|(partition, to)| archived.get(partition) >= Some(to)) {
+                return Ok(true);
+            }
+            tokio::time::sleep(ARCHIVED_EVERY).await;
+        }
+        Ok(false)
+    }
+}
