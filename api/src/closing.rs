@@ -200,3 +200,120 @@ pub(crate) fn read(event: &StoredEvent) -> Result<(BTreeMap<String, String>, Qua
     let (quantity, _) = Quantity::parse(&data.quantity).map_err(|error| unread(&error))?;
     Ok((data.dimensions, quantity))
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::{catalog::CatalogDocument, period::PeriodKind};
+
+    use super::*;
+
+    fn counted(whole: &str, rest: &str, parts: &str) -> Option<String> {
+        let one = Counted {
+            whole: whole.into(),
+            rest: rest.into(),
+            parts: parts.into(),
+            ..Counted::nothing("acme".into(), BTreeMap::new())
+        };
+        one.quantity().map(|quantity| quantity.to_string())
+    }
+
+    #[test]
+    fn a_quantity_is_rounded_half_to_even() {
+        for (whole, rest, parts, want) in [
+            ("0", "0", "1", "0"),
+            ("5000000000000", "0", "1", "5"),
+            ("6849259757738", "666", "743", "6.849259757739"),
+            ("2", "1", "2", "0.000000000002"),
+            ("3", "1", "2", "0.000000000004"),
+            ("-2", "-1", "2", "-0.000000000002"),
+            ("-3", "-1", "2", "-0.000000000004"),
+            ("-3", "-2", "3", "-0.000000000004"),
+            ("0", "-1", "3", "0"),
+            ("999999999999999999999999999", "0", "1", "999999999999999.999999999999"),
+        ] {
+            assert_eq!(
+                counted(whole, rest, parts).as_deref(),
+                Some(want),
+                "{whole} {rest}/{parts}"
+            );
+        }
+        for (whole, rest, parts) in [
+            ("1000000000000000000000000000", "0", "1"),
+            ("999999999999999999999999999", "1", "2"),
+            ("170141183460469231731687303715884105728", "0", "1"),
+        ] {
+            assert_eq!(counted(whole, rest, parts), None, "{whole} {rest}/{parts}");
+        }
+    }
+
+    fn meter() -> MeterDefinition {
+        let text = r#"{"key": "peak", "event_types": ["gauge"], "aggregation": "max", "value": "$.n", "period": "month",
+            "dimensions": {"region": "$.region"}}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// Its id is what makes it take effect once, also where an older version sent it first.
+    #[test]
+    fn what_closes_a_period_never_changes() {
+        let meter = meter();
+        let dimensions = BTreeMap::from([("region".to_owned(), "eu \"1\"".to_owned())]);
+        let closing = Closing {
+            meter: &meter,
+            period: Period {
+                kind: PeriodKind::Month,
+                start_us: 1_767_222_000_000_000,
+                end_us: 1_769_900_400_000_000,
+            },
+            team: "acme",
+            dimensions: &dimensions,
+            quantity: Quantity::parse("12.5").unwrap().0,
+        };
+        let want = r#"{"data":{"aggregation":"max","dimensions":{"region":"eu \"1\""},"from":"2025-12-31T23:00:00.000000Z","meter":"peak","quantity":"12.5","to":"2026-01-31T23:00:00.000000Z"},"id":"ID","source":"weir.closings","subject":"acme","time":"2026-01-31T22:59:59.999999Z","type":"weir.closed.peak"}"#;
+        let id = "peak/2025-12-31T23:00:00.000000Z/HASH";
+        assert_eq!(closing.text().replace(&closing.id(), "ID"), want);
+        assert_eq!(closing.id(), id);
+    }
+
+    /// It is rated by the rows of its meter, with its dimensions.
+    #[test]
+    fn what_closes_a_period_is_priced_as_any_event() {
+        let text = r#"{"meters": [METER], "default_rate_card": "own", "cards": [{"key": "own", "kind": "rate", "currency": "EUR",
+            "versions": [{"version": 1, "effective_from_us": 0, "rates": [{"meter": "peak", "price": "1"},
+                {"meter": "peak", "price": "2", "dimensions": {"region": "eu"}}]}]}]}"#;
+        let meter = meter();
+        let text = text.replace("METER", &serde_json::to_string(&meter).unwrap());
+        let document: CatalogDocument = serde_json::from_str(&text).unwrap();
+        let catalog = document.compile().unwrap();
+        for (region, want) in [("eu", "25"), ("us", "12.5")] {
+            let dimensions = BTreeMap::from([("region".to_owned(), region.to_owned())]);
+            let closing = Closing {
+                meter: &meter,
+                period: Period { kind: PeriodKind::Month, start_us: 0, end_us: 2_678_400_000_000 },
+                team: "acme",
+                dimensions: &dimensions,
+                quantity: Quantity::parse("12.5").unwrap().0,
+            };
+            let mut writer = BlockWriter::default();
+            closing.push(Uuid::from_u128(1), &IdentityKey([7; 16]), &mut writer).unwrap();
+            let text = closing.text();
+            let data = Data::of_event(&text).unwrap();
+            let asked = domain::preview::Hypothetical {
+                event_type: "weir.closed.peak",
+                source: CLOSING_SOURCE,
+                team: "acme",
+                user: None,
+                app: None,
+                feature: None,
+                time_us: closing.time_us(),
+                data: &data,
+            };
+            let (_, lines) =
+                domain::preview::preview(&catalog, &domain::rating::NoTotals, &asked).unwrap();
+            let [line] = lines.as_slice() else { panic!("{lines:?}") };
+            assert_eq!(
+                line.charge.amount().map(|amount| amount.to_string()).as_deref(),
+                Some(want)
+            );
+        }
+    }
+}

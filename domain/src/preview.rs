@@ -344,7 +344,12 @@ impl<'a> Data<'a> {
         let mut hasher = ContentHasher::new(event_type, subject);
         let sent = self.scalars.iter().filter(|scalar| scalar.pointer.starts_with('/'));
         for scalar in sent {
-            hasher.scalar(&scalar.pointer, scalar.kind, self.text(scalar));
+            let text = match scalar.kind {
+                // `{ }` says what `{}` says.
+                AttributeKind::EmptyObject | AttributeKind::EmptyArray => &[],
+                _ => self.text(scalar),
+            };
+            hasher.scalar(&scalar.pointer, scalar.kind, text);
         }
         hasher.finish()
     }

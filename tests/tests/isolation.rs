@@ -193,6 +193,18 @@ const CASES: &[Case] = &[
     ("corrections", "totals", Finds, &["{tenant}", "{correction}", "false"]),
     ("corrections", "waiting", Finds, &[]),
     (
+        "meter_periods",
+        "add",
+        Inserts,
+        &["{tenant}", "calls", "86400000000000", "86500000000000", "86400000000000"],
+    ),
+    ("meter_periods", "close", Finds, &["{tenant}", "calls", "0", "{lease}", "1"]),
+    ("meter_periods", "due", Finds, &["2678400000000"]),
+    ("meter_periods", "give_back", Finds, &["{tenant}", "calls", "0", "{lease}", "1", NULL]),
+    ("meter_periods", "lease", Finds, &["{tenant}", "calls", "0", "{new}", "1"]),
+    ("meter_periods", "list", Finds, &["{tenant}", "calls", NULL, "10"]),
+    ("meter_periods", "open_at", Finds, &["{tenant}", "calls", "5", "false"]),
+    (
         "statement",
         "journals_of_team",
         Finds,
@@ -534,6 +546,8 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
          VALUES ($1, '00000000-0000-0000-0000-000000005555', false, 'acme', 'calls', 'USD', '', 0, 1, 0)",
         "INSERT INTO correction_blocks (tenant_id, correction_id, partition, position, commands)
          VALUES ($1, '00000000-0000-0000-0000-000000005555', 0, 7, 1)",
+        "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to, lease)
+         VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z', '00000000-0000-0000-0000-000000006666')",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO catalog_versions (tenant_id, catalog_version, document, document_hash) VALUES ($1, 70, '{}', decode(repeat('aa', 32), 'hex'))",

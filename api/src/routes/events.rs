@@ -179,7 +179,7 @@ pub(crate) struct Line {
     unit: String,
     /// How much.
     quantity: String,
-    /// `priced`, `unlimited` or `unpriced`.
+    /// `priced`, `unlimited`, `unpriced`; or `observed`: its period is priced, at its close.
     status: String,
     /// Values that the price depends on.
     dimensions: BTreeMap<String, String>,

@@ -101,7 +101,7 @@ pub(crate) struct CalculatedLine {
     unit: String,
     /// How much.
     quantity: String,
-    /// `priced`, `unlimited` or `unpriced`.
+    /// `priced`, `unlimited`, `unpriced`; or `observed`: its period is priced, at its close.
     status: &'static str,
     /// Values of the meter's dimensions.
     dimensions: BTreeMap<String, String>,
@@ -285,7 +285,8 @@ fn calculated(document: &CatalogDocument, outcome: Outcome, lines: Vec<PreviewLi
     let (mut charges, mut costs) = (OneSum::default(), OneSum::default());
     let (mut unpriced, mut uncosted) = (Vec::new(), Vec::new());
     let mut cards: Vec<(String, u32)> = Vec::new();
-    for line in &lines {
+    // What is observed is priced with its period.
+    for line in lines.iter().filter(|line| line.charge != Charge::Observed) {
         match (&line.card, line.charge.amount()) {
             (Some(card), Some(amount)) => {
                 charges.add(&card.currency, amount);

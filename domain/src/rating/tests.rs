@@ -457,3 +457,35 @@ fn a_faulty_document_names_every_row() {
         ]
     );
 }
+
+#[test]
+fn a_meter_that_does_not_add_up_observes() {
+    let document: CatalogDocument = serde_json::from_str(
+        r#"{"meters": [
+            {"key": "peak", "event_types": ["gauge"], "aggregation": "max", "value": "$.n", "period": "month"},
+            {"key": "users", "event_types": ["gauge"], "aggregation": "unique_count", "value": "$.who", "period": "day"},
+            {"key": "calls", "event_types": ["gauge"], "aggregation": "count"}],
+        "cards": [{"key": "own", "kind": "rate", "currency": "EUR", "versions": [{"version": 1, "effective_from_us": 0,
+            "rates": [{"meter": "peak", "price": "2"}, {"meter": "users", "price": "5"}, {"meter": "calls", "price": "1"}]}]}],
+        "default_rate_card": "own"}"#,
+    )
+    .unwrap();
+    let rated = |event_type: &str, pairs: &[(&str, &str)]| {
+        rated_by(&document, event_type, pairs, 1_000_000, |_| {})
+    };
+    assert_eq!(
+        rated("gauge", &[("/n", "7"), ("/who", "\"ada\"")]),
+        "Rated: calls 1 1 by v1 cost ?, peak 7 observed cost ?, users 1 observed cost ?"
+    );
+    assert_eq!(rated("gauge", &[("/who", "null")]), "Rated: calls 1 1 by v1 cost ?");
+    assert_eq!(rated("gauge", &[("/n", "-1")]), "rejected quantity_negative");
+    let long = format!("\"{}\"", "u".repeat(DIMENSION_BYTES_MAX + 1));
+    assert_eq!(rated("gauge", &[("/who", &long)]), "rejected dimension_too_long");
+    // Its periods are closed by events of a type of their own.
+    assert_eq!(rated("weir.closed.peak", &[("/quantity", "7")]), "Rated: peak 7 14 by v1 cost ?");
+    assert_eq!(
+        rated("weir.closed.users", &[("/quantity", "\"3\"")]),
+        "Rated: users 3 15 by v1 cost ?"
+    );
+    assert_eq!(rated("weir.closed.calls", &[("/quantity", "7")]), "Unmetered: ");
+}

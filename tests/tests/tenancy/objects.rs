@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use axum::http::Method;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::{
@@ -198,6 +199,14 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
 async fn corrections(world: &World, mark: &str, key: &str) -> Result<String> {
     let tenant = if key == world.key { TENANT } else { OTHER };
     let all = [Uuid::now_v7(), Uuid::now_v7()];
+    for month in
+        ["'epoch', '1970-02-01T00:00:00Z'", "'1970-02-01T00:00:00Z', '1970-03-01T00:00:00Z'"]
+    {
+        let sql = format!(
+            "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to, state) VALUES ($1, $2 || '-tokens', {month}, 'closed')"
+        );
+        sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(mark).execute(&world.admin).await?;
+    }
     for id in all {
         for sql in [
             "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, catalog_version, state, archived_to, created_by)

@@ -41,6 +41,10 @@ const RELEASED: &[(&str, &str)] = &[
         "5d2cb7a635806bd466341c86164de0e5b466cc1e2ce1afbe24f946dfed12235b",
     ),
     (
+        "migrations/clickhouse/0009_observed.sql",
+        "06b01b6b7a524c91b295d97662c57fd99f7b10787d43dcb2603c1bf3913700a0",
+    ),
+    (
         "migrations/postgres/0001_spine.sql",
         "60db733ef53c51eb7c2bf357ad795ab0f354b7d6fb2459c447ac37a1538f381c",
     ),
@@ -103,6 +107,10 @@ const RELEASED: &[(&str, &str)] = &[
     (
         "migrations/postgres/0016_corrections.sql",
         "3f66f42cb77508c254796b4bf8d5508bb35a82b9174d4163067c92e149f5e09f",
+    ),
+    (
+        "migrations/postgres/0017_meter_periods.sql",
+        "8b6dd570bc5429dfc7d361a64b16ad25379569f285594136cf7bff9ceffc6e9d",
     ),
 ];
 
