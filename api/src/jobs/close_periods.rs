@@ -6,7 +6,8 @@
 //! appended, what differs is amended, until nothing does. So it may be killed anywhere, and done twice.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    sync::Arc,
     time::Duration,
 };
 
@@ -61,9 +62,9 @@ const LATER_AFTER_S: f64 = 2.0;
 /// The task.
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.periods", Duration::ZERO);
-    let mut whole = Whole::default();
+    let mut known = Known::default();
     while !api.shutdown.is_cancelled() {
-        match look(&api, &mut whole).await {
+        match look(&api, &mut known).await {
             Ok(()) => heartbeat.beat(),
             Err(error) => tracing::warn!(?error, "periods wait to be closed"),
         }
@@ -73,6 +74,15 @@ pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
         }
     }
     Ok(())
+}
+
+/// What the task knows between two looks.
+#[derive(Default)]
+struct Known {
+    /// Whether any catalog up to this version has, or has had, meters that do not add up: else nothing is looked for.
+    any: bool,
+    version: i64,
+    whole: Whole,
 }
 
 /// Up to which time the archive has all that was accepted.
@@ -108,11 +118,17 @@ impl Whole {
     }
 }
 
-async fn look(api: &Api, whole: &mut Whole) -> Result<(), ApiError> {
+async fn look(api: &Api, known: &mut Known) -> Result<(), ApiError> {
+    if !known.any {
+        (known.any, known.version) = meter_periods::any_since(&api.reader, known.version).await?;
+        if !known.any {
+            return Ok(());
+        }
+    }
     let archived = archived(api).await?;
     search(api, &archived).await?;
-    whole.look(api, &archived).await?;
-    let Some(until_us) = whole.until_us else { return Ok(()) };
+    known.whole.look(api, &archived).await?;
+    let Some(until_us) = known.whole.until_us else { return Ok(()) };
     let wait_us =
         i64::try_from(api.config.close_after_s).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     for open in meter_periods::due(&api.reader, until_us.saturating_sub(wait_us)).await? {
@@ -127,7 +143,7 @@ async fn look(api: &Api, whole: &mut Whole) -> Result<(), ApiError> {
         if !leased.await? {
             continue;
         }
-        let outcome = close(api, tenant, &open).await;
+        let outcome = close(api, tenant, (&open, lease)).await;
         end(api, tenant, (&open, lease), outcome).await?;
     }
     Ok(())
@@ -252,7 +268,11 @@ struct Work<'a> {
     period: Period,
 }
 
-async fn close(api: &Api, tenant: TenantScope, open: &OpenPeriod) -> Result<Outcome, ApiError> {
+async fn close(
+    api: &Api,
+    tenant: TenantScope,
+    (open, lease): (&OpenPeriod, Uuid),
+) -> Result<Outcome, ApiError> {
     let compiled = compiled::newest(api, tenant).await?;
     let found = meter_of(&compiled, &open.meter).and_then(|(meter, kind)| {
         let period = Period { kind, start_us: open.from_us, end_us: open.to_us };
@@ -268,6 +288,13 @@ async fn close(api: &Api, tenant: TenantScope, open: &OpenPeriod) -> Result<Outc
     for _ in 0..ROUNDS_MAX {
         let mut round = Round::default();
         for partition in 0..api.log.partitions() {
+            let own = (open.meter.as_str(), open.from_us);
+            let kept = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+                meter_periods::keep(&mut transaction, tenant, own, lease).await
+            });
+            if !kept.await? || api.shutdown.is_cancelled() {
+                return Ok(Outcome::Later);
+            }
             work.compare(partition, &mut round).await?;
         }
         if let Some(team) = round.too_large {
@@ -295,6 +322,8 @@ struct Round {
     /// Last positions of what was appended, by partition.
     appended: BTreeMap<u32, i64>,
     too_large: Option<String>,
+    /// Catalogs that what is amended was rated by.
+    catalogs: HashMap<i64, Arc<Compiled>>,
 }
 
 /// What closed a period so far, by team and dimensions.
@@ -303,7 +332,9 @@ type Closed = HashMap<(String, BTreeMap<String, String>), (Corrected, Quantity)>
 impl Work<'_> {
     /// Appends what is missing in a partition, and amends what differs.
     async fn compare(&self, partition: u32, round: &mut Round) -> Result<(), ApiError> {
-        let mut closed = self.closed(partition).await?;
+        // What is amended is amended as of here: whatever happens to it later refuses that.
+        let to = archived(self.api).await?.get(&partition).copied().unwrap_or(-1);
+        let mut closed = self.closed(partition, to).await?;
         let counted = observations::counted(
             &self.api.clickhouse,
             self.tenant,
@@ -329,13 +360,15 @@ impl Work<'_> {
             match before {
                 None => missing.push((one, quantity)),
                 Some((_, before)) if before == quantity => {}
-                Some((found, _)) => commands.extend(self.amend(&found, one, quantity).await?),
+                Some((found, _)) => {
+                    commands.extend(self.amend((&found, to), one, quantity, round).await?);
+                }
             }
         }
         for ((team, dimensions), (found, before)) in closed {
             if before != Quantity::ZERO {
                 let nothing = Counted::nothing(team, dimensions);
-                commands.extend(self.amend(&found, &nothing, Quantity::ZERO).await?);
+                commands.extend(self.amend((&found, to), &nothing, Quantity::ZERO, round).await?);
             }
         }
         for page in missing.chunks(BLOCK_EVENTS) {
@@ -362,14 +395,13 @@ impl Work<'_> {
     }
 
     /// What closed the period so far; what somebody has voided stays so.
-    async fn closed(&self, partition: u32) -> Result<Closed, ApiError> {
+    async fn closed(&self, partition: u32, to: i64) -> Result<Closed, ApiError> {
         let selection = Selection {
             event_type: Some(closing_type(&self.meter.key)),
             from_us: Some(self.period.end_us.saturating_sub(1)),
             to_us: Some(self.period.end_us),
             ..Selection::default()
         };
-        let to = archived(self.api).await?.get(&partition).copied().unwrap_or(-1);
         let mut stretches = Stretches::of(self.api, self.tenant, &selection, partition, to).await?;
         let mut closed = Closed::new();
         while let Some(stretch) = stretches.next {
@@ -397,28 +429,28 @@ impl Work<'_> {
     /// The command that makes what closed a period say something else; none where it was voided.
     async fn amend(
         &self,
-        found: &Corrected,
+        (found, archived): (&Corrected, i64),
         counted: &Counted,
         quantity: Quantity,
+        round: &mut Round,
     ) -> Result<Option<Vec<u8>>, ApiError> {
         let Some(event) = found.effective() else { return Ok(None) };
         let (tenant, api) = (self.tenant, self.api);
-        let place = found.first.place();
-        let archived = archived(api).await?.get(&place.partition).copied().unwrap_or(-1);
         let team = found.first.team.as_str();
         let posted = scoped(&api.pool, tenant.id(), |mut transaction| async move {
             running_totals::of_team(&mut transaction, tenant, team).await
         })
         .await?;
-        let mut catalogs = HashMap::new();
         for number in [found.first.catalog_version, event.catalog_version] {
-            let version = u64::try_from(number).unwrap_or(0);
-            catalogs.insert(number, compiled::of_version(api, tenant, version).await?);
+            if let Entry::Vacant(place) = round.catalogs.entry(number) {
+                let version = u64::try_from(number).unwrap_or(0);
+                place.insert(compiled::of_version(api, tenant, version).await?);
+            }
         }
         let basis = Basis {
             tenant: tenant.id(),
             archived,
-            catalogs: &catalogs,
+            catalogs: &round.catalogs,
             posted: &posted,
             meter: None,
             outcome: None,

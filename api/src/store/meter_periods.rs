@@ -67,6 +67,21 @@ pub(crate) async fn note_searched(
     Ok(())
 }
 
+/// Whether a catalog that was published after the version `after`, or was the last up to then, has meters that do not
+/// add up; and the newest version.
+pub(crate) async fn any_since(reader: &Pool, after: i64) -> Result<(bool, i64), PostgresError> {
+    // As documents are stored: without spaces.
+    let rows = sqlx::query_as(
+        r#"SELECT EXISTS (SELECT FROM catalog_versions WHERE catalog_version > $1
+               AND document::text ~ '"aggregation": ?"(max|min|average|latest|unique|time_weighted)"'),
+             (SELECT coalesce(max(catalog_version), 0) FROM catalog_versions)"#,
+    )
+    .bind(after)
+    .fetch_one(reader)
+    .await?;
+    Ok(rows)
+}
+
 /// Opens the period that something was observed in, where it was closed, and all behind it of a meter whose numbers
 /// carry over; false where there is none at that time.
 pub(crate) async fn open_at(
@@ -78,12 +93,13 @@ pub(crate) async fn open_at(
 ) -> Result<bool, ApiError> {
     let opened = sqlx::query_scalar::<_, bool>(
         "WITH found AS (
-             SELECT period_from FROM meter_periods
+             SELECT FROM meter_periods
              WHERE tenant_id = $1 AND meter = $2 AND period_from <= (to_timestamp(0) + $3::bigint * interval '1 microsecond')
                  AND period_to > (to_timestamp(0) + $3::bigint * interval '1 microsecond')),
          opened AS (
-             UPDATE meter_periods m SET state = 'open', error = NULL, lease = NULL, leased_until = NULL FROM found
-             WHERE m.tenant_id = $1 AND m.meter = $2 AND (m.period_from = found.period_from OR $4 AND m.period_from > found.period_from))
+             UPDATE meter_periods SET state = 'open', error = NULL, lease = NULL, leased_until = NULL
+             WHERE tenant_id = $1 AND meter = $2 AND period_to > (to_timestamp(0) + $3::bigint * interval '1 microsecond')
+                 AND ($4 OR period_from <= (to_timestamp(0) + $3::bigint * interval '1 microsecond')))
          SELECT EXISTS (SELECT FROM found)",
     )
     .bind(tenant.id())
@@ -158,6 +174,27 @@ pub(crate) async fn lease(
     .execute(connection)
     .await?;
     Ok(leased.rows_affected() == 1)
+}
+
+/// Keeps a period for this process; false where something was observed of it meanwhile, or another process has it.
+pub(crate) async fn keep(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (meter, from_us): (&str, i64),
+    lease: Uuid,
+) -> Result<bool, ApiError> {
+    let kept = sqlx::query(
+        "UPDATE meter_periods SET leased_until = clock_timestamp() + make_interval(secs => $5)
+         WHERE tenant_id = $1 AND meter = $2 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
+    )
+    .bind(tenant.id())
+    .bind(meter)
+    .bind(from_us)
+    .bind(lease)
+    .bind(LEASE_S)
+    .execute(connection)
+    .await?;
+    Ok(kept.rows_affected() == 1)
 }
 
 /// Closes a period; false where something was observed of it meanwhile, or another process has it.
