@@ -189,7 +189,7 @@ async fn each_aggregation_closes_its_periods_exactly() -> Result<()> {
         march["time"] == "2026-03-31T21:59:59.999999Z" && march["lines"][0]["quantity"] == "5089",
         "{march}"
     );
-    let estimate = api.get("/v1/meters/peak/estimate?team=acme&at=2026-03-05T00:00:00Z").await?;
+    let estimate = api.get("/v1/teams/acme/meters/peak/estimate?at=2026-03-05T00:00:00Z").await?;
     let of_us = json!({"dimensions": {"region": "us"}, "quantity": "7.5", "status": "priced", "charge": "15", "currency": "EUR"});
     ensure!(estimate["quantities"][1] == of_us, "{estimate}");
 
@@ -309,7 +309,7 @@ async fn what_closes_periods_is_ours_to_say() -> Result<()> {
     let plain = json!({"key": "plain", "event_types": ["e"], "aggregation": "sum", "value": "$.n"});
     api.send("POST", "/v1/meters", &plain).await?;
     let (status, answer) =
-        api.exchange("GET", "/v1/meters/plain/estimate?team=acme", Vec::new()).await?;
+        api.exchange("GET", "/v1/teams/acme/meters/plain/estimate", Vec::new()).await?;
     ensure!(status == 422 && answer["code"] == "meter_adds_up", "{status}: {answer}");
     let (status, answer) = api.exchange("GET", "/v1/meters/none/periods", Vec::new()).await?;
     ensure!(status == 404 && answer["code"] == "meter_unknown", "{status}: {answer}");

@@ -100,13 +100,11 @@ pub(crate) async fn list(
     Ok(Json(Page { items: items.into_iter().map(MeterPeriod::from).collect(), next_cursor }))
 }
 
-/// Whose estimate, and of when.
+/// When.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EstimateQuery {
-    /// The team.
-    team: String,
     /// Any time of the period, RFC 3339; now where it is left out.
     #[serde(default)]
     #[param(format = DateTime)]
@@ -152,12 +150,13 @@ pub(crate) struct EstimatedQuantity {
 ///
 /// What a period of a meter that does not add up comes to so far, counted in the archive, and what that would cost. What
 /// is charged is decided at the close of the period.
-#[utoipa::path(get, path = "/v1/meters/{key}/estimate", tag = "usage", params(EstimateQuery, ("key" = String, Path, description = "Key of the meter")),
+#[utoipa::path(get, path = "/v1/teams/{team}/meters/{key}/estimate", tag = "usage",
+    params(EstimateQuery, ("team" = String, Path, description = "Key of the team"), ("key" = String, Path, description = "Key of the meter")),
     responses((status = 200, body = Estimate), NotFound, Unprocessable, Refusals))]
 pub(crate) async fn estimate(
     State(api): State<Api>,
     caller: Caller,
-    Path(key): Path<String>,
+    Path((team, key)): Path<(String, String)>,
     Query(query): Query<EstimateQuery>,
 ) -> Result<Json<Estimate>, ApiError> {
     let tenant = caller.may(Scope::UsageRead)?;
@@ -174,14 +173,14 @@ pub(crate) async fn estimate(
         &api.clickhouse,
         tenant,
         (&key, measure),
-        Whose::Team(&query.team),
+        Whose::Team(&team),
         (&period, until_us),
     )
     .await?;
     let quantities = priced(&api, tenant, &compiled, (meter, period), &counted).await?;
     Ok(Json(Estimate {
         meter: key,
-        team: query.team,
+        team,
         from: time::format(period.start_us),
         to: time::format(period.end_us),
         counted_to: time::format(until_us),
@@ -222,7 +221,7 @@ async fn priced(
     for one in counted {
         let quantity = one.quantity().ok_or_else(|| {
             let what = format!("the quantity of the meter `{}` is not below 10^15", meter.key);
-            Problem::unprocessable("quantity_out_of_range", what, "correct what was reported")
+            Problem::unprocessable("estimate_out_of_range", what, "correct what was reported")
         })?;
         let closing = Closing { meter, period, team, dimensions: &one.dimensions, quantity };
         let text = closing.text();
@@ -240,7 +239,7 @@ async fn priced(
         };
         let (_, lines) = preview(&compiled.catalog, &totals, &asked).map_err(|error| {
             Problem::unprocessable(
-                "amount_out_of_range",
+                "estimate_out_of_range",
                 error.to_string(),
                 "correct the price or what was reported",
             )

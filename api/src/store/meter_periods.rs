@@ -72,9 +72,9 @@ pub(crate) async fn note_searched(
 pub(crate) async fn any_since(reader: &Pool, after: i64) -> Result<(bool, i64), PostgresError> {
     // As documents are stored: without spaces.
     let rows = sqlx::query_as(
-        r#"SELECT EXISTS (SELECT FROM catalog_versions WHERE catalog_version > $1
-               AND document::text ~ '"aggregation": ?"(max|min|average|latest|unique|time_weighted)"'),
-             (SELECT coalesce(max(catalog_version), 0) FROM catalog_versions)"#,
+        "SELECT EXISTS (SELECT FROM catalog_versions WHERE catalog_version > $1
+               AND document ~ '\"aggregation\":\"(max|min|average|latest|unique|time_weighted)\"'),
+             (SELECT coalesce(max(catalog_version), 0) FROM catalog_versions)",
     )
     .bind(after)
     .fetch_one(reader)

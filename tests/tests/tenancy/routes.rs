@@ -58,9 +58,6 @@ const REPORT: &str = "from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
 /// A price is of a meter; this one is the other tenant's own.
 const RESOLVED: &str = "meter=bravo7-tokens&at=2026-03-01T00:00:00Z";
 
-/// What a period comes to is asked of a team.
-const ESTIMATED: &str = "team=bravo7-acme&at=2026-03-01T00:00:00Z";
-
 /// The days around now, of which analytics and exports take a year at most.
 fn days_around_now() -> String {
     let day = 24 * 3_600 * 1_000_000;
@@ -80,7 +77,6 @@ pub fn routes() -> Vec<Route> {
         let query = match operation {
             "GET /v1/usage-report" => REPORT.to_owned(),
             "GET /v1/rating/resolve" => RESOLVED.to_owned(),
-            "GET /v1/meters/{key}/estimate" => ESTIMATED.to_owned(),
             "GET /v1/analytics/usage"
             | "GET /v1/analytics/revenue"
             | "GET /v1/analytics/cost"
@@ -263,7 +259,7 @@ pub fn routes() -> Vec<Route> {
     add("GET /v1/corrections/{correction}/deltas", "usage:read", &["correction"], &[]);
     add("GET /v1/corrections/{correction}/blocks", "usage:read", &["correction"], &[]);
     add("GET /v1/meters/{key}/periods", "usage:read", &["meter"], &[]);
-    add("GET /v1/meters/{key}/estimate", "usage:read", &["meter"], &[]);
+    add("GET /v1/teams/{team}/meters/{key}/estimate", "usage:read", &["team", "meter"], &[]);
     add("GET /v1/conservation", "status:read", &[], &[]);
 
     let event = r#"{"id": "<event_id>", "source": "<source>", "type": "<event_type>", "subject": "<team>", "user": "<user>",
