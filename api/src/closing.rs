@@ -269,7 +269,7 @@ mod tests {
             quantity: Quantity::parse("12.5").unwrap().0,
         };
         let want = r#"{"data":{"aggregation":"max","dimensions":{"region":"eu \"1\""},"from":"2025-12-31T23:00:00.000000Z","meter":"peak","quantity":"12.5","to":"2026-01-31T23:00:00.000000Z"},"id":"ID","source":"weir.closings","subject":"acme","time":"2026-01-31T22:59:59.999999Z","type":"weir.closed.peak"}"#;
-        let id = "peak/2025-12-31T23:00:00.000000Z/HASH";
+        let id = "peak/2025-12-31T23:00:00.000000Z/c4fcc5e821e3b416273528757a027f64bed85239f061c0b2e7299dfd29f7fc2c";
         assert_eq!(closing.text().replace(&closing.id(), "ID"), want);
         assert_eq!(closing.id(), id);
     }
