@@ -475,7 +475,7 @@ fn a_meter_that_does_not_add_up_observes() {
     };
     assert_eq!(
         rated("gauge", &[("/n", "7"), ("/who", "\"ada\"")]),
-        "Rated: calls 1 1 by v1 cost ?, peak 7 observed cost ?, users 1 observed cost ?"
+        "Rated: peak 7 observed cost ?, users 1 observed cost ?, calls 1 1 by v1 cost ?"
     );
     assert_eq!(rated("gauge", &[("/who", "null")]), "Rated: calls 1 1 by v1 cost ?");
     assert_eq!(rated("gauge", &[("/n", "-1")]), "rejected quantity_negative");

@@ -47,6 +47,7 @@ pub async fn existing(api: &Http) -> Result<Existing> {
         ("/v1/rate-cards/{key}", "standard".to_owned()),
         ("/v1/rejected-events/{receipt}", rejected),
         ("/v1/teams/{team}", "team-1".to_owned()),
+        ("/v1/teams/{team}/meters/{key}", "llm_input_tokens".to_owned()),
         ("/v1/users/{user}", "ada".to_owned()),
         ("/v1/wallets/{wallet}", text(&bought["wallet"])?),
     ]
