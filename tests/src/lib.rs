@@ -16,6 +16,7 @@ pub mod canaries;
 
 pub mod nobody;
 pub mod oracle;
+pub mod owed;
 
 pub mod process;
 

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::{
     oracle::parse,
+    owed::owed,
     system::{System, amount},
 };
 
@@ -51,23 +52,6 @@ async fn send(system: &System, events: &[Value]) -> Result<Vec<String>> {
 fn event(kind: &str, id: &str, n: &str) -> Value {
     json!({"specversion": "1.0", "id": id, "source": "corrections", "type": kind, "subject": "acme",
         "time": "2026-06-10T12:00:00Z", "data": {"n": n, "note": "as sent"}})
-}
-
-/// What a team owes for a meter: in the ledger's transfers, in the archive, and by the api.
-async fn owed(system: &System, meter: &str) -> Result<(i128, i128)> {
-    let ledger: String = sqlx::query_scalar(
-        "SELECT coalesce(sum(CASE WHEN d.kind = 'receivable' THEN t.amount ELSE -t.amount END), 0)::text
-         FROM transfers t JOIN accounts d ON (d.tenant_id, d.account_id) = (t.tenant_id, t.debit_account)
-         WHERE t.reason = 'usage' AND t.meter = $1",
-    )
-    .bind(meter)
-    .fetch_one(&mut system.postgres().await?)
-    .await?;
-    let sql = format!(
-        "SELECT toString(ifNull(sum(charge * sign), 0)) AS charge FROM usage_lines WHERE meter = '{meter}'"
-    );
-    let rows = system.clickhouse().query_json_rows(&sql, &[]).await?;
-    Ok((parse(&ledger)?, amount(&rows[0]["charge"])?))
 }
 
 /// Waits until ledger and archive say that this is owed for the meter.

@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::{
-    oracle::parse,
-    system::{System, amount},
-};
+use tests::{oracle::parse, owed::owed, system::System};
 
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(120);
@@ -51,23 +48,6 @@ async fn send(system: &System, events: &[Value]) -> Result<Vec<String>> {
     let results = answer["results"].as_array().context("results")?;
     let receipt = |one: &Value| one["receipt"].as_str().map(str::to_owned).context("a receipt");
     results.iter().map(receipt).collect()
-}
-
-/// What is owed for a meter: in the ledger's transfers, and in the archive.
-async fn owed(system: &System, meter: &str) -> Result<(i128, i128)> {
-    let ledger: String = sqlx::query_scalar(
-        "SELECT coalesce(sum(CASE WHEN d.kind = 'receivable' THEN t.amount ELSE -t.amount END), 0)::text
-         FROM transfers t JOIN accounts d ON (d.tenant_id, d.account_id) = (t.tenant_id, t.debit_account)
-         WHERE t.reason = 'usage' AND t.meter = $1",
-    )
-    .bind(meter)
-    .fetch_one(&mut system.postgres().await?)
-    .await?;
-    let sql = format!(
-        "SELECT toString(ifNull(sum(charge * sign), 0)) AS charge FROM usage_lines WHERE meter = '{meter}'"
-    );
-    let rows = system.clickhouse().query_json_rows(&sql, &[]).await?;
-    Ok((parse(&ledger)?, amount(&rows[0]["charge"])?))
 }
 
 /// Waits until ledger and archive say what is owed for each meter.
