@@ -46,6 +46,8 @@ use crate::{
 
 /// Between looks for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Blocks of a partition that are searched at a time.
+const SEARCH_BLOCKS: i64 = 20_000;
 /// Events of a block.
 const BLOCK_EVENTS: usize = 500;
 /// Rounds of comparing and appending in which a period should be closed.
@@ -55,8 +57,10 @@ const ARCHIVED_WAIT: Duration = Duration::from_secs(20);
 const ARCHIVED_EVERY: Duration = Duration::from_millis(200);
 /// How long the log's end is waited for.
 const BOUNDS_WAIT: Duration = Duration::from_secs(2);
-/// Until a period is tried again that could not be closed, and one whose archive is behind.
+/// Until a period is tried again that could not be closed, one whose neighbours did not answer, and one whose archive
+/// is behind.
 const AGAIN_AFTER_S: f64 = 300.0;
+const RETRY_AFTER_S: f64 = 15.0;
 const LATER_AFTER_S: f64 = 2.0;
 
 /// The task.
@@ -64,10 +68,11 @@ pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.periods", Duration::ZERO);
     let mut known = Known::default();
     while !api.shutdown.is_cancelled() {
-        match look(&api, &mut known).await {
-            Ok(()) => heartbeat.beat(),
-            Err(error) => tracing::warn!(?error, "periods wait to be closed"),
+        if let Err(error) = look(&api, &mut known, &heartbeat).await {
+            tracing::warn!(?error, "periods wait to be closed");
         }
+        // Without the archive it goes on waiting, and the api answers what it can.
+        heartbeat.beat();
         tokio::select! {
             () = api.shutdown.cancelled() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -118,7 +123,7 @@ impl Whole {
     }
 }
 
-async fn look(api: &Api, known: &mut Known) -> Result<(), ApiError> {
+async fn look(api: &Api, known: &mut Known, heartbeat: &Heartbeat) -> Result<(), ApiError> {
     if !known.any {
         (known.any, known.version) = meter_periods::any_since(&api.reader, known.version).await?;
         if !known.any {
@@ -126,7 +131,7 @@ async fn look(api: &Api, known: &mut Known) -> Result<(), ApiError> {
         }
     }
     let archived = archived(api).await?;
-    search(api, &archived).await?;
+    search(api, &archived, heartbeat).await?;
     known.whole.look(api, &archived).await?;
     let Some(until_us) = known.whole.until_us else { return Ok(()) };
     let wait_us =
@@ -143,29 +148,35 @@ async fn look(api: &Api, known: &mut Known) -> Result<(), ApiError> {
         if !leased.await? {
             continue;
         }
-        let outcome = close(api, tenant, (&open, lease)).await;
+        let outcome = close(api, tenant, (&open, lease), heartbeat).await;
         end(api, tenant, (&open, lease), outcome).await?;
     }
     Ok(())
 }
 
 /// Opens every period of which something was archived since the last look.
-async fn search(api: &Api, archived: &BTreeMap<u32, i64>) -> Result<(), ApiError> {
+async fn search(
+    api: &Api,
+    archived: &BTreeMap<u32, i64>,
+    heartbeat: &Heartbeat,
+) -> Result<(), ApiError> {
     let searched: HashMap<i32, i64> =
         meter_periods::searched(&api.reader).await?.into_iter().collect();
     for (partition, to) in archived {
         let place = i32::try_from(*partition).unwrap_or(i32::MAX);
-        let after = searched.get(&place).copied().unwrap_or(-1);
-        if after >= *to {
-            continue;
+        let mut after = searched.get(&place).copied().unwrap_or(-1);
+        while after < *to && !api.shutdown.is_cancelled() {
+            let to = after.saturating_add(SEARCH_BLOCKS).min(*to);
+            for seen in observations::seen(&api.clickhouse, *partition, (after, to)).await? {
+                open(api, TenantScope::of_task(seen.tenant_id), &seen.meter, seen.time_us).await?;
+            }
+            transaction(&api.pool, |mut transaction| async move {
+                meter_periods::note_searched(&mut transaction, place, to).await
+            })
+            .await?;
+            after = to;
+            heartbeat.beat();
         }
-        for seen in observations::seen(&api.clickhouse, *partition, (after, *to)).await? {
-            open(api, TenantScope::of_task(seen.tenant_id), &seen.meter, seen.time_us).await?;
-        }
-        transaction(&api.pool, |mut transaction| async move {
-            meter_periods::note_searched(&mut transaction, place, *to).await
-        })
-        .await?;
     }
     Ok(())
 }
@@ -204,8 +215,8 @@ async fn open(api: &Api, tenant: TenantScope, meter: &str, time_us: i64) -> Resu
 enum Outcome {
     /// The archive has it as it should be: so many quantities, and whether anything is still held.
     Closed(i64, bool),
-    /// The archive is behind.
-    Later,
+    /// It is to be gone on with after so many seconds.
+    Later(f64),
     /// Something must be done about it.
     Failed(String),
 }
@@ -221,7 +232,7 @@ async fn end(
         tracing::warn!(?error, meter, from_us, "a period is not closed, and tried again");
         match error {
             ApiError::Internal(reason) => Outcome::Failed(reason),
-            _ => Outcome::Later,
+            _ => Outcome::Later(RETRY_AFTER_S),
         }
     });
     let own = (open.meter.as_str(), open.from_us);
@@ -244,8 +255,8 @@ async fn end(
                 }
                 Ok(())
             }
-            Outcome::Later => {
-                let later = (LATER_AFTER_S, None);
+            Outcome::Later(after_s) => {
+                let later = (*after_s, None);
                 meter_periods::give_back(&mut transaction, tenant, own, lease, later).await
             }
             Outcome::Failed(reason) => {
@@ -272,6 +283,7 @@ async fn close(
     api: &Api,
     tenant: TenantScope,
     (open, lease): (&OpenPeriod, Uuid),
+    heartbeat: &Heartbeat,
 ) -> Result<Outcome, ApiError> {
     let compiled = compiled::newest(api, tenant).await?;
     let found = meter_of(&compiled, &open.meter).and_then(|(meter, kind)| {
@@ -293,9 +305,10 @@ async fn close(
                 meter_periods::keep(&mut transaction, tenant, own, lease).await
             });
             if !kept.await? || api.shutdown.is_cancelled() {
-                return Ok(Outcome::Later);
+                return Ok(Outcome::Later(LATER_AFTER_S));
             }
             work.compare(partition, &mut round).await?;
+            heartbeat.beat();
         }
         if let Some(team) = round.too_large {
             return Ok(Outcome::Failed(format!(
@@ -306,7 +319,7 @@ async fn close(
             return Ok(Outcome::Closed(round.quantities, round.is_held));
         }
         if !work.are_archived(&round.appended).await? {
-            return Ok(Outcome::Later);
+            return Ok(Outcome::Later(LATER_AFTER_S));
         }
     }
     Ok(Outcome::Failed(

@@ -55,14 +55,14 @@ const CONFIRM_AFTER_S: f64 = 0.5;
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.corrections", Duration::ZERO);
     while !api.shutdown.is_cancelled() {
-        match look(&api).await {
-            Ok(found) => {
-                heartbeat.beat();
-                if found > 0 {
-                    continue;
-                }
-            }
-            Err(error) => tracing::warn!(?error, "corrections wait"),
+        let found = look(&api, &heartbeat).await.unwrap_or_else(|error| {
+            tracing::warn!(?error, "corrections wait");
+            0
+        });
+        // Without the archive it goes on waiting, and the api answers what it can.
+        heartbeat.beat();
+        if found > 0 {
+            continue;
         }
         tokio::select! {
             () = api.shutdown.cancelled() => {}
@@ -73,7 +73,7 @@ pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
 }
 
 /// Goes on with what waits; answers how many there were.
-async fn look(api: &Api) -> Result<usize, ApiError> {
+async fn look(api: &Api, heartbeat: &Heartbeat) -> Result<usize, ApiError> {
     let waiting = corrections::waiting(&api.reader).await?;
     let found = waiting.len();
     for (tenant, id) in waiting {
@@ -82,7 +82,7 @@ async fn look(api: &Api) -> Result<usize, ApiError> {
             corrections::lease(&mut transaction, tenant, id, lease).await
         });
         let Some(row) = leased.await? else { continue };
-        let work = Work { api, tenant, id, lease, row: &row };
+        let work = Work { api, heartbeat, tenant, id, lease, row: &row };
         let outcome = match work.go_on().await {
             Ok(outcome) => outcome,
             Err(ApiError::Internal(reason)) => Outcome::Failed(reason),
@@ -111,6 +111,7 @@ enum Outcome {
 /// A correction that this process is at work on.
 struct Work<'a> {
     api: &'a Api,
+    heartbeat: &'a Heartbeat,
     tenant: TenantScope,
     id: Uuid,
     lease: Uuid,
@@ -331,6 +332,7 @@ impl Work<'_> {
     }
 
     async fn note(&self, pass: &Pass, seen: &Seen) -> Result<bool, ApiError> {
+        self.heartbeat.beat();
         let cursor = match pass {
             Pass::Post(commands) => commands.sent_to.to_vec(),
             _ => Vec::new(),
