@@ -212,7 +212,7 @@ pub(crate) fn of_table<'r>(
     document: &CatalogDocument,
     row: &'r RateRow,
 ) -> Option<(UsageClass, &'r str)> {
-    let meter = document.meters.iter().find(|meter| meter.key == row.meter)?;
+    let meter = document.meter(&row.meter)?;
     let (class, dimension) = (class_of(meter)?, model_dimension(meter)?);
     let model = row.dimensions.get(dimension).filter(|_| row.dimensions.len() == 1)?;
     let plain = RateRow {

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 
 use domain::{
+    catalog::Catalog,
     event::{IdentityKey, IdentityParts},
     meter::{Aggregation, CLOSING_SOURCE, CLOSING_TYPE, HeldFor, MeterDefinition},
     period::Period,
-    preview::{Data, EventText},
+    preview::{Data, EventText, Hypothetical, PreviewError, PreviewLine, preview},
     quantity::Quantity,
+    rating::Totals,
     time,
     wire::block::BlockWriter,
 };
@@ -53,11 +55,6 @@ impl Measure {
                 },
             },
         })
-    }
-
-    /// Whether what holds at the end of a period holds at the beginning of the next one.
-    pub fn carries_over(self) -> bool {
-        matches!(self, Measure::TimeWeighted { .. })
     }
 }
 
@@ -148,6 +145,26 @@ impl Closing<'_> {
             },
         })
         .to_string()
+    }
+
+    /// What it would be charged, by a catalog and with these running totals of its team.
+    pub fn priced(
+        &self,
+        catalog: &Catalog,
+        totals: &dyn Totals,
+    ) -> Result<Vec<PreviewLine>, PreviewError> {
+        let (text, event_type) = (self.text(), closing_type(&self.meter.key));
+        let asked = Hypothetical {
+            event_type: &event_type,
+            source: CLOSING_SOURCE,
+            team: self.team,
+            user: None,
+            app: None,
+            feature: None,
+            time_us: self.time_us(),
+            data: &Data::of_event(&text)?,
+        };
+        preview(catalog, totals, &asked).map(|(_, lines)| lines)
     }
 
     /// Appends it to a block, as ingest would.
@@ -293,22 +310,7 @@ mod tests {
                 dimensions: &dimensions,
                 quantity: Quantity::parse("12.5").unwrap().0,
             };
-            let mut writer = BlockWriter::default();
-            closing.push(Uuid::from_u128(1), &IdentityKey([7; 16]), &mut writer).unwrap();
-            let text = closing.text();
-            let data = Data::of_event(&text).unwrap();
-            let asked = domain::preview::Hypothetical {
-                event_type: "weir.closed.peak",
-                source: CLOSING_SOURCE,
-                team: "acme",
-                user: None,
-                app: None,
-                feature: None,
-                time_us: closing.time_us(),
-                data: &data,
-            };
-            let (_, lines) =
-                domain::preview::preview(&catalog, &domain::rating::NoTotals, &asked).unwrap();
+            let lines = closing.priced(&catalog, &domain::rating::NoTotals).unwrap();
             let [line] = lines.as_slice() else { panic!("{lines:?}") };
             assert_eq!(
                 line.charge.amount().map(|amount| amount.to_string()).as_deref(),

@@ -246,6 +246,12 @@ impl CatalogDocument {
         if compiler.faults.is_empty() { Ok(compiler.catalog) } else { Err(compiler.faults) }
     }
 
+    /// The meter of a key.
+    #[must_use]
+    pub fn meter(&self, key: &str) -> Option<&MeterDefinition> {
+        self.meters.iter().find(|meter| meter.key == key)
+    }
+
     /// Whether a currency is an ISO-like code or one of the document's credit units.
     fn knows_currency(&self, currency: &str) -> bool {
         is_iso(currency) || self.credit_units.iter().any(|unit| unit.key == currency)

@@ -42,6 +42,12 @@ impl Aggregation {
         matches!(self, Aggregation::Count | Aggregation::Sum)
     }
 
+    /// Whether what holds at the end of a period holds at the beginning of the next one.
+    #[must_use]
+    pub fn carries_over(self) -> bool {
+        self == Aggregation::TimeWeighted
+    }
+
     /// Its name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {

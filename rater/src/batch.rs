@@ -7,8 +7,8 @@ use domain::{
     chain::Hash,
     planted::{self, Bug},
     rating::{
-        self, Binding, Charge, Line, Lines, NoTotals, Outcome, RULES_VERSION, Rating, Rejection,
-        Scratch, rate,
+        self, Binding, Line, Lines, NoTotals, Outcome, RULES_VERSION, Rating, Rejection, Scratch,
+        rate,
     },
     time::{FUTURE_US_MAX, bucket_of, month_of},
     wire::{
@@ -461,9 +461,6 @@ impl Batch {
             Account { tenant, team: self.team(desk, event.team), bucket, hold: event.hold };
         for line in lines {
             self.rounded += u64::from(line.rounded);
-            if line.charge == Charge::Observed {
-                continue;
-            }
             self.sums.add(account, rules.catalog, rules.names, line);
         }
     }

@@ -3,10 +3,10 @@
 use domain::{
     catalog::{CardVersionName, Catalog},
     money::Amount,
-    rating::Line,
+    rating::{Charge, Line},
     wire::{
         codec::DictionaryWriter,
-        correction::StoredLine,
+        correction::{OBSERVED, StoredLine},
         sums::{self, RunningTotal, Sum, SumKey},
     },
 };
@@ -56,8 +56,11 @@ impl Sums {
         self.dictionary.intern(team)
     }
 
-    /// Adds a line that was rated by a catalog.
+    /// Adds a line that was rated by a catalog. What is observed is in no sum: it does not add up.
     pub fn add(&mut self, account: Account, catalog: &Catalog, names: &mut Names, line: &Line<'_>) {
+        if line.charge == Charge::Observed {
+            return;
+        }
         let cost_version = line.cost.map(|(_, number)| number);
         let of = (line.meter, line.charge.card_version(), cost_version);
         let class = match names.class(of) {
@@ -80,6 +83,9 @@ impl Sums {
 
     /// Adds a line that the archive has, or takes it out again where the sign is −1.
     pub fn add_stored(&mut self, account: Account, line: &StoredLine<'_>, sign: i64) {
+        if line.status == OBSERVED {
+            return;
+        }
         let dictionary = &mut self.dictionary;
         let key = SumKey {
             tenant: account.tenant,

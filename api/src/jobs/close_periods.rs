@@ -182,7 +182,7 @@ async fn search(
 }
 
 fn meter_of<'c>(compiled: &'c Compiled, meter: &str) -> Option<(&'c MeterDefinition, PeriodKind)> {
-    let meter = compiled.document.meters.iter().find(|known| known.key == meter)?;
+    let meter = compiled.document.meter(meter)?;
     Some((meter, meter.period?))
 }
 
@@ -190,11 +190,7 @@ fn meter_of<'c>(compiled: &'c Compiled, meter: &str) -> Option<(&'c MeterDefinit
 async fn open(api: &Api, tenant: TenantScope, meter: &str, time_us: i64) -> Result<(), ApiError> {
     let compiled = compiled::newest(api, tenant).await?;
     let found = meter_of(&compiled, meter);
-    let carries_over = found.and_then(|(meter, kind)| {
-        let period = Period::of(kind, &compiled.catalog.time_zone, time_us);
-        Measure::of(meter, &period)
-    });
-    let carries_over = carries_over.is_some_and(Measure::carries_over);
+    let carries_over = found.is_some_and(|(meter, _)| meter.aggregation.carries_over());
     let period = found.map(|(_, kind)| Period::of(kind, &compiled.catalog.time_zone, time_us));
     let period = period.as_ref();
     scoped(&api.pool, tenant.id(), |mut transaction| async move {
@@ -298,6 +294,8 @@ async fn close(
     let identity_key = meter_periods::identity_key(&api.reader).await?;
     let work = Work { api, tenant, compiled: &compiled, identity_key, meter, measure, period };
     for _ in 0..ROUNDS_MAX {
+        // What is amended is amended as of here: whatever happens to it later refuses that.
+        let archived = archived(api).await?;
         let mut round = Round::default();
         for partition in 0..api.log.partitions() {
             let own = (open.meter.as_str(), open.from_us);
@@ -307,7 +305,8 @@ async fn close(
             if !kept.await? || api.shutdown.is_cancelled() {
                 return Ok(Outcome::Later(LATER_AFTER_S));
             }
-            work.compare(partition, &mut round).await?;
+            let to = archived.get(&partition).copied().unwrap_or(-1);
+            work.compare(partition, to, &mut round).await?;
             heartbeat.beat();
         }
         if let Some(team) = round.too_large {
@@ -344,9 +343,7 @@ type Closed = HashMap<(String, BTreeMap<String, String>), (Corrected, Quantity)>
 
 impl Work<'_> {
     /// Appends what is missing in a partition, and amends what differs.
-    async fn compare(&self, partition: u32, round: &mut Round) -> Result<(), ApiError> {
-        // What is amended is amended as of here: whatever happens to it later refuses that.
-        let to = archived(self.api).await?.get(&partition).copied().unwrap_or(-1);
+    async fn compare(&self, partition: u32, to: i64, round: &mut Round) -> Result<(), ApiError> {
         let mut closed = self.closed(partition, to).await?;
         let counted = observations::counted(
             &self.api.clickhouse,
@@ -369,7 +366,7 @@ impl Work<'_> {
                 continue;
             }
             round.quantities += 1;
-            round.is_held |= self.measure.carries_over();
+            round.is_held |= self.meter.aggregation.carries_over();
             match before {
                 None => missing.push((one, quantity)),
                 Some((_, before)) if before == quantity => {}

@@ -3,14 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
-use domain::{
-    meter::MeterDefinition,
-    money::Amount,
-    period::Period,
-    preview::{Data, Hypothetical, PreviewError, preview},
-    rating::Charge,
-    time,
-};
+use domain::{meter::MeterDefinition, money::Amount, period::Period, rating::Charge, time};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
@@ -22,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{format_optional, meters::no_meter};
 use crate::{
     auth::{Caller, Scope, TenantScope},
-    closing::{Closing, Counted, Measure, closing_type},
+    closing::{Closing, Counted, Measure},
     compiled::{self, Compiled},
     error::ApiError,
     extract::{Query, time_us},
@@ -189,8 +182,7 @@ pub(crate) async fn estimate(
 }
 
 fn meter_of<'c>(compiled: &'c Compiled, key: &str) -> Result<&'c MeterDefinition, Problem> {
-    let meter = compiled.document.meters.iter().find(|meter| meter.key == key);
-    meter.ok_or_else(|| no_meter(key))
+    compiled.document.meter(key).ok_or_else(|| no_meter(key))
 }
 
 fn adds_up(key: &str) -> Problem {
@@ -216,7 +208,6 @@ async fn priced(
     })
     .await?;
     let totals = super::rating::PostedTotals(posted);
-    let event_type = closing_type(&meter.key);
     let mut quantities = Vec::with_capacity(counted.len());
     for one in counted {
         let quantity = one.quantity().ok_or_else(|| {
@@ -224,20 +215,7 @@ async fn priced(
             Problem::unprocessable("estimate_out_of_range", what, "correct what was reported")
         })?;
         let closing = Closing { meter, period, team, dimensions: &one.dimensions, quantity };
-        let text = closing.text();
-        let refused = |error: PreviewError| ApiError::Internal(error.to_string());
-        let data = Data::of_event(&text).map_err(refused)?;
-        let asked = Hypothetical {
-            event_type: &event_type,
-            source: domain::meter::CLOSING_SOURCE,
-            team,
-            user: None,
-            app: None,
-            feature: None,
-            time_us: closing.time_us(),
-            data: &data,
-        };
-        let (_, lines) = preview(&compiled.catalog, &totals, &asked).map_err(|error| {
+        let lines = closing.priced(&compiled.catalog, &totals).map_err(|error| {
             Problem::unprocessable(
                 "estimate_out_of_range",
                 error.to_string(),

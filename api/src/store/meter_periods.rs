@@ -99,7 +99,8 @@ pub(crate) async fn open_at(
          opened AS (
              UPDATE meter_periods SET state = 'open', error = NULL, lease = NULL, leased_until = NULL
              WHERE tenant_id = $1 AND meter = $2 AND period_to > (to_timestamp(0) + $3::bigint * interval '1 microsecond')
-                 AND ($4 OR period_from <= (to_timestamp(0) + $3::bigint * interval '1 microsecond')))
+                 AND ($4 OR period_from <= (to_timestamp(0) + $3::bigint * interval '1 microsecond'))
+                 AND (state = 'closed' OR lease IS NOT NULL))
          SELECT EXISTS (SELECT FROM found)",
     )
     .bind(tenant.id())

@@ -66,7 +66,8 @@ pub(crate) async fn counted(
     let mut statement = Statement::default();
     let start = statement.bind("Int64", period.start_us.to_string());
     let until = statement.bind("Int64", until_us.to_string());
-    let from = if measure.carries_over() { None } else { Some(start.as_str()) };
+    let carries_over = matches!(measure, Measure::TimeWeighted { .. });
+    let from = if carries_over { None } else { Some(start.as_str()) };
     let observed = observed(&mut statement, tenant, meter, whose, (from, &until));
     let own = if measure == Measure::Unique {
         format!("mapFilter((name, text) -> name != '{UNIQUE_DIMENSION}', o.dimensions)")
@@ -101,7 +102,7 @@ pub(crate) async fn counted(
         }
     };
     // Where each number holds until the next one of its team and dimensions.
-    let observed = if measure.carries_over() {
+    let observed = if carries_over {
         format!(
             "SELECT *, leadInFrame(us, 1, {until}) OVER (PARTITION BY team, toJSONString(dimensions) ORDER BY us, partition, position, place
                  ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS next_us FROM ({observed})"

@@ -21,7 +21,7 @@ use domain::{
     wire::{
         block::{Block, BlockHeader},
         codec::{DecodeError, Dictionary},
-        correction::{Again, Correction, OBSERVED, StoredLine, fingerprint},
+        correction::{Again, Correction, StoredLine, fingerprint},
         record::{Command, CommandKind, Entry, EventRecord},
         row::{Corrected, OtherOutcome, RowPlace, put_other, put_reversal, put_usage_event},
     },
@@ -200,7 +200,7 @@ impl Batch {
         lines: &[StoredLine<'_>],
         sign: i64,
     ) {
-        for line in lines.iter().filter(|line| line.status != OBSERVED) {
+        for line in lines {
             self.sums.add_stored(account, line, sign);
             let Some((name, moved)) = &line.moved else { continue };
             let before = known.totals.of(team).before(name);

@@ -130,7 +130,7 @@ impl Question {
         let key = self.meter.as_ref().ok_or_else(|| {
             invalid("there is no `meter`".to_owned(), "name the meter whose price is asked for")
         })?;
-        let meter = document.meters.iter().find(|meter| meter.key == *key);
+        let meter = document.meter(key);
         let meter = meter.ok_or_else(|| no_meter(key))?;
         match self.dimensions.keys().find(|name| !meter.dimensions.contains_key(*name)) {
             None => Ok(meter.key.clone()),
