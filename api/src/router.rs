@@ -6,11 +6,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     parameters::WithoutParameters,
     routes::{
-        analytics, api_keys, app_secrets, apps, audit, balances, burn_tables, cards, catalog,
-        catalog_preview, conservation, corrections, credits, event_corrections, events, explain,
-        exports, grants, holds, limits, meter_periods, meters, page, provider_prices, quotas,
-        rating, rejected_events, team_aliases, teams, timelines, transfers, usage, usage_report,
-        wallets,
+        analytics, api_keys, app_secrets, apps, audit, backfills, balances, burn_tables, cards,
+        catalog, catalog_preview, conservation, corrections, credits, event_corrections, events,
+        explain, exports, grants, holds, limits, meter_periods, meters, page, provider_prices,
+        quotas, rating, rejected_events, team_aliases, teams, timelines, transfers, usage,
+        usage_report, wallets,
     },
     state::Api,
 };
@@ -99,6 +99,10 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(corrections::list_deltas))
         .routes(routes!(corrections::list_blocks))
         .routes(routes!(corrections::simulate))
+        .routes(routes!(backfills::list, backfills::open))
+        .routes(routes!(backfills::read))
+        .routes(routes!(backfills::close))
+        .routes(routes!(backfills::revert))
         .routes(routes!(rejected_events::list))
         .routes(routes!(rejected_events::read))
         .routes(routes!(rejected_events::reinject))

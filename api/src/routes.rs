@@ -5,6 +5,7 @@ pub(crate) mod api_keys;
 pub(crate) mod app_secrets;
 pub(crate) mod apps;
 pub(crate) mod audit;
+pub(crate) mod backfills;
 pub(crate) mod balances;
 pub(crate) mod burn_tables;
 pub(crate) mod cards;

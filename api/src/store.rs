@@ -12,6 +12,7 @@ pub(crate) mod api_keys;
 pub(crate) mod app_secrets;
 pub(crate) mod apps;
 pub(crate) mod audit;
+pub(crate) mod backfills;
 pub(crate) mod balances;
 pub(crate) mod catalog;
 pub(crate) mod catalog_preview;

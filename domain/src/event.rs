@@ -29,6 +29,9 @@ pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Events of one request.
 pub const EVENTS_MAX: usize = 10_000;
 
+/// What the sources of a backfill's events begin with; the backfill's key follows.
+pub const BACKFILL_SOURCE: &str = "backfill:";
+
 /// The installation's key of identities; made once and kept with it.
 #[derive(Clone, Copy)]
 pub struct IdentityKey(pub [u8; 16]);

@@ -43,6 +43,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         external_key: Some("seller".into()),
         aliases: HashMap::from([("other-name".into(), alias)]),
         apps: HashSet::from(["app".into()]),
+        backfills: HashSet::new(),
         disabled: false,
     };
     let mut known = Snapshot::empty(IdentityKey([7; 16]), 16, NOW_US);

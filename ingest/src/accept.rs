@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use domain::{
     event::{
-        ATTRIBUTES_MAX, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX, NESTING_MAX,
-        POINTER_BYTES_MAX, member::Field, unescape, without_version,
+        ATTRIBUTES_MAX, BACKFILL_SOURCE, ContentHasher, EVENT_BYTES_MAX, FIELD_BYTES_MAX,
+        NESTING_MAX, POINTER_BYTES_MAX, member::Field, unescape, without_version,
     },
     meter::{CLOSING_SOURCE, CLOSING_TYPE},
     partition::partition_of,
@@ -19,6 +19,7 @@ use crate::{
     batch::{Batch, Prepared},
     collect::{Collector, Fault, Found, name_of},
     scan::Leaf,
+    store::Tenant,
     usage,
 };
 
@@ -88,7 +89,9 @@ fn prepare(
     let (subject, user) = subject_and_user(collected, batch, text)?;
     let source = field(collected, text, Field::Source)?;
     if !batch.caller.is_weir {
-        refuse_reserved(&event_type, source.as_deref().unwrap_or_default())?;
+        let source = source.as_deref().unwrap_or_default();
+        refuse_reserved(&event_type, source)?;
+        refuse_closed(&batch.caller.tenant, source)?;
     }
     let app = batch.caller.app.clone();
     let source = source.as_deref().or(app.as_deref()).unwrap_or(DEFAULT_SOURCE);
@@ -177,6 +180,18 @@ fn refuse_reserved(event_type: &str, source: &str) -> Result<(), Reject> {
         "the type begins with `weir.closed.`, or the source is `weir.closings`: these close periods",
         "choose another type or source",
     ))
+}
+
+/// A backfill takes events while it is open.
+fn refuse_closed(tenant: &Tenant, source: &str) -> Result<(), Reject> {
+    match source.strip_prefix(BACKFILL_SOURCE) {
+        Some(backfill) if !tenant.backfills.contains(backfill) => Err(Reject::new(
+            "backfill_not_open",
+            format!("there is no open backfill `{backfill}`"),
+            "open it (POST /v1/backfills) and send it again a minute later, or use another source",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What must not be there, or not like this.

@@ -261,7 +261,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
 }
 
 /// What is inserted, with the archive's positions and the catalog of now.
-async fn begin(
+pub(super) async fn begin(
     api: &Api,
     tenant: TenantScope,
     kind: &'static str,
@@ -285,6 +285,23 @@ async fn begin(
     })
 }
 
+/// Adds a correction, unless there are too many.
+pub(super) async fn add(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    new: &NewCorrection,
+) -> Result<(), ApiError> {
+    if corrections::at_work(connection, tenant).await? >= AT_WORK_MAX {
+        return Err(Problem::conflict(
+            "corrections_at_work",
+            format!("{AT_WORK_MAX} corrections are being previewed or posted already"),
+            "wait until one of them has come further: GET /v1/corrections",
+        )
+        .into());
+    }
+    corrections::insert(connection, tenant, new).await
+}
+
 async fn insert(
     api: &Api,
     tenant: TenantScope,
@@ -292,15 +309,7 @@ async fn insert(
 ) -> Result<Answer, ApiError> {
     idempotency::once(api, tenant, call, move |connection, new: &NewCorrection| {
         Box::pin(async move {
-            if corrections::at_work(connection, tenant).await? >= AT_WORK_MAX {
-                return Err(Problem::conflict(
-                    "corrections_at_work",
-                    format!("{AT_WORK_MAX} corrections are being previewed or posted already"),
-                    "wait until one of them has come further: GET /v1/corrections",
-                )
-                .into());
-            }
-            corrections::insert(connection, tenant, new).await?;
+            add(connection, tenant, new).await?;
             Made::new(StatusCode::ACCEPTED, &load(connection, tenant, new.id).await?)
         })
     })

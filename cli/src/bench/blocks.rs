@@ -59,6 +59,7 @@ impl Desk {
             external_key: None,
             aliases: HashMap::new(),
             apps: HashSet::new(),
+            backfills: HashSet::new(),
             disabled: false,
         };
         let mut known = Snapshot::empty(IdentityKey([7; 16]), 1, now_us);

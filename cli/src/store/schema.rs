@@ -44,6 +44,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (15, "running_totals", include_str!("../../../migrations/postgres/0015_running_totals.sql")),
     (16, "corrections", include_str!("../../../migrations/postgres/0016_corrections.sql")),
     (17, "meter_periods", include_str!("../../../migrations/postgres/0017_meter_periods.sql")),
+    (18, "backfills", include_str!("../../../migrations/postgres/0018_backfills.sql")),
 ];
 
 /// Brings the tables up to date.

@@ -258,7 +258,8 @@ impl Again {
             aliases.insert(subject.into(), Alias { team: team.into(), waiting: false });
         }
         let apps = std::collections::HashSet::new();
-        let tenant = Tenant { id, key, external_key, aliases, apps, disabled: false };
+        let backfills = std::collections::HashSet::new();
+        let tenant = Tenant { id, key, external_key, aliases, apps, backfills, disabled: false };
         let snapshot = Snapshot::empty(self.identity_key, self.partitions, i64::MAX);
         let app = Some(row.text("app")?).filter(|app| !app.is_empty());
         Ok(Caller {

@@ -89,6 +89,8 @@ pub struct Tenant {
     pub aliases: HashMap<Box<str>, Alias>,
     /// Its apps.
     pub apps: HashSet<Arc<str>>,
+    /// Its backfills that are open.
+    pub backfills: HashSet<Box<str>>,
     /// Whether nothing is taken from it for now.
     pub disabled: bool,
 }
@@ -212,10 +214,12 @@ fn keys_by_id(
 async fn load_tenants(pool: &Pool) -> Result<HashMap<Uuid, Arc<Tenant>>, PostgresError> {
     let mut aliases = aliases_by_tenant(pool).await?;
     let mut apps = apps_by_tenant(pool).await?;
+    let mut backfills = backfills_by_tenant(pool).await?;
     let tenants = tenants(pool).await?.into_iter().map(|(id, key, external_key, disabled)| {
         let aliases = aliases.remove(&id).unwrap_or_default();
         let apps = apps.remove(&id).unwrap_or_default();
-        (id, Arc::new(Tenant { id, key, external_key, aliases, apps, disabled }))
+        let backfills = backfills.remove(&id).unwrap_or_default();
+        (id, Arc::new(Tenant { id, key, external_key, aliases, apps, backfills, disabled }))
     });
     Ok(tenants.collect())
 }
@@ -251,6 +255,20 @@ async fn apps_by_tenant(pool: &Pool) -> Result<HashMap<Uuid, HashSet<Arc<str>>>,
         apps.entry(tenant).or_default().insert(app.into());
     }
     Ok(apps)
+}
+
+async fn backfills_by_tenant(
+    pool: &Pool,
+) -> Result<HashMap<Uuid, HashSet<Box<str>>>, PostgresError> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("SELECT tenant_id, backfill FROM backfills WHERE state = 'open'")
+            .fetch_all(pool)
+            .await?;
+    let mut backfills: HashMap<Uuid, HashSet<Box<str>>> = HashMap::new();
+    for (tenant, backfill) in rows {
+        backfills.entry(tenant).or_default().insert(backfill.into());
+    }
+    Ok(backfills)
 }
 
 async fn aliases_by_tenant(

@@ -38,6 +38,7 @@ fn caller() -> Caller {
         external_key: Some("acme-ext".into()),
         aliases,
         apps: Default::default(),
+        backfills: Default::default(),
         disabled: false,
     };
     let snapshot = Snapshot::empty(IdentityKey([3; 16]), 16, NOW_US);

@@ -52,6 +52,11 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// All events of a source.
+    pub fn of_source(source: String) -> Filter {
+        Filter { source: Some(source), ..Filter::default() }
+    }
+
     /// The part of it that the archive selects by.
     pub fn selection(&self) -> Result<Selection, Problem> {
         let time = |name, text: &Option<String>| {

@@ -1,0 +1,300 @@
+//! Backfills: history that is loaded as a unit, and can be taken back as one.
+
+use std::time::Duration;
+
+use axum::{Extension, Json, extract::State, http::StatusCode};
+use domain::{event::BACKFILL_SOURCE, time};
+use runtime::{
+    http::{Path, Problem},
+    postgres::scoped,
+    task,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+
+use super::{api_keys::Nothing, check_key, corrections, format_optional};
+use crate::{
+    USAGE,
+    auth::{Actor, Caller, Scope, TenantScope},
+    error::ApiError,
+    extract::Query,
+    idempotency::{self, Answer, Call, IdempotencyKey, Made},
+    openapi::{ChangeRefusals, NotFound, Refusals},
+    page::{Page, PageQuery, page},
+    progress::archived,
+    state::Api,
+    store::backfills::{self, BackfillRow, Loaded},
+};
+
+/// By then every ingest process that runs knows that it is open, or closed, or lets nobody in.
+const KNOWN_AFTER_S: u32 = 60;
+/// Bytes of a key: a source has at most 256.
+const KEY_BYTES_MAX: usize = 200;
+/// How long the log's ends are waited for.
+const BOUNDS_WAIT: Duration = Duration::from_secs(2);
+
+/// A backfill to open.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewBackfill {
+    /// Its key: 1 to 200 bytes without control characters.
+    #[schema(min_length = 1, max_length = 200)]
+    backfill: String,
+    /// Why, for people.
+    reason: String,
+}
+
+/// A backfill.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Backfill {
+    /// Its key.
+    backfill: String,
+    /// The source that its events have. Others have another.
+    source: String,
+    /// Why.
+    reason: String,
+    /// `open` (its events are taken), `closed` (they are not), `reverting` (the correction that takes it back is being
+    /// previewed, posted, or waits for either) or `reverted`.
+    state: String,
+    /// The correction that takes it back: look at its preview, then post it.
+    correction: Option<String>,
+    /// Events that took effect, as the archive has them; null in lists.
+    events: Option<u64>,
+    /// Events that did not: duplicates, conflicts, rejected ones; null in lists.
+    others: Option<u64>,
+    /// Who opened it.
+    created_by: String,
+    /// When it was opened. Every ingest process knows it at most a minute later.
+    opened_at: String,
+    /// When it was closed.
+    closed_at: Option<String>,
+}
+
+fn source_of(backfill: &str) -> String {
+    format!("{BACKFILL_SOURCE}{backfill}")
+}
+
+impl Backfill {
+    fn of(row: BackfillRow, loaded: Option<Loaded>) -> Self {
+        let state = match row.correction_state.as_deref() {
+            Some("posted") => "reverted".to_owned(),
+            Some("previewing" | "previewed" | "posting" | "confirming") => "reverting".to_owned(),
+            _ => row.state,
+        };
+        Self {
+            source: source_of(&row.backfill),
+            backfill: row.backfill,
+            reason: row.reason,
+            state,
+            correction: row.correction_id.map(|id| id.to_string()),
+            events: loaded.as_ref().map(|loaded| loaded.events.unsigned_abs()),
+            others: loaded.map(|loaded| loaded.others.unsigned_abs()),
+            created_by: row.created_by,
+            opened_at: time::format(row.opened_at_us),
+            closed_at: format_optional(row.closed_at_us),
+        }
+    }
+}
+
+async fn find(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    key: &str,
+) -> Result<BackfillRow, ApiError> {
+    let rows =
+        backfills::rows(connection, tenant, Some(key), None, f64::from(KNOWN_AFTER_S)).await?;
+    let row = rows.into_iter().next().ok_or_else(|| {
+        Problem::not_found(
+            "backfill_unknown",
+            format!("there is no backfill `{key}`"),
+            "list them: GET /v1/backfills",
+        )
+    })?;
+    Ok(row)
+}
+
+/// Open a backfill
+///
+/// Send its events with the `source` that the answer names; they are taken, late or not, until it is closed, and can be
+/// taken back together. At most a minute passes until every ingest process knows it.
+#[utoipa::path(post, path = "/v1/backfills", tag = "corrections", params(IdempotencyKey), request_body = NewBackfill,
+    responses((status = 201, body = Backfill), ChangeRefusals, Refusals))]
+pub(crate) async fn open(
+    State(api): State<Api>,
+    caller: Caller,
+    Extension(actor): Extension<Actor>,
+    call: Call<NewBackfill>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CorrectionsWrite)?;
+    check_key("backfill", &call.value.backfill)?;
+    corrections::check_reason(&call.value.reason)?;
+    if call.value.backfill.len() > KEY_BYTES_MAX {
+        let detail = format!("backfill is longer than {KEY_BYTES_MAX} bytes");
+        return Err(Problem::unprocessable("key_invalid", detail, "choose another")
+            .with("field", "backfill")
+            .into());
+    }
+    idempotency::once(&api, tenant, call, move |connection, new: &NewBackfill| {
+        let by = actor.id.clone();
+        Box::pin(async move {
+            let named = (new.backfill.as_str(), new.reason.as_str());
+            if !backfills::insert(connection, tenant, named, &by).await? {
+                return Err(Problem::conflict(
+                    "backfill_exists",
+                    format!("there is a backfill `{}`", new.backfill),
+                    "choose another key: each is opened once",
+                )
+                .into());
+            }
+            let row = find(connection, tenant, &new.backfill).await?;
+            Made::new(StatusCode::CREATED, &Backfill::of(row, None))
+        })
+    })
+    .await
+}
+
+/// List backfills
+#[utoipa::path(get, path = "/v1/backfills", tag = "corrections", params(PageQuery), responses((status = 200, body = Page<Backfill>), Refusals))]
+pub(crate) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Backfill>>, ApiError> {
+    let tenant = caller.may(Scope::UsageRead)?;
+    let asked = &query.asked(1)?;
+    let rows = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        let settled_s = f64::from(KNOWN_AFTER_S);
+        backfills::rows(&mut transaction, tenant, None, Some(asked), settled_s).await
+    })
+    .await?;
+    let items = rows.into_iter().map(|row| Backfill::of(row, None)).collect();
+    Ok(Json(page(asked, items, |one: &Backfill| vec![one.backfill.clone()])))
+}
+
+/// Read a backfill
+///
+/// With the events that the archive has of it.
+#[utoipa::path(get, path = "/v1/backfills/{backfill}", tag = "corrections", params(("backfill" = String, Path, description = "Its key")),
+    responses((status = 200, body = Backfill), NotFound, Refusals))]
+pub(crate) async fn read(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<Backfill>, ApiError> {
+    let tenant = caller.may(Scope::UsageRead)?;
+    let asked = key.as_str();
+    let row = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        find(&mut transaction, tenant, asked).await
+    })
+    .await?;
+    let loaded = backfills::loaded(&api.clickhouse, tenant, &source_of(&key)).await?;
+    Ok(Json(Backfill::of(row, Some(loaded))))
+}
+
+/// Close a backfill
+///
+/// Its events are refused from then on, by every ingest process within a minute.
+#[utoipa::path(post, path = "/v1/backfills/{backfill}/close", tag = "corrections", params(IdempotencyKey, ("backfill" = String, Path, description = "Its key")),
+    responses((status = 200, body = Backfill), NotFound, ChangeRefusals, Refusals))]
+pub(crate) async fn close(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+    call: Call<Nothing>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CorrectionsWrite)?;
+    idempotency::once(&api, tenant, call, move |connection, _: &Nothing| {
+        let key = key.clone();
+        Box::pin(async move {
+            find(connection, tenant, &key).await?;
+            if !backfills::close(connection, tenant, &key).await? {
+                return Err(Problem::conflict(
+                    "backfill_not_open",
+                    "the backfill is closed already",
+                    "nothing has to be done",
+                )
+                .into());
+            }
+            let row = find(connection, tenant, &key).await?;
+            Made::new(StatusCode::OK, &Backfill::of(row, None))
+        })
+    })
+    .await
+}
+
+/// Revert a backfill
+///
+/// Begins the preview of a correction that takes back every event of it: look at `GET /v1/corrections/{correction}`, then
+/// post it. The backfill must have been closed a minute ago, and the archive must have all of it.
+#[utoipa::path(post, path = "/v1/backfills/{backfill}/revert", tag = "corrections", params(IdempotencyKey, ("backfill" = String, Path, description = "Its key")),
+    responses((status = 202, body = Backfill), NotFound, ChangeRefusals, Refusals))]
+pub(crate) async fn revert(
+    State(api): State<Api>,
+    caller: Caller,
+    Extension(actor): Extension<Actor>,
+    Path(key): Path<String>,
+    call: Call<Nothing>,
+) -> Result<Answer, ApiError> {
+    let tenant = caller.may(Scope::CorrectionsWrite)?;
+    let whole = is_whole(&api).await?;
+    let filter = corrections::filter::Filter::of_source(source_of(&key));
+    let reason = format!("the backfill `{key}` is reverted");
+    let new = corrections::begin(&api, tenant, "void", (&filter, &reason), (None, &actor)).await?;
+    idempotency::once(&api, tenant, call, move |connection, _: &Nothing| {
+        let (key, new) = (key.clone(), new.clone());
+        Box::pin(async move {
+            let row = find(connection, tenant, &key).await?;
+            check_revert(&row, whole)?;
+            corrections::add(connection, tenant, &new).await?;
+            backfills::revert(connection, tenant, &key, new.id).await?;
+            let row = find(connection, tenant, &key).await?;
+            Made::new(StatusCode::ACCEPTED, &Backfill::of(row, None))
+        })
+    })
+    .await
+}
+
+fn check_revert(row: &BackfillRow, whole: bool) -> Result<(), Problem> {
+    if !matches!(row.correction_state.as_deref(), None | Some("failed" | "cancelled")) {
+        return Err(Problem::conflict(
+            "backfill_reverting",
+            "a correction takes it back already",
+            "go on with that one: GET /v1/corrections/{correction}",
+        ));
+    }
+    if row.state == "open" {
+        return Err(Problem::conflict(
+            "backfill_open",
+            "its events are still taken",
+            "close it first: POST /v1/backfills/{backfill}/close",
+        ));
+    }
+    if !row.settled || !whole {
+        return Err(Problem::unavailable(
+            5,
+            "backfill_closing",
+            "events of it may still be on their way into the archive",
+            "ask again in a minute",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the archive has all that was accepted up to now.
+async fn is_whole(api: &Api) -> Result<bool, ApiError> {
+    let own = Api::clone(api);
+    let ends = task::blocking(move || {
+        let end = |partition| {
+            let (_, end) = own.log.bounds(USAGE, partition, BOUNDS_WAIT)?;
+            Ok::<_, ApiError>((partition, end))
+        };
+        (0..own.log.partitions()).map(end).collect::<Result<Vec<(u32, i64)>, ApiError>>()
+    })
+    .await??;
+    let archived = archived(api).await?;
+    let has = |(partition, end): &(u32, i64)| {
+        archived.get(partition).copied().unwrap_or(-1) >= end.saturating_sub(1)
+    };
+    Ok(ends.iter().all(has))
+}
