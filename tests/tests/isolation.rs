@@ -146,6 +146,10 @@ const CASES: &[Case] = &[
     ("rejected_events", "insert", Inserts, &["{tenant}", "0", "8", "0", "0:9:0", "f", "{key}"]),
     ("rejected_events", "reinjections", Finds, &["{tenant}", "{0}", "{7}", "{0}"]),
     ("running_totals", "of_team", Finds, &["{tenant}", "acme"]),
+    ("backfills", "close", Finds, &["{tenant}", "history"]),
+    ("backfills", "insert", Inserts, &["{tenant}", "new", "r", "k"]),
+    ("backfills", "revert", Finds, &["{tenant}", "history", "{correction}"]),
+    ("backfills", "rows", Finds, &["{tenant}", "history", NULL, "1", "60"]),
     ("corrections", "at_work", Finds, &["{tenant}"]),
     ("corrections", "advance", Finds, &["{tenant}", "{correction}", "previewing", "previewed"]),
     ("corrections", "blocks", Finds, &["{tenant}", "{correction}", NULL, NULL, "10"]),
@@ -550,6 +554,7 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
          VALUES ($1, '00000000-0000-0000-0000-000000005555', 0, 7, 1)",
         "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to, lease)
          VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z', '00000000-0000-0000-0000-000000006666')",
+        "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, 'history', 'r', 'k')",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO catalog_versions (tenant_id, catalog_version, document, document_hash) VALUES ($1, 70, '{}', decode(repeat('aa', 32), 'hex'))",

@@ -152,7 +152,7 @@ pub(crate) async fn estimate(
     Path((team, key)): Path<(String, String)>,
     Query(query): Query<EstimateQuery>,
 ) -> Result<Json<Estimate>, ApiError> {
-    let tenant = caller.may(Scope::UsageRead)?;
+    let tenant = caller.may_of(Scope::UsageRead, &team)?;
     let at_us = query.at.as_deref().map(|text| time_us("at", text)).transpose()?;
     let now_us = task::now_us();
     let at_us = at_us.unwrap_or(now_us);

@@ -192,6 +192,7 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
     found.insert("transfer", format!("{journal}:0"));
     found.insert("journal", journal);
     found.insert("correction", corrections(world, mark, key).await?);
+    found.insert("backfill", format!("{mark}-history"));
     Ok(found)
 }
 
@@ -206,6 +207,10 @@ async fn corrections(world: &World, mark: &str, key: &str) -> Result<String> {
             "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to, state) VALUES ($1, $2 || '-tokens', {month}, 'closed')"
         );
         sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(mark).execute(&world.admin).await?;
+    }
+    for name in ["-history", "-more"] {
+        let sql = "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, $2 || $3, $2 || '-reason', $2 || '-key')";
+        sqlx::query(sql).bind(tenant).bind(mark).bind(name).execute(&world.admin).await?;
     }
     for id in all {
         for sql in [

@@ -246,6 +246,12 @@ pub fn routes() -> Vec<Route> {
     add("POST /v1/events/{receipt}/amend", "corrections:write", &["receipt|rejected"], &amended);
     let selected = r#"{"kind": "rate", "reason": "r", "filter": {"team": "<team>", "user": "<user>", "type": "<event_type>",
         "source": "<source>", "app": "<app>", "meter": "<meter>"}}"#;
+    let backfill = r#"{"backfill": "<new_app>", "reason": "r"}"#;
+    add("GET /v1/backfills", "usage:read", &[], &[]);
+    add("POST /v1/backfills", "corrections:write", &[], &[backfill]);
+    add("GET /v1/backfills/{backfill}", "usage:read", &["backfill"], &[]);
+    add("POST /v1/backfills/{backfill}/close", "corrections:write", &["backfill"], &[]);
+    add("POST /v1/backfills/{backfill}/revert", "corrections:write", &["backfill"], &[]);
     add("GET /v1/corrections", "usage:read", &[], &[]);
     add("POST /v1/corrections", "corrections:write", &[], &[selected]);
     let simulated = format!(

@@ -112,6 +112,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0017_meter_periods.sql",
         "8b6dd570bc5429dfc7d361a64b16ad25379569f285594136cf7bff9ceffc6e9d",
     ),
+    (
+        "migrations/postgres/0018_backfills.sql",
+        "b8219f5b09fec8adde6be6dd085459b87469dc5277c6e369dd944e6b72c0bfad",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
