@@ -40,16 +40,14 @@ pub fn is_contained() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// One at a time: each puts a machine under load.
+/// One at a time where there are no namespaces, so that no port of one meets another's.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs the test `name` (its whole path) in namespaces of its own, after those that run now, and keeps its
-/// line. Where there are none it says so, and runs it here: processes then end with their parent.
+/// Runs the test `name` (its whole path) in namespaces of its own, and keeps its line. Where there are none it says so, and runs it here: processes then end with their parent.
 pub fn contained<F: Future<Output = Result<Verdict>>>(
     name: &str,
     scenario: impl FnOnce(Run) -> F,
 ) -> Result<()> {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let run = Run::new(name);
     if !is_contained() && possible() {
         let status = unshare()
@@ -64,6 +62,7 @@ pub fn contained<F: Future<Output = Result<Verdict>>>(
         ensure!(status.success(), "{name} failed, see above");
         return Ok(());
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if !is_contained() {
         println!("{name}: this machine gives no namespaces; running without");
     }
