@@ -10,6 +10,7 @@ use runtime::{log::LogError, postgres::scoped, task};
 use uuid::Uuid;
 
 use crate::{
+    USAGE,
     auth::TenantScope,
     error::ApiError,
     jobs::count_pending::{self, Pending},
@@ -19,6 +20,9 @@ use crate::{
         statement,
     },
 };
+
+/// How long the log's ends are waited for.
+const BOUNDS_WAIT: Duration = Duration::from_secs(2);
 
 /// What is posted of a partition.
 pub(crate) struct Posted {
@@ -33,6 +37,23 @@ pub(crate) struct Posted {
 /// `A` of the archive, by partition; none for one that it has nothing of.
 pub(crate) async fn archived(api: &Api) -> Result<BTreeMap<u32, i64>, ApiError> {
     Ok(conservation::archived(&api.clickhouse).await?.into_iter().collect())
+}
+
+/// The last position of each partition of the log, as it is now; -1 for an empty one.
+pub(crate) async fn accepted(api: &Api) -> Result<BTreeMap<u32, i64>, ApiError> {
+    let own = Api::clone(api);
+    let last = move |partition| {
+        let (_, end) = own.log.bounds(USAGE, partition, BOUNDS_WAIT)?;
+        Ok::<_, ApiError>((partition, end.saturating_sub(1)))
+    };
+    let partitions = api.log.partitions();
+    task::blocking(move || (0..partitions).map(last).collect()).await?
+}
+
+/// Whether `reached` is at `wanted` or past it, in each partition.
+pub(crate) fn has_reached(reached: &BTreeMap<u32, i64>, wanted: &BTreeMap<u32, i64>) -> bool {
+    let has = |(partition, to): (&u32, &i64)| reached.get(partition).copied().unwrap_or(-1) >= *to;
+    wanted.iter().all(has)
 }
 
 /// By partition.

@@ -98,6 +98,9 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     send(Method::PUT, "/v1/catalog/defaults", none).await?;
     let burn = json!({"name": "burn", "rules": {"m": {"input_tokens": 2}}});
     send(Method::POST, "/v1/burn-tables", burn).await?;
+    let backfill = json!({"backfill": "history", "reason": "the old meter"});
+    send(Method::POST, "/v1/backfills", backfill).await?;
+    send(Method::POST, "/v1/backfills/history/close", json!({})).await?;
     // What is only shown is no change.
     send(Method::POST, "/v1/rating/calculate", json!({"data": {}})).await?;
     send(Method::POST, "/v1/catalog/preview", catalog()).await?;
@@ -149,6 +152,8 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("POST /v1/providers/pricing/cost-card", "/v1/providers/pricing/cost-card"),
             ("PUT /v1/catalog/defaults", "/v1/catalog/defaults"),
             ("POST /v1/burn-tables", "/v1/burn-tables"),
+            ("POST /v1/backfills", "/v1/backfills"),
+            ("POST /v1/backfills/{backfill}/close", "/v1/backfills/history/close"),
             ("DELETE /v1/api-keys/{key_id}", &key_path),
             ("POST /v1/teams", "/v1/teams"),
         ]
@@ -157,7 +162,9 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     // that use what is stored.
     let needs_archive = |path: &str| {
         let corrects = ["/v1/corrections", "/v1/events/", "/v1/rating/simulate"];
-        path.ends_with("/reinject") || corrects.iter().any(|prefix| path.starts_with(prefix))
+        path.ends_with("/reinject")
+            || path.ends_with("/revert")
+            || corrects.iter().any(|prefix| path.starts_with(prefix))
     };
     let only_shows = |path: &str| ["/v1/rating/calculate", "/v1/catalog/preview"].contains(&path);
     let paths = world.document["paths"].as_object().context("no paths")?;

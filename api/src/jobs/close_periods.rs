@@ -34,7 +34,7 @@ use crate::{
     compiled::{self, Compiled},
     correcting::{Amended, Basis, Plan, Shifts, Wanted, block, plan},
     error::ApiError,
-    progress::archived,
+    progress::{accepted, archived, has_reached},
     state::Api,
     store::{
         corrected::{self, Corrected, Selection},
@@ -55,8 +55,6 @@ const ROUNDS_MAX: usize = 4;
 /// How long a round waits for the archive, and how often it asks.
 const ARCHIVED_WAIT: Duration = Duration::from_secs(20);
 const ARCHIVED_EVERY: Duration = Duration::from_millis(200);
-/// How long the log's end is waited for.
-const BOUNDS_WAIT: Duration = Duration::from_secs(2);
 /// Until a period is tried again that could not be closed, one whose neighbours did not answer, and one whose archive
 /// is behind.
 const AGAIN_AFTER_S: f64 = 300.0;
@@ -94,31 +92,20 @@ struct Known {
 #[derive(Default)]
 struct Whole {
     until_us: Option<i64>,
-    /// The log's ends at a time, which the archive has not reached yet.
+    /// The log's last positions at a time, which the archive has not reached yet.
     ends: Option<(i64, BTreeMap<u32, i64>)>,
 }
 
 impl Whole {
     async fn look(&mut self, api: &Api, archived: &BTreeMap<u32, i64>) -> Result<(), ApiError> {
         if let Some((at_us, ends)) = &self.ends {
-            let has = |(partition, end): (&u32, &i64)| {
-                archived.get(partition).copied().unwrap_or(-1) >= end.saturating_sub(1)
-            };
-            if !ends.iter().all(has) {
+            if !has_reached(archived, ends) {
                 return Ok(());
             }
             self.until_us = Some(*at_us);
         }
-        let (at_us, own) = (task::now_us(), Api::clone(api));
-        let ends = task::blocking(move || {
-            let bounds = |partition| {
-                let (_, end) = own.log.bounds(USAGE, partition, BOUNDS_WAIT)?;
-                Ok::<_, ApiError>((partition, end))
-            };
-            (0..own.log.partitions()).map(bounds).collect::<Result<BTreeMap<u32, i64>, ApiError>>()
-        })
-        .await??;
-        self.ends = Some((at_us, ends));
+        let at_us = task::now_us();
+        self.ends = Some((at_us, accepted(api).await?));
         Ok(())
     }
 }

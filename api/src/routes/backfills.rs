@@ -1,13 +1,12 @@
 //! Backfills: history that is loaded as a unit, and can be taken back as one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use domain::{event::BACKFILL_SOURCE, time};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
-    task,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -15,14 +14,13 @@ use utoipa::ToSchema;
 
 use super::{api_keys::Nothing, check_key, corrections, format_optional};
 use crate::{
-    USAGE,
     auth::{Actor, Caller, Scope, TenantScope},
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
     openapi::{ChangeRefusals, NotFound, Refusals},
     page::{Page, PageQuery, page},
-    progress::archived,
+    progress::{Posted, accepted, archived, has_reached, posted},
     state::Api,
     store::backfills::{self, BackfillRow, Loaded},
 };
@@ -31,8 +29,9 @@ use crate::{
 const KNOWN_AFTER_S: u32 = 60;
 /// Bytes of a key: a source has at most 256.
 const KEY_BYTES_MAX: usize = 200;
-/// How long the log's ends are waited for.
-const BOUNDS_WAIT: Duration = Duration::from_secs(2);
+/// How long books and archive are waited for, and how often they are asked.
+const WHOLE_WAIT: Duration = Duration::from_secs(8);
+const WHOLE_EVERY: Duration = Duration::from_millis(200);
 
 /// A backfill to open.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -237,7 +236,13 @@ pub(crate) async fn revert(
     call: Call<Nothing>,
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CorrectionsWrite)?;
-    let whole = is_whole(&api).await?;
+    let asked = key.as_str();
+    let row = scoped(&api.pool, tenant.id(), |mut transaction| async move {
+        find(&mut transaction, tenant, asked).await
+    })
+    .await?;
+    // What is refused anyway need not wait.
+    let whole = check_revert(&row, true).is_err() || is_whole(&api, tenant).await?;
     let filter = corrections::filter::Filter::of_source(source_of(&key));
     let reason = format!("the backfill `{key}` is reverted");
     let new = corrections::begin(&api, tenant, "void", (&filter, &reason), (None, &actor)).await?;
@@ -281,20 +286,30 @@ fn check_revert(row: &BackfillRow, whole: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the archive has all that was accepted up to now.
-async fn is_whole(api: &Api) -> Result<bool, ApiError> {
-    let own = Api::clone(api);
-    let ends = task::blocking(move || {
-        let end = |partition| {
-            let (_, end) = own.log.bounds(USAGE, partition, BOUNDS_WAIT)?;
-            Ok::<_, ApiError>((partition, end))
-        };
-        (0..own.log.partitions()).map(end).collect::<Result<Vec<(u32, i64)>, ApiError>>()
-    })
-    .await??;
-    let archived = archived(api).await?;
-    let has = |(partition, end): &(u32, i64)| {
-        archived.get(partition).copied().unwrap_or(-1) >= end.saturating_sub(1)
-    };
-    Ok(ends.iter().all(has))
+/// Whether the archive has all that was accepted up to now, and the slow lane has answered every late event of the
+/// tenant; waits a while for both.
+async fn is_whole(api: &Api, tenant: TenantScope) -> Result<bool, ApiError> {
+    let deadline = Instant::now() + WHOLE_WAIT;
+    let wanted = accepted(api).await?;
+    loop {
+        let posted = posted(api, tenant).await?;
+        let reached = posted.iter().map(|(partition, one)| (*partition, one.row.x)).collect();
+        let answered = |one: &Posted| one.counts.forwarded <= one.answered;
+        if has_reached(&reached, &wanted) && posted.values().all(answered) {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(WHOLE_EVERY).await;
+    }
+    // With the copies of late events, which their answers have just appended.
+    let wanted = accepted(api).await?;
+    while !has_reached(&archived(api).await?, &wanted) {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(WHOLE_EVERY).await;
+    }
+    Ok(true)
 }

@@ -54,12 +54,12 @@ pub(crate) async fn rows(
     settled_s: f64,
 ) -> Result<Vec<BackfillRow>, ApiError> {
     let rows = sqlx::query_as(
-        "SELECT b.backfill, b.reason, b.state, b.correction_id, c.state AS correction_state, b.created_by,
+        "SELECT b.backfill, b.reason, b.state, correction_id, c.state AS correction_state, b.created_by,
              (extract(epoch FROM b.opened_at) * 1000000)::bigint AS opened_at_us,
              (extract(epoch FROM b.closed_at) * 1000000)::bigint AS closed_at_us,
              coalesce(b.closed_at + make_interval(secs => $5) < clock_timestamp(), false) AS settled
-         FROM backfills b LEFT JOIN corrections c ON (c.tenant_id, c.correction_id) = (b.tenant_id, b.correction_id)
-         WHERE b.tenant_id = $1 AND ($2::text IS NULL OR b.backfill = $2) AND ($3::text IS NULL OR b.backfill > $3)
+         FROM backfills b LEFT JOIN corrections c USING (tenant_id, correction_id)
+         WHERE tenant_id = $1 AND ($2::text IS NULL OR b.backfill = $2) AND ($3::text IS NULL OR b.backfill > $3)
          ORDER BY b.backfill LIMIT $4",
     )
     .bind(tenant.id())

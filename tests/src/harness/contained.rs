@@ -43,7 +43,8 @@ pub fn is_contained() -> bool {
 /// One at a time where there are no namespaces, so that no port of one meets another's.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs the test `name` (its whole path) in namespaces of its own, and keeps its line. Where there are none it says so, and runs it here: processes then end with their parent.
+/// Runs the test `name` (its whole path) in namespaces of its own, and keeps its line. Where there are none it says so,
+/// and runs it here, one at a time: processes then end with their parent.
 pub fn contained<F: Future<Output = Result<Verdict>>>(
     name: &str,
     scenario: impl FnOnce(Run) -> F,
