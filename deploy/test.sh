@@ -83,7 +83,7 @@ else
     # Two at a time; more of those that wait most of the time.
     threads_of() {
         case $1 in
-        log_conformance | readiness) echo $((2 * ${TEST_THREADS:-2})) ;;
+        faults | log_conformance | readiness) echo $((2 * ${TEST_THREADS:-2})) ;;
         *) echo "${TEST_THREADS:-2}" ;;
         esac
     }

@@ -103,7 +103,7 @@ async fn history_is_loaded_and_taken_back_as_a_unit() -> Result<()> {
     let (status, answer) = post(&system, "/v1/backfills/q1/close", json!({})).await?;
     ensure!(status == 409 && answer["code"] == "backfill_not_open", "{status}: {answer}");
     let (status, answer) = post(&system, revert, json!({})).await?;
-    ensure!(status == 503 && answer["code"] == "backfill_closing", "{status}: {answer}");
+    ensure!(status == 409 && answer["code"] == "backfill_closing", "{status}: {answer}");
     // A minute later, by the database's clock.
     sqlx::query("UPDATE backfills SET closed_at = closed_at - interval '2 minutes'")
         .execute(&mut system.postgres().await?)
@@ -116,7 +116,10 @@ async fn history_is_loaded_and_taken_back_as_a_unit() -> Result<()> {
         if status == 202 {
             break answer;
         }
-        ensure!(status == 503 && Instant::now() < deadline, "{status}: {answer}");
+        ensure!(
+            answer["code"] == "backfill_closing" && Instant::now() < deadline,
+            "{status}: {answer}"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     let correction = reverting["correction"].as_str().context("a correction")?;

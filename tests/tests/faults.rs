@@ -62,15 +62,27 @@ fn processes_on_kafka() -> Result<()> {
 }
 
 #[test]
+fn owners_on_kafka() -> Result<()> {
+    contained("owners_on_kafka", |run| async move {
+        let mut world = World::on_kafka_late(&run, 8).await?;
+        owners::come_and_go(&mut world).await?;
+        let before = world.snapshot().await?;
+        world.change_prices().await?;
+        owners::are_paused(&mut world).await?;
+        clocks::are_wrong(&mut world).await?;
+        let mut rest = world.rest().await?;
+        rest.had_late_events().await?;
+        rest.check(Some(&before)).await
+    })
+}
+
+#[test]
 fn neighbours_on_kafka() -> Result<()> {
     contained("neighbours_on_kafka", |run| async move {
         let mut world = World::on_kafka_late(&run, 8).await?;
-        owners::come_and_go(&mut world).await?;
-        owners::are_paused(&mut world).await?;
+        broker::is_killed(&mut world).await?;
         let before = world.snapshot().await?;
         world.change_prices().await?;
-        clocks::are_wrong(&mut world).await?;
-        broker::is_killed(&mut world).await?;
         world.traffic.send_at(world.tier.long_rate);
         let outages = world.tier.broker_outages;
         let away = archive::goes_away(&mut world).await?;

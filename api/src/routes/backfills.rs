@@ -276,8 +276,7 @@ fn check_revert(row: &BackfillRow, whole: bool) -> Result<(), Problem> {
         ));
     }
     if !row.settled || !whole {
-        return Err(Problem::unavailable(
-            5,
+        return Err(Problem::conflict(
             "backfill_closing",
             "events of it may still be on their way into the archive",
             "ask again in a minute",
