@@ -88,13 +88,12 @@ fn prepare(
         field(collected, text, Field::Type)?.ok_or_else(|| missing("type_missing", "type"))?;
     let (subject, user) = subject_and_user(collected, batch, text)?;
     let source = field(collected, text, Field::Source)?;
+    let app = batch.caller.app.clone();
+    let source = source.as_deref().or(app.as_deref()).unwrap_or(DEFAULT_SOURCE);
     if !batch.caller.is_weir {
-        let source = source.as_deref().unwrap_or_default();
         refuse_reserved(&event_type, source)?;
         refuse_closed(&batch.caller.tenant, source)?;
     }
-    let app = batch.caller.app.clone();
-    let source = source.as_deref().or(app.as_deref()).unwrap_or(DEFAULT_SOURCE);
     let feature = field(collected, text, Field::Feature)?;
     let time_us = event_time(collected, text, now_us)?;
     let (hold, hold_end) = hold(collected, text, time_us)?;

@@ -69,7 +69,7 @@ impl Config {
         faults.check(
             self.lease_ms >= self.refresh_ms.saturating_mul(2) && self.lease_ms <= LEASE_MS_MAX,
             "ingest.lease_ms",
-            "give at least twice refresh_ms and at most 45000: an alias is decided about after 60000",
+            "give at least twice refresh_ms and at most 45000: aliases and backfills are decided about after 60000",
         );
         faults.check(self.failed_attempts_max > 0, "ingest.failed_attempts_max", "give at least 1");
         faults.check(

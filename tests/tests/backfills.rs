@@ -78,6 +78,9 @@ async fn history_is_loaded_and_taken_back_as_a_unit() -> Result<()> {
     let (status, answer) =
         post(&system, "/v1/backfills", json!({"backfill": "q1", "reason": "again"})).await?;
     ensure!(status == 409 && answer["code"] == "backfill_exists", "{status}: {answer}");
+    let (status, answer) =
+        post(&system, "/v1/backfills", json!({"backfill": "q1/v2", "reason": "a version"})).await?;
+    ensure!(status == 422 && answer["code"] == "key_invalid", "{status}: {answer}");
     let deadline = Instant::now() + WAIT;
     loop {
         let (status, answer) =
@@ -129,14 +132,19 @@ async fn history_is_loaded_and_taken_back_as_a_unit() -> Result<()> {
         previewed["changes"] == 1_000 && previewed["preview"][0]["charge"] == "-1000",
         "{previewed}"
     );
+    let (status, answer) = post(&system, revert, json!({})).await?;
+    ensure!(status == 409 && answer["code"] == "backfill_reverting", "{status}: {answer}");
     comes_to(&system, "jobs", "1100").await?;
     system.api()?.send("POST", &format!("{correction}/post"), &json!({})).await?;
     system.kill("up")?;
     system.start("up").await?;
     until(&system, "/v1/backfills/q1", |one| one["state"] == "reverted").await?;
     comes_to(&system, "jobs", "100").await?;
-    let (status, answer) = post(&system, revert, json!({})).await?;
-    ensure!(status == 409 && answer["code"] == "backfill_reverting", "{status}: {answer}");
+    // Another shows that nothing is left.
+    let again = system.api()?.send("POST", revert, &json!({})).await?;
+    let again = format!("/v1/corrections/{}", again["correction"].as_str().context("another")?);
+    let previewed = until(&system, &again, |one| one["state"] == "previewed").await?;
+    ensure!(previewed["changes"] == 0, "{previewed}");
     let (status, answer) = post(&system, "/v1/backfills/none/close", json!({})).await?;
     ensure!(status == 404 && answer["code"] == "backfill_unknown", "{status}: {answer}");
     Ok(())

@@ -148,7 +148,7 @@ const CASES: &[Case] = &[
     ("running_totals", "of_team", Finds, &["{tenant}", "acme"]),
     ("backfills", "close", Finds, &["{tenant}", "history"]),
     ("backfills", "insert", Inserts, &["{tenant}", "new", "r", "k"]),
-    ("backfills", "revert", Finds, &["{tenant}", "history", "{correction}"]),
+    ("backfills", "revert", Finds, &["{tenant}", "history", "{correction}", NULL]),
     ("backfills", "rows", Finds, &["{tenant}", "history", NULL, "1", "60"]),
     ("corrections", "at_work", Finds, &["{tenant}"]),
     ("corrections", "advance", Finds, &["{tenant}", "{correction}", "previewing", "previewed"]),

@@ -488,8 +488,7 @@ impl Work<'_> {
     async fn are_archived(&self, appended: &BTreeMap<u32, i64>) -> Result<bool, ApiError> {
         let begun = tokio::time::Instant::now();
         while begun.elapsed() < ARCHIVED_WAIT && !self.api.shutdown.is_cancelled() {
-            let archived = archived(self.api).await?;
-            if appended.iter().all(|(partition, to)| archived.get(partition) >= Some(to)) {
+            if has_reached(&archived(self.api).await?, appended) {
                 return Ok(true);
             }
             tokio::time::sleep(ARCHIVED_EVERY).await;

@@ -1,9 +1,15 @@
 //! Backfills: history that is loaded as a unit, and can be taken back as one.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use domain::{event::BACKFILL_SOURCE, time};
+use domain::{
+    event::{BACKFILL_SOURCE, without_version},
+    time,
+};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
@@ -25,7 +31,8 @@ use crate::{
     store::backfills::{self, BackfillRow, Loaded},
 };
 
-/// By then every ingest process that runs knows that it is open, or closed, or lets nobody in.
+/// By then every ingest process that runs knows that it is open, or closed, or lets nobody in: its view of the tenants is
+/// at most `ingest.lease_ms` old, 45 s, and an answer takes seconds.
 const KNOWN_AFTER_S: u32 = 60;
 /// Bytes of a key: a source has at most 256.
 const KEY_BYTES_MAX: usize = 200;
@@ -37,7 +44,7 @@ const WHOLE_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewBackfill {
-    /// Its key: 1 to 200 bytes without control characters.
+    /// Its key: 1 to 200 bytes without control characters, and without a version (`/2`, `/v1.2`) at its end.
     #[schema(min_length = 1, max_length = 200)]
     backfill: String,
     /// Why, for people.
@@ -56,7 +63,7 @@ pub(crate) struct Backfill {
     /// `open` (its events are taken), `closed` (they are not), `reverting` (the correction that takes it back is being
     /// previewed, posted, or waits for either) or `reverted`.
     state: String,
-    /// The correction that takes it back: look at its preview, then post it.
+    /// The newest correction that takes it back: look at its preview, then post it.
     correction: Option<String>,
     /// Events that took effect, as the archive has them; null in lists.
     events: Option<u64>,
@@ -126,14 +133,8 @@ pub(crate) async fn open(
     call: Call<NewBackfill>,
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CorrectionsWrite)?;
-    check_key("backfill", &call.value.backfill)?;
+    check_backfill_key(&call.value.backfill)?;
     corrections::check_reason(&call.value.reason)?;
-    if call.value.backfill.len() > KEY_BYTES_MAX {
-        let detail = format!("backfill is longer than {KEY_BYTES_MAX} bytes");
-        return Err(Problem::unprocessable("key_invalid", detail, "choose another")
-            .with("field", "backfill")
-            .into());
-    }
     idempotency::once(&api, tenant, call, move |connection, new: &NewBackfill| {
         let by = actor.id.clone();
         Box::pin(async move {
@@ -151,6 +152,20 @@ pub(crate) async fn open(
         })
     })
     .await
+}
+
+fn check_backfill_key(key: &str) -> Result<(), Problem> {
+    let source = source_of(key);
+    let detail = if key.len() > KEY_BYTES_MAX {
+        format!("backfill is longer than {KEY_BYTES_MAX} bytes")
+    } else if without_version(&source) != source {
+        // Events of two such keys would repeat one another.
+        "backfill ends like a version: a slash, then a digit or `v` and a digit".to_owned()
+    } else {
+        return check_key("backfill", key);
+    };
+    let problem = Problem::unprocessable("key_invalid", detail, "choose another");
+    Err(problem.with("field", "backfill"))
 }
 
 /// List backfills
@@ -225,7 +240,8 @@ pub(crate) async fn close(
 /// Revert a backfill
 ///
 /// Begins the preview of a correction that takes back every event of it: look at `GET /v1/corrections/{correction}`, then
-/// post it. The backfill must have been closed a minute ago, and the archive must have all of it.
+/// post it. The backfill must have been closed a minute ago, and the archive must have all of it. Once that correction is
+/// posted, another revert takes back what it left, if it left anything.
 #[utoipa::path(post, path = "/v1/backfills/{backfill}/revert", tag = "corrections", params(IdempotencyKey, ("backfill" = String, Path, description = "Its key")),
     responses((status = 202, body = Backfill), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn revert(
@@ -242,7 +258,7 @@ pub(crate) async fn revert(
     })
     .await?;
     // What is refused anyway need not wait.
-    let whole = check_revert(&row, true).is_err() || is_whole(&api, tenant).await?;
+    let whole = check_revert(&row, true).is_ok() && is_whole(&api, tenant).await?;
     let filter = corrections::filter::Filter::of_source(source_of(&key));
     let reason = format!("the backfill `{key}` is reverted");
     let new = corrections::begin(&api, tenant, "void", (&filter, &reason), (None, &actor)).await?;
@@ -252,7 +268,9 @@ pub(crate) async fn revert(
             let row = find(connection, tenant, &key).await?;
             check_revert(&row, whole)?;
             corrections::add(connection, tenant, &new).await?;
-            backfills::revert(connection, tenant, &key, new.id).await?;
+            if !backfills::revert(connection, tenant, &key, (row.correction_id, new.id)).await? {
+                return Err(reverting(&row).into());
+            }
             let row = find(connection, tenant, &key).await?;
             Made::new(StatusCode::ACCEPTED, &Backfill::of(row, None))
         })
@@ -260,19 +278,28 @@ pub(crate) async fn revert(
     .await
 }
 
+fn reverting(row: &BackfillRow) -> Problem {
+    let problem = Problem::conflict(
+        "backfill_reverting",
+        "a correction takes it back already",
+        "go on with that one: look at its preview, then post or cancel it",
+    );
+    match row.correction_id {
+        Some(id) => problem.with("correction", id.to_string()),
+        None => problem,
+    }
+}
+
 fn check_revert(row: &BackfillRow, whole: bool) -> Result<(), Problem> {
-    if !matches!(row.correction_state.as_deref(), None | Some("failed" | "cancelled")) {
-        return Err(Problem::conflict(
-            "backfill_reverting",
-            "a correction takes it back already",
-            "go on with that one: GET /v1/corrections/{correction}",
-        ));
+    // One that has ended may have left something: the preview of another shows what.
+    if !matches!(row.correction_state.as_deref(), None | Some("failed" | "cancelled" | "posted")) {
+        return Err(reverting(row));
     }
     if row.state == "open" {
         return Err(Problem::conflict(
             "backfill_open",
             "its events are still taken",
-            "close it first: POST /v1/backfills/{backfill}/close",
+            "close it first, and revert it a minute later",
         ));
     }
     if !row.settled || !whole {
@@ -285,30 +312,45 @@ fn check_revert(row: &BackfillRow, whole: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the archive has all that was accepted up to now, and the slow lane has answered every late event of the
-/// tenant; waits a while for both.
+/// Whether books, slow lane and archive have all that was accepted up to now; waits a while for them.
 async fn is_whole(api: &Api, tenant: TenantScope) -> Result<bool, ApiError> {
     let deadline = Instant::now() + WHOLE_WAIT;
+    // Twice: the copy that the slow lane appends of a late event may have to pass it once more.
+    for _ in 0..2 {
+        if !are_answered(api, tenant, deadline).await? {
+            return Ok(false);
+        }
+        let wanted = accepted(api).await?;
+        while !has_reached(&archived(api).await?, &wanted) {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(WHOLE_EVERY).await;
+        }
+    }
+    Ok(true)
+}
+
+/// Whether everything accepted up to now is posted, and the slow lane has answered what came late of it.
+async fn are_answered(api: &Api, tenant: TenantScope, deadline: Instant) -> Result<bool, ApiError> {
     let wanted = accepted(api).await?;
+    let mut forwarded: Option<BTreeMap<u32, u64>> = None;
     loop {
         let posted = posted(api, tenant).await?;
         let reached = posted.iter().map(|(partition, one)| (*partition, one.row.x)).collect();
-        let answered = |one: &Posted| one.counts.forwarded <= one.answered;
-        if has_reached(&reached, &wanted) && posted.values().all(answered) {
-            break;
+        if forwarded.is_none() && has_reached(&reached, &wanted) {
+            let late = |(partition, one): (&u32, &Posted)| (*partition, one.counts.forwarded);
+            forwarded = Some(posted.iter().map(late).collect());
+        }
+        let is_answered = |(partition, late): (&u32, &u64)| {
+            posted.get(partition).is_some_and(|one| one.answered >= *late)
+        };
+        if forwarded.as_ref().is_some_and(|forwarded| forwarded.iter().all(is_answered)) {
+            return Ok(true);
         }
         if Instant::now() >= deadline {
             return Ok(false);
         }
         tokio::time::sleep(WHOLE_EVERY).await;
     }
-    // With the copies of late events, which their answers have just appended.
-    let wanted = accepted(api).await?;
-    while !has_reached(&archived(api).await?, &wanted) {
-        if Instant::now() >= deadline {
-            return Ok(false);
-        }
-        tokio::time::sleep(WHOLE_EVERY).await;
-    }
-    Ok(true)
 }

@@ -88,20 +88,23 @@ pub(crate) async fn close(
     Ok(closed.rows_affected() == 1)
 }
 
-/// Notes the correction that takes it back.
+/// Notes the correction that takes it back, in place of the one before; false if another was noted meanwhile.
 pub(crate) async fn revert(
     connection: &mut PgConnection,
     tenant: TenantScope,
     backfill: &str,
-    correction: Uuid,
-) -> Result<(), ApiError> {
-    sqlx::query("UPDATE backfills SET correction_id = $3 WHERE tenant_id = $1 AND backfill = $2")
-        .bind(tenant.id())
-        .bind(backfill)
-        .bind(correction)
-        .execute(connection)
-        .await?;
-    Ok(())
+    (before, correction): (Option<Uuid>, Uuid),
+) -> Result<bool, ApiError> {
+    let noted = sqlx::query(
+        "UPDATE backfills SET correction_id = $3 WHERE tenant_id = $1 AND backfill = $2 AND correction_id IS NOT DISTINCT FROM $4",
+    )
+    .bind(tenant.id())
+    .bind(backfill)
+    .bind(correction)
+    .bind(before)
+    .execute(connection)
+    .await?;
+    Ok(noted.rows_affected() == 1)
 }
 
 /// What the archive has of a source.
