@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    formula::{self, Formula, SAMPLES_MAX},
     meter::{
         Aggregation, CLOSING_TYPE, EnvelopeField, Field, Filter, MeterDefinition, Paths,
         UNIQUE_DIMENSION,
@@ -174,6 +175,8 @@ pub struct Meter {
     pub(crate) aggregation: Aggregation,
     pub(crate) allow_negative: bool,
     pub(crate) value: Vec<usize>,
+    /// What the number is worked out from, where it does not stand at `value`.
+    pub(crate) formula: Option<Formula>,
     pub(crate) dimension_slots: Vec<Vec<usize>>,
     pub(crate) filters: Vec<CompiledFilter>,
     /// Of the default rate card.
@@ -289,13 +292,16 @@ impl Compiler {
     }
 
     fn slot(&mut self, place: &str, path: &str) -> usize {
-        let field = match Field::parse(path) {
-            Ok(field) => field,
+        match Field::parse(path) {
+            Ok(field) => self.slot_of(field),
             Err(reason) => {
                 self.fault(place.to_owned(), reason);
-                return 0;
+                0
             }
-        };
+        }
+    }
+
+    fn slot_of(&mut self, field: Field) -> usize {
         let known = self.catalog.fields.iter().position(|known| *known == field);
         known.unwrap_or_else(|| {
             let slot = self.catalog.fields.len();
@@ -433,6 +439,8 @@ impl Compiler {
             event_types: vec![format!("{CLOSING_TYPE}{}", definition.key)],
             aggregation: Aggregation::Sum,
             value: Some(Paths::One("$.quantity".into())),
+            formula: None,
+            samples: Vec::new(),
             unit: definition.unit.clone(),
             filters: Vec::new(),
             dimensions: dimensions.collect(),
@@ -489,8 +497,11 @@ impl Compiler {
                 "name at least one event type, and no empty one",
             );
         }
+        let formula = self.formula(place, definition);
         let value = match (definition.aggregation, &definition.value) {
             (Aggregation::Count, None) => Vec::new(),
+            // It has that instead, or a fault of its own.
+            (_, None) if definition.formula.is_some() => Vec::new(),
             (Aggregation::Count, Some(_)) => {
                 self.fault(
                     format!("{place}.value"),
@@ -537,12 +548,53 @@ impl Compiler {
             aggregation: definition.aggregation,
             allow_negative: definition.allow_negative,
             value,
+            formula,
             dimension_slots,
             filters,
             rates: Vec::new(),
             offered: HashMap::new(),
             costs: Vec::new(),
         }
+    }
+
+    fn formula(&mut self, place: &str, definition: &MeterDefinition) -> Option<Formula> {
+        let Some(text) = &definition.formula else {
+            if !definition.samples.is_empty() {
+                self.fault(
+                    format!("{place}.samples"),
+                    "there is no formula to be tried; leave them out",
+                );
+            }
+            return None;
+        };
+        let place = format!("{place}.formula");
+        let aggregation = definition.aggregation;
+        if matches!(aggregation, Aggregation::Count | Aggregation::Unique) {
+            let reason = format!("a {} counts and has no number; leave it out", aggregation.name());
+            self.fault(place, reason);
+            return None;
+        }
+        if definition.value.is_some() {
+            self.fault(place, "the number comes from `value` or from `formula`; leave one out");
+            return None;
+        }
+        let formula = match Formula::parse(text, &mut |field| self.slot_of(field)) {
+            Ok(formula) => formula,
+            Err(fault) => {
+                self.fault(place, format!("at character {}: {}", fault.at, fault.reason));
+                return None;
+            }
+        };
+        if definition.samples.len() > SAMPLES_MAX {
+            self.fault(format!("{place}.samples"), format!("at most {SAMPLES_MAX}"));
+        }
+        for (number, sample) in definition.samples.iter().enumerate().take(SAMPLES_MAX) {
+            if let Some(reason) = formula::fails(text, sample) {
+                let owner = &definition.key;
+                self.fault(format!("meters[{owner}].samples[{number}]"), reason);
+            }
+        }
+        Some(formula)
     }
 
     fn filter(&mut self, place: &str, filter: &Filter) -> CompiledFilter {

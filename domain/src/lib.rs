@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`money`] and [`quantity`] (exact numbers), [`time`], [`event`] (what a client
 //! reports and how it is identified), [`token`] (what an app may sign), [`llm_usage`] (what a
-//! provider's usage object says), [`meter`], [`rate_card`], [`period`], [`pricing`], [`offer`] and
+//! provider's usage object says), [`formula`], [`meter`], [`rate_card`], [`period`], [`pricing`], [`offer`] and
 //! [`catalog`] (what counts and what it costs), [`resolve`] (which price applies), [`rating`] (an event
 //! becomes lines), [`wallet`] (which lot pays for them), [`chain`] (which rated batches count), and
 //! [`wire`] (the formats between processes, defined in `docs/FORMATS.md`).
@@ -10,6 +10,7 @@
 pub mod catalog;
 pub mod chain;
 pub mod event;
+pub mod formula;
 pub mod llm_usage;
 pub mod meter;
 pub mod money;

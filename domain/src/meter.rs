@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    formula::Sample,
     llm_usage::{PREFIX, UsageField},
     period::PeriodKind,
 };
@@ -131,9 +132,16 @@ pub struct MeterDefinition {
     pub event_types: Vec<String>,
     /// How numbers add up.
     pub aggregation: Aggregation,
-    /// Where the number stands (of a unique count: the text); absent for a count, required for all others.
+    /// Where the number stands (of a unique count: the text); absent for a count and where there is a formula, required
+    /// for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Paths>,
+    /// What the number is worked out from, in place of `value`; see docs/METERS.md.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formula: Option<String>,
+    /// What the formula is tried on before it is published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
     /// What one of its quantity is, such as `token`.
     #[serde(default)]
     pub unit: String,

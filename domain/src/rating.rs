@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::{
     catalog::{Catalog, CompiledFilter, Meter, Target},
     event::unescape,
+    formula::{Failure, Formula},
     llm_usage,
     meter::{Aggregation, EnvelopeField, Field},
     money::{Amount, NumberError},
@@ -395,6 +396,9 @@ fn quantity_of<'a>(
     if meter.aggregation == Aggregation::Count {
         return Ok(Some((Quantity::ONE, false)));
     }
+    if let Some(formula) = &meter.formula {
+        return worked_out(rating, event, scratch, (meter, formula));
+    }
     let Some(text) = text_of(rating, event, scratch, &meter.value) else { return Ok(None) };
     if meter.aggregation == Aggregation::Unique {
         return Ok(Some((Quantity::ONE, false)));
@@ -413,6 +417,35 @@ fn quantity_of<'a>(
             reject("quantity_negative", "is negative, which the meter does not allow")
         }
         Ok(read) => Ok(Some(read)),
+    }
+}
+
+fn worked_out<'a>(
+    rating: &Rating<'a>,
+    event: &'a EventRecord<'a>,
+    scratch: &Scratch,
+    (meter, formula): (&Meter, &Formula),
+) -> Result<Option<(Quantity, bool)>, Rejection> {
+    let reject = |reason, what: String| {
+        Err(Rejection {
+            reason,
+            detail: format!("the formula of the meter `{}` {what}", meter.key),
+        })
+    };
+    match formula.evaluate(&|slot| text_of(rating, event, scratch, &[slot])) {
+        Ok(Some((quantity, _))) if quantity < Quantity::ZERO && !meter.allow_negative => {
+            let what = format!("comes to {quantity}: the meter does not allow negative ones");
+            reject("quantity_negative", what)
+        }
+        Ok(result) => Ok(result),
+        Err(failure) => {
+            let reason = match failure {
+                Failure::NotANumber(_) => "quantity_not_a_number",
+                Failure::OutOfRange => "quantity_out_of_range",
+                Failure::DivisionByZero => "quantity_divided_by_zero",
+            };
+            reject(reason, failure.to_string())
+        }
     }
 }
 

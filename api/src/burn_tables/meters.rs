@@ -144,5 +144,7 @@ fn new_meter(class: UsageClass, key: &str, event_types: Vec<String>) -> MeterDef
         allow_negative: false,
         period: None,
         held_for: None,
+        formula: None,
+        samples: Vec::new(),
     }
 }

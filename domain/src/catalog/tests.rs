@@ -23,6 +23,8 @@ fn meter(key: impl Into<String>) -> MeterDefinition {
         allow_negative: false,
         period: None,
         held_for: None,
+        formula: None,
+        samples: Vec::new(),
     }
 }
 

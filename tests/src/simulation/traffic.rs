@@ -353,6 +353,8 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         allow_negative: false,
         period: None,
         held_for: None,
+        formula: None,
+        samples: Vec::new(),
     };
     let rate = |meter: &str, price: Price| RateRow {
         meter: meter.into(),
