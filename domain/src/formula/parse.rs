@@ -105,22 +105,31 @@ impl Reader<'_> {
             Expr::Literal(LiteralValue::Int(number)) => {
                 Ok(Number::Literal(Decimal::whole(*number.inner())))
             }
-            Expr::Literal(LiteralValue::Double(_)) => self.decimal(tree),
+            Expr::Literal(LiteralValue::Double(read)) => self.decimal(tree, *read.inner()),
             Expr::Call(call) if call.target.is_none() => self.call(tree, call),
             _ => self.fault(tree, "a number is wanted here: a field, a number, or a sum, product, difference, function or choice of such"),
         }
     }
 
-    /// A number with decimals, from its text: what CEL reads it as is not exact.
-    fn decimal(&self, tree: &Expression) -> Parsed<Number> {
+    /// A number with decimals, from its text: what CEL reads it as is not exact, and only tells its sign, which stands
+    /// before the text.
+    fn decimal(&self, tree: &Expression, read: f64) -> Parsed<Number> {
         let (start, stop) = self.source.offset_for(tree.id).unwrap_or_default();
-        let (start, stop) =
-            (usize::try_from(start).unwrap_or(0), usize::try_from(stop).unwrap_or(0));
-        let length = stop.saturating_add(1).saturating_sub(start);
-        let text: String = self.source.source.chars().skip(start).take(length).collect();
-        match parse_scaled(&text, QUANTITY_RAW_LIMIT) {
-            Ok(parsed) if !parsed.rounded => Ok(Number::Literal(Decimal::from_raw(parsed.raw))),
-            _ => self.fault(tree, "a number has at most 12 decimals and is below 10^15"),
+        let place = |offset: u32| usize::try_from(offset).unwrap_or(0);
+        let length = place(stop).saturating_add(1).saturating_sub(place(start));
+        let text: String = self.source.source.chars().skip(place(start)).take(length).collect();
+        let is_it = text.parse::<f64>().is_ok_and(|same| same.to_bits() == read.abs().to_bits());
+        let number = match parse_scaled(&text, QUANTITY_RAW_LIMIT) {
+            Ok(parsed) if is_it && !parsed.rounded => Some(Decimal::from_raw(parsed.raw)),
+            _ => None,
+        };
+        let signed = match read.is_sign_negative() {
+            true => number.and_then(Decimal::negated),
+            false => number,
+        };
+        match signed {
+            Some(number) => Ok(Number::Literal(number)),
+            None => self.fault(tree, "a number has at most 12 decimals and is below 10^15"),
         }
     }
 

@@ -53,6 +53,8 @@ fn numbers_are_exact() {
         ("floor(1.8) + floor(-1.2) + floor(2)", &[], "1"),
         ("abs(-3) + abs(2.5)", &[], "5.5"),
         ("min(3, data.n, 2) + max(data.n, 4)", &[("data.n", "1")], "5"),
+        ("-1.5 - -0.25 + - 2.5", &[], "-3.75"),
+        ("-0.5 * -data.n - -.5", &[("data.n", "1")], "1"),
         ("1e3 + 2.5E-3", &[], "1000.0025"),
     ];
     for (text, event, wanted) in cases {
@@ -95,14 +97,14 @@ fn what_is_not_clear_is_refused_with_its_place() {
     for (text, wanted) in [
         ("data.a / 2", "8: a division says how it is rounded"),
         ("1 + data.a % 2", "12: there is no `%`"),
-        ("data.a == data.b ? 1 : 2", "1: whether numbers or texts"),
+        ("data.a == data.b ? 1 : 2", "whether numbers or texts"),
         ("1 + amount", "5: it is no field"),
         ("data", "1: it is no field"),
-        ("usage.cached", "1: there is no class of usage"),
-        ("data[data.n]", "1: it is no field"),
+        ("usage.cached", "6: there is no class of usage"),
+        ("data[data.n]", "5: it is no field"),
         ("1 + 'two'", "5: a number is wanted"),
         ("1 > 2", "`_>_` with 2 parts is no number"),
-        ("data.a ? 1 : 2", "1: a condition is wanted"),
+        ("data.a ? 1 : 2", "a condition is wanted"),
         ("size(data.a)", "`size` with 1 parts is no number"),
         ("data.list.map(x, x * 2)", "a number is wanted"),
         ("divide(1, 2, 13, 'up')", "14: the decimals that are kept"),
