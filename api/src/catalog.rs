@@ -52,6 +52,17 @@ pub(crate) struct FilterForm {
     exists: Option<bool>,
 }
 
+/// A sample that a formula is tried on.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FormulaSample)]
+pub(crate) struct SampleForm {
+    /// Values of fields, by how the formula names them: a text, a number, true, false or null. Others are absent.
+    #[schema(value_type = Object, example = json!({"data.gb": "2.5"}))]
+    given: BTreeMap<String, serde_json::Value>,
+    /// What the formula comes to, as decimal text; absent where an event without these fields has no line.
+    comes_to: Option<String>,
+}
+
 /// A meter: which events count, and what number each contributes.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Meter)]
@@ -64,8 +75,13 @@ pub(crate) struct MeterForm {
     /// `time_weighted`.
     #[schema(example = "sum")]
     aggregation: String,
-    /// Where the number stands (of a unique count: the text); absent for a count, required for all others.
+    /// Where the number stands (of a unique count: the text); absent for a count and beside a formula, required for all
+    /// others.
     value: Option<PathsForm>,
+    /// What the number is worked out from, in place of `value`: `data.gb * data.hours`. docs/METERS.md has the grammar.
+    formula: Option<String>,
+    /// What the formula is tried on before it is published; at most 20.
+    samples: Option<Vec<SampleForm>>,
     /// What one of its quantity is.
     #[schema(example = "token")]
     unit: Option<String>,

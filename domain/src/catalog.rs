@@ -567,6 +567,7 @@ impl Compiler {
             }
             return None;
         };
+        let samples = format!("{place}.samples");
         let place = format!("{place}.formula");
         let aggregation = definition.aggregation;
         if matches!(aggregation, Aggregation::Count | Aggregation::Unique) {
@@ -586,12 +587,11 @@ impl Compiler {
             }
         };
         if definition.samples.len() > SAMPLES_MAX {
-            self.fault(format!("{place}.samples"), format!("at most {SAMPLES_MAX}"));
+            self.fault(samples.clone(), format!("at most {SAMPLES_MAX}"));
         }
         for (number, sample) in definition.samples.iter().enumerate().take(SAMPLES_MAX) {
             if let Some(reason) = formula::fails(text, sample) {
-                let owner = &definition.key;
-                self.fault(format!("meters[{owner}].samples[{number}]"), reason);
+                self.fault(format!("{samples}[{number}]"), reason);
             }
         }
         Some(formula)

@@ -16,8 +16,9 @@ mod world;
 
 const DOCUMENT: &str = include_str!("../../docs/METERS.md");
 
-/// The JSON blocks of docs/METERS.md: meters of anything, some that do not add up, an event, meters of LLM usage.
-fn documented() -> Result<[Value; 4]> {
+/// The JSON blocks of docs/METERS.md: meters of anything, some with formulas, some that do not add up, an event, meters of LLM
+/// usage.
+fn documented() -> Result<[Value; 5]> {
     let blocks = DOCUMENT.split("```json").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().unwrap_or_default());
     let blocks: Vec<Value> = blocks.map(serde_json::from_str).collect::<Result<_, _>>()?;
@@ -26,9 +27,13 @@ fn documented() -> Result<[Value; 4]> {
 
 /// A catalog of all documented meters, at a price of 1 each.
 fn catalog() -> Result<Value> {
-    let [anything, observing, _, llm] = documented()?;
-    let meters: Vec<Value> =
-        [anything, observing, llm].iter().filter_map(Value::as_array).flatten().cloned().collect();
+    let [anything, formulas, observing, _, llm] = documented()?;
+    let meters: Vec<Value> = [anything, formulas, observing, llm]
+        .iter()
+        .filter_map(Value::as_array)
+        .flatten()
+        .cloned()
+        .collect();
     let rates: Vec<Value> =
         meters.iter().map(|meter| json!({"meter": meter["key"], "price": "1"})).collect();
     Ok(json!({
@@ -72,6 +77,12 @@ async fn documented_meters_measure_what_they_say() -> Result<()> {
         ("seat.v1", json!({"seatDays": 0.25}), json!({"seats": "0.25"})),
         ("CUSTOM", json!({"unit_type": "page", "quantity": 7}), json!({"custom": "7"})),
         ("CUSTOM", json!({"metricKey": "page", "units": 8}), json!({"custom": "8"})),
+        (
+            "job.v1",
+            json!({"vcpus": "2", "seconds": 1, "class": "plain"}),
+            json!({"compute": "0.000556"}),
+        ),
+        ("transfer.v1", json!({"sent": 1_000_000_001, "received": null}), json!({"transfer": "2"})),
     ];
     for (number, (event_type, data, want)) in plain.into_iter().enumerate() {
         let event = json!({"id": number.to_string(), "type": event_type, "subject": "team-01", "data": data});
@@ -82,8 +93,10 @@ async fn documented_meters_measure_what_they_say() -> Result<()> {
         json!({"id": "f", "type": "api.request.v1", "subject": "team-01", "data": {"status": 503}});
     assert_eq!(lines(&world, &failed).await?.0, "unmetered");
 
+    check_formulas(&world).await?;
+
     // The documented event, and what is said of it.
-    let [_, _, event, _] = documented()?;
+    let [_, _, _, event, _] = documented()?;
     let (status, found) = lines(&world, &event).await?;
     assert_eq!(status, "rated");
     assert_eq!(
@@ -97,6 +110,47 @@ async fn documented_meters_measure_what_they_say() -> Result<()> {
     check_forms(&world).await?;
     check_refused(&world).await?;
     world.stop().await
+}
+
+/// Events that a formula makes nothing of; catalogs that are refused for theirs.
+async fn check_formulas(world: &World) -> Result<()> {
+    let job = |id: &str, data: Value| json!({"id": id, "type": "job.v1", "subject": "team-01", "data": data});
+    let without = job("without", json!({"vcpus": 2, "seconds": 60}));
+    assert_eq!(lines(world, &without).await?.0, "unmetered");
+    let sent = world
+        .post("/v1/events", job("wrong", json!({"vcpus": "many", "seconds": 60, "class": "a"})));
+    let receipt =
+        sent.await?.expect(200)?["results"][0]["receipt"].as_str().context("a receipt")?.to_owned();
+    let path = format!("/v1/events/{receipt}");
+    let event = world.until(&path, |event| event["status"] != "pending").await?;
+    ensure!(event["status"] == "rejected" && event["reason"] == "quantity_not_a_number", "{event}");
+
+    let mut wrong = catalog()?;
+    let compute = wrong["meters"].as_array_mut().context("meters")?.iter_mut();
+    let compute =
+        compute.filter(|meter| meter["key"] == "compute").next_back().context("compute")?;
+    compute["formula"] = json!("data.vcpus / 3600");
+    let refused = world.put("/v1/catalog", wrong.clone()).await?.expect(422)?;
+    let fault = &refused["faults"][0];
+    ensure!(
+        fault["place"] == "meters[compute].formula"
+            && fault["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("character 13: a division")),
+        "{refused}"
+    );
+    let compute = wrong["meters"].as_array_mut().context("meters")?.iter_mut();
+    let compute =
+        compute.filter(|meter| meter["key"] == "compute").next_back().context("compute")?;
+    compute["formula"] = json!("data.vcpus * data.seconds * (data.class == 'spot' ? 1 : 2)");
+    let refused = world.put("/v1/catalog", wrong).await?.expect(422)?;
+    let fault = &refused["faults"][0];
+    ensure!(
+        fault["place"] == "meters[compute].samples[0]"
+            && fault["reason"] == "the formula comes to 21600, not to 1.5",
+        "{refused}"
+    );
+    Ok(())
 }
 
 /// Other providers, and the flat form.
@@ -251,7 +305,7 @@ async fn costs_come_from_the_price_list() -> Result<()> {
     assert_eq!(again["catalog_version"], made["catalog_version"]);
 
     // gpt-4.1: 86 at 2 and 1,920 at 0.5 and 300 at 8 USD per million.
-    let [_, _, event, _] = documented()?;
+    let [_, _, _, event, _] = documented()?;
     let (_, found) = lines(&world, &event).await?;
     let cost = |meter: &str| found[meter]["cost"].as_str().unwrap_or("none").to_owned();
     assert_eq!(

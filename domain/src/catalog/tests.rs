@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    formula::Sample,
     meter::Paths,
     rate_card::{CardVersion, RateRow},
 };
@@ -162,4 +163,54 @@ fn an_event_type_is_named_once_by_a_meter() {
     let [fault] = faults.as_slice() else { panic!("{faults:?}") };
     assert_eq!(fault.place, "meters[words].event_types");
     assert!(fault.reason.contains("`one` is there twice"), "{fault:?}");
+}
+
+#[test]
+fn a_formula_stands_in_place_of_a_value_and_is_tried() {
+    let formula = |text: &str| MeterDefinition {
+        aggregation: Aggregation::Sum,
+        formula: Some(text.into()),
+        ..meter("m")
+    };
+    let sample = |given: &str, comes_to: &str| Sample {
+        given: serde_json::from_str(given).unwrap(),
+        comes_to: Some(comes_to.into()),
+    };
+    let faults = |meter: MeterDefinition| -> Vec<(String, String)> {
+        let faults = with_meters(vec![meter]).faults();
+        faults.into_iter().map(|fault| (fault.place, fault.reason)).collect()
+    };
+    let one = |meter: MeterDefinition, place: &str, reason: &str| {
+        let found = faults(meter);
+        let [(found_place, found_reason)] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(found_place, place);
+        assert!(found_reason.contains(reason), "{found_reason}");
+    };
+    let samples = vec![sample(r#"{"data.n": "0.5"}"#, "1")];
+    assert_eq!(faults(MeterDefinition { samples: samples.clone(), ..formula("data.n * 2") }), []);
+    let period = Some(PeriodKind::Month);
+    for aggregation in [Aggregation::Max, Aggregation::Average, Aggregation::Latest] {
+        assert_eq!(faults(MeterDefinition { aggregation, period, ..formula("data.n * 2") }), []);
+    }
+    for aggregation in [Aggregation::Count, Aggregation::Unique] {
+        let period = period.filter(|_| !aggregation.adds_up());
+        let meter = MeterDefinition { aggregation, period, ..formula("data.n") };
+        one(meter, "meters[m].formula", "has no number");
+    }
+    one(formula("data.n / 2"), "meters[m].formula", "at character 8: a division says");
+    let value = Some(Paths::One("$.n".into()));
+    one(MeterDefinition { value, ..formula("data.n") }, "meters[m].formula", "leave one out");
+    let samples = |samples: Vec<Sample>, text: &str| MeterDefinition { samples, ..formula(text) };
+    one(
+        samples(
+            vec![sample(r#"{"data.n": 1}"#, "2"), sample(r#"{"data.n": 2}"#, "3")],
+            "data.n * 2",
+        ),
+        "meters[m].samples[1]",
+        "comes to 4, not to 3",
+    );
+    let many = vec![sample(r#"{"data.n": 1}"#, "1"); SAMPLES_MAX + 1];
+    one(samples(many, "data.n"), "meters[m].samples", "at most 20");
+    let without = MeterDefinition { samples: vec![sample("{}", "1")], ..meter("m") };
+    one(without, "meters[m].samples", "no formula");
 }
