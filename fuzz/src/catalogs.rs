@@ -3,11 +3,12 @@
 use api::outside::{self, Change};
 use domain::{
     catalog::CatalogDocument,
+    formula::Sample,
     llm_usage::{LlmUsage, Member, UsageClass, UsageField, derive},
     meter::{Field, push_segment},
     wire::record::AttributeKind,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::DOCUMENT;
 
@@ -70,6 +71,18 @@ pub fn field(input: &[u8]) {
     let mut pointer = String::new();
     push_segment(&mut pointer, text);
     assert_eq!(pointer.matches('/').count(), 1, "a segment stays one");
+}
+
+/// A formula, and behind its first line what it is tried on: read and worked out, or refused with a reason.
+pub fn formula(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (text, given) = text.split_once('\n').unwrap_or((text, "{}"));
+    let given = serde_json::from_str(given).unwrap_or_default();
+    let samples = vec![Sample { given, comes_to: Some("1".to_owned()) }];
+    let meter = json!({"key": "m", "event_types": ["e"], "aggregation": "sum", "formula": text, "samples": samples});
+    let meters = vec![serde_json::from_value(meter).expect("a meter")];
+    let faults = CatalogDocument { meters, ..CatalogDocument::default() }.faults();
+    assert!(faults.len() <= 1 && faults.iter().all(|fault| !fault.reason.is_empty()), "{faults:?}");
 }
 
 /// A usage object of a provider: the first line is its name. No class is ever negative.

@@ -54,7 +54,7 @@ const LZ4: usize = 256;
 /// All targets. Their limits are about twice what the corpus and runs of random changes to it have
 /// taken: per byte, where inputs are large, and besides, what any input takes or what is taken once.
 /// An entry of six bytes becomes a struct of some 200, and a line of a catalog several texts.
-pub const TARGETS: [Target; 38] = [
+pub const TARGETS: [Target; 39] = [
     target("api_key", credentials::api_key, 4, 4 * KIB),
     target("archive_block", archive::block, 32, 64 * KIB),
     target("archive_row", archive::row, 0, KIB),
@@ -73,6 +73,7 @@ pub const TARGETS: [Target; 38] = [
     target("door_message", events::door, 64, 64 * KIB),
     target("events", events::body, 64, 64 * KIB),
     target("filter_file", archive::filter, 16, 4 * KIB),
+    target("formula", catalogs::formula, 4 * KIB, 8 * MIB),
     target("json", json::scan, 8, 4 * KIB),
     target("lago", events::lago, 64, 64 * KIB),
     target("llm_usage", catalogs::llm_usage, 64, 32 * KIB),
