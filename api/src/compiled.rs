@@ -1,7 +1,7 @@
 //! Compiled catalogs, each made once: a published version never changes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,7 +14,10 @@ use crate::{
     error::ApiError,
     routes::catalog,
     state::Api,
-    store::catalog::{newest_version, of_version as stored},
+    store::{
+        catalog::{newest_version, of_version as stored},
+        corrected::Corrected,
+    },
 };
 
 /// A published catalog.
@@ -71,6 +74,25 @@ pub(crate) async fn of_version(
         ApiError::Internal(format!("catalog version {version} cannot be read: {error}"))
     })?;
     compile(document.unwrap_or_default(), version).await
+}
+
+/// Adds the catalogs that rated events first and last to those that are `known`.
+pub(crate) async fn of_events(
+    api: &Api,
+    tenant: TenantScope,
+    events: &[Corrected],
+    known: &mut HashMap<i64, Arc<Compiled>>,
+) -> Result<(), ApiError> {
+    for event in events {
+        let effective = event.effective().map(|event| event.catalog_version);
+        for number in [Some(event.first.catalog_version), effective].into_iter().flatten() {
+            if let Entry::Vacant(place) = known.entry(number) {
+                let version = u64::try_from(number).unwrap_or(0);
+                place.insert(of_version(api, tenant, version).await?);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Compiles a document; 0 is the version of one that is not published.

@@ -21,6 +21,8 @@ pub struct Config {
     pub pending_blocks_max: usize,
     /// Seconds after the end of a period until it is closed: what is reported later is counted, and amends it.
     pub close_after_s: u64,
+    /// Seconds between two searches of a partition for events that were charged twice.
+    pub sweep_every_s: u32,
     /// How long one conservation statement may read the log, in milliseconds.
     pub pending_scan_ms: u64,
     /// Address of ingest, for events that are sent again; empty for the ingest of this process.
@@ -51,6 +53,11 @@ impl Config {
         faults.check(self.live_entries_max > 0, "api.live_entries_max", at_least_one);
         faults.check(self.pending_blocks_max > 0, "api.pending_blocks_max", at_least_one);
         faults.check(self.pending_scan_ms > 0, "api.pending_scan_ms", at_least_one);
+        faults.check(
+            (1..=86_400).contains(&self.sweep_every_s),
+            "api.sweep_every_s",
+            "give 1 to 86400: what was charged twice is taken back within a day",
+        );
         let url = self.ingest_url.as_str();
         let is_address = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
         let fault = "is no http:// or https:// address";
@@ -85,6 +92,7 @@ mod tests {
             live_entries_max: 0,
             pending_blocks_max: 0,
             close_after_s: 0,
+            sweep_every_s: 0,
             pending_scan_ms: 0,
             ingest_url: "ingest:8080".to_owned(),
             failed_attempts_max: 0,
@@ -93,6 +101,6 @@ mod tests {
         };
         let mut faults = Faults::default();
         wrong.check(&mut faults);
-        assert_eq!(faults.finish().unwrap_err().faults.len(), 9);
+        assert_eq!(faults.finish().unwrap_err().faults.len(), 10);
     }
 }

@@ -5,3 +5,4 @@ pub(crate) mod close_periods;
 pub(crate) mod correct;
 pub(crate) mod count_pending;
 pub(crate) mod decide_aliases;
+pub(crate) mod sweep_twins;

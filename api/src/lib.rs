@@ -152,6 +152,7 @@ impl Service {
         tasks.spawn("api-aliases", jobs::decide_aliases::run(Arc::clone(&shared)));
         tasks.spawn("api-corrections", jobs::correct::run(Arc::clone(&shared)));
         tasks.spawn("api-periods", jobs::close_periods::run(Arc::clone(&shared)));
+        tasks.spawn("api-twins", jobs::sweep_twins::run(Arc::clone(&shared)));
         tasks.spawn("api-balances", live::refresh::run(Arc::clone(&shared)));
         for partition in 0..shared.log.partitions() {
             let shared = Arc::clone(&shared);

@@ -29,6 +29,8 @@ pub(crate) struct ApiMetrics {
     pub reloads: IntCounter,
     /// Money that is not posted yet, by currency, and by whether it is rated.
     pub unposted: GaugeVec,
+    /// Events that were taken back because an earlier one has their identity.
+    pub twins: IntCounter,
     /// Aliases that are to be decided about.
     pub aliases_waiting: IntGauge,
     /// Batches of holds that were decided.
@@ -83,6 +85,10 @@ impl ApiMetrics {
                 "weir_unposted_amount",
                 "About how much money is not posted yet: charges that are rated, and an estimate of those that are not.",
                 &["currency", "stage"],
+            )?,
+            twins: metrics.counter(
+                "weir_api_twins_total",
+                "Events that were taken back because an earlier one with their identity counts.",
             )?,
             aliases_waiting: metrics.gauge(
                 "weir_api_aliases_waiting",

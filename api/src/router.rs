@@ -9,7 +9,7 @@ use crate::{
         analytics, api_keys, app_secrets, apps, audit, backfills, balances, burn_tables, cards,
         catalog, catalog_preview, conservation, corrections, credits, event_corrections, events,
         explain, exports, grants, holds, limits, meter_periods, meters, page, provider_prices,
-        quotas, rating, rejected_events, team_aliases, teams, timelines, transfers, usage,
+        quotas, rating, rejected_events, team_aliases, teams, timelines, transfers, twins, usage,
         usage_report, wallets,
     },
     state::Api,
@@ -103,6 +103,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(backfills::read))
         .routes(routes!(backfills::close))
         .routes(routes!(backfills::revert))
+        .routes(routes!(twins::list))
         .routes(routes!(rejected_events::list))
         .routes(routes!(rejected_events::read))
         .routes(routes!(rejected_events::reinject))

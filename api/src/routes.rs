@@ -32,6 +32,7 @@ pub(crate) mod team_aliases;
 pub(crate) mod teams;
 pub(crate) mod timelines;
 pub(crate) mod transfers;
+pub(crate) mod twins;
 pub(crate) mod usage;
 pub(crate) mod usage_report;
 pub(crate) mod wallets;

@@ -37,5 +37,6 @@ pub(crate) mod statement;
 pub(crate) mod team_aliases;
 pub(crate) mod teams;
 pub(crate) mod timeline;
+pub(crate) mod twins;
 pub(crate) mod usage;
 pub(crate) mod wallets;

@@ -238,6 +238,7 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
          VALUES ($1, '00000000-0000-0000-0000-000000005555', 0, 7, 1)",
         "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to)
          VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z')",
+        "INSERT INTO twins (tenant_id, partition, position, index, first_position, first_index) VALUES ($1, 0, 8, 0, 7, 0)",
         "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, 'history', 'r', 'k')",
         // Of a partition and a team that nobody settles.
         "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",

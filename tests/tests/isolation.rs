@@ -146,6 +146,8 @@ const CASES: &[Case] = &[
     ("rejected_events", "insert", Inserts, &["{tenant}", "0", "8", "0", "0:9:0", "f", "{key}"]),
     ("rejected_events", "reinjections", Finds, &["{tenant}", "{0}", "{7}", "{0}"]),
     ("running_totals", "of_team", Finds, &["{tenant}", "acme"]),
+    ("twins", "insert", Inserts, &["{tenant}", "0", "9", "0", "7", "0"]),
+    ("twins", "rows", Finds, &["{tenant}", NULL, NULL, NULL, "10"]),
     ("backfills", "close", Finds, &["{tenant}", "history"]),
     ("backfills", "insert", Inserts, &["{tenant}", "new", "r", "k"]),
     ("backfills", "revert", Finds, &["{tenant}", "history", "{correction}", NULL]),
@@ -554,6 +556,7 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
          VALUES ($1, '00000000-0000-0000-0000-000000005555', 0, 7, 1)",
         "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to, lease)
          VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z', '00000000-0000-0000-0000-000000006666')",
+        "INSERT INTO twins (tenant_id, partition, position, index, first_position, first_index) VALUES ($1, 0, 8, 0, 7, 0)",
         "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, 'history', 'r', 'k')",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",

@@ -474,3 +474,65 @@ async fn the_archive_is_away() -> Result<()> {
     ensure!(of_twins == ["duplicate", "rated"], "{of_twins:?}");
     Ok(())
 }
+
+/// A client that changes the time when it sends again gets past the table: both count until the sweep takes the second
+/// back, whatever is killed meanwhile.
+#[tokio::test]
+async fn what_another_time_charged_twice_is_taken_back() -> Result<()> {
+    let settings = [
+        ("WEIR_RATER__TABLE_IDENTITIES_MAX", "2"),
+        ("WEIR_RATER__RANGE_IDENTITIES", "1"),
+        ("WEIR_LOG__PARTITIONS", "1"),
+        ("WEIR_API__SWEEP_EVERY_S", "1"),
+    ];
+    let mut system = System::embedded_with(&settings, &[], &[]).await?;
+    let now = |later_s: i64| domain::time::format(runtime::task::now_us() + later_s * 1_000_000);
+    let mut first = Vec::new();
+    for number in 0..20 {
+        first.push(send(&system, &format!("old-{number}"), Some(&now(0)), 1_000).await?);
+    }
+    system.settled(Some(20)).await?;
+    // One as it was, one that says something else, and one twice.
+    let mut again = Vec::new();
+    for (number, tokens) in [(3, 1_000), (5, 7_000), (7, 1_000)] {
+        again
+            .push(send(&system, &format!("old-{number}"), Some(&now(280 + number)), tokens).await?);
+    }
+    until(&system, "all count", |total| total["counts"]["rated"] == 23).await?;
+    system.kill("up")?;
+    system.start("up").await?;
+    let deadline = Instant::now() + DEADLINE;
+    let twins = loop {
+        let twins = system.api()?.get("/v1/twins").await?;
+        let charged = system.totals_in_postgres().await?;
+        let input = charged.get(&("late-team".to_owned(), "llm_input_tokens".to_owned()));
+        let is_back = input.is_some_and(|input| input.quantity == 20_000 * 1_000_000_000_000);
+        if is_back && system.lines_in_clickhouse().await? == charged {
+            break twins;
+        }
+        ensure!(Instant::now() < deadline, "{twins}: {input:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let found = twins["items"].as_array().context("twins")?.iter();
+    let found: Vec<(&str, &str)> = found
+        .filter_map(|twin| Some((twin["receipt"].as_str()?, twin["first"].as_str()?)))
+        .collect();
+    let wanted = [(&again[0], &first[3]), (&again[1], &first[5]), (&again[2], &first[7])];
+    let wanted: Vec<(&str, &str)> =
+        wanted.iter().map(|(twin, first)| (twin.as_str(), first.as_str())).collect();
+    ensure!(found == wanted, "{found:?}, not {wanted:?}");
+    let path = format!("/v1/events/{}", again[1]);
+    let event = system.api()?.get(&path).await?;
+    ensure!(event["corrections"].as_array().is_some_and(|all| all.len() == 1), "{event}");
+    // Further sweeps find nothing to do.
+    system.kill("up")?;
+    system.start("up").await?;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let charged = system.totals_in_postgres().await?;
+    let input = charged.get(&("late-team".to_owned(), "llm_input_tokens".to_owned()));
+    ensure!(input.is_some_and(|input| input.quantity == 20_000 * 1_000_000_000_000), "{input:?}");
+    let data = system.data();
+    let data = data.to_str().context("a path that is text")?;
+    system.run("verify", &["verify", "--data", data]).await?;
+    Ok(())
+}

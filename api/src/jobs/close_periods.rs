@@ -6,7 +6,7 @@
 //! appended, what differs is amended, until nothing does. So it may be killed anywhere, and done twice.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -438,12 +438,7 @@ impl Work<'_> {
             running_totals::of_team(&mut transaction, tenant, team).await
         })
         .await?;
-        for number in [found.first.catalog_version, event.catalog_version] {
-            if let Entry::Vacant(place) = round.catalogs.entry(number) {
-                let version = u64::try_from(number).unwrap_or(0);
-                place.insert(compiled::of_version(api, tenant, version).await?);
-            }
-        }
+        compiled::of_events(api, tenant, std::slice::from_ref(found), &mut round.catalogs).await?;
         let basis = Basis {
             tenant: tenant.id(),
             archived,

@@ -6,7 +6,7 @@
 //! same numbers, and the rater carries each out once.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -227,7 +227,7 @@ impl Work<'_> {
                 let events =
                     corrected::events(clickhouse, self.tenant, &selection, stretch, limit).await?;
                 stretches.advance(&events);
-                self.load_catalogs(&events, &mut catalogs).await?;
+                compiled::of_events(self.api, self.tenant, &events, &mut catalogs).await?;
                 let work = Planning {
                     tenant: self.tenant,
                     filter: &filter,
@@ -284,23 +284,6 @@ impl Work<'_> {
             Pass::Post(_) => Ok(archived(self.api).await?.get(&partition).copied().unwrap_or(-1)),
             Pass::Confirm(archived) => Ok(archived.get(&partition).copied().unwrap_or(-1)),
         }
-    }
-
-    async fn load_catalogs(
-        &self,
-        events: &[Corrected],
-        catalogs: &mut HashMap<i64, Arc<Compiled>>,
-    ) -> Result<(), ApiError> {
-        for event in events {
-            let effective = event.effective().map(|event| event.catalog_version);
-            for number in [Some(event.first.catalog_version), effective].into_iter().flatten() {
-                if let Entry::Vacant(place) = catalogs.entry(number) {
-                    let version = u64::try_from(number).unwrap_or(0);
-                    place.insert(compiled::of_version(self.api, self.tenant, version).await?);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Sends the commands that are ready, and notes that they are in the log.

@@ -349,11 +349,7 @@ async fn planned(
     let Some(found) = found else { return Err(missing(api, tenant, place).await?.into()) };
     let newest = compiled::newest(api, tenant).await?;
     let mut catalogs = HashMap::new();
-    let effective = found.effective().map(|event| event.catalog_version);
-    for number in [Some(found.first.catalog_version), effective].into_iter().flatten() {
-        let version = u64::try_from(number).unwrap_or(0);
-        catalogs.insert(number, compiled::of_version(api, tenant, version).await?);
-    }
+    compiled::of_events(api, tenant, std::slice::from_ref(&found), &mut catalogs).await?;
     let posted = running_totals::of_team(connection, tenant, &found.first.team).await?;
     let basis = Basis {
         tenant: tenant.id(),

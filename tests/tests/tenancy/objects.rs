@@ -208,6 +208,13 @@ async fn corrections(world: &World, mark: &str, key: &str) -> Result<String> {
         );
         sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(mark).execute(&world.admin).await?;
     }
+    // Of places that tell the tenants apart.
+    for position in [7, 8] {
+        let sql =
+            "INSERT INTO twins (tenant_id, partition, position, index, first_position, first_index)
+            VALUES ($1, 0, 1000 * length($2) + $3, 0, 1, 0)";
+        sqlx::query(sql).bind(tenant).bind(mark).bind(position).execute(&world.admin).await?;
+    }
     for name in ["-history", "-more"] {
         let sql = "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, $2 || $3, $2 || '-reason', $2 || '-key')";
         sqlx::query(sql).bind(tenant).bind(mark).bind(name).execute(&world.admin).await?;

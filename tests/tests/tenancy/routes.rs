@@ -247,6 +247,7 @@ pub fn routes() -> Vec<Route> {
     let selected = r#"{"kind": "rate", "reason": "r", "filter": {"team": "<team>", "user": "<user>", "type": "<event_type>",
         "source": "<source>", "app": "<app>", "meter": "<meter>"}}"#;
     let backfill = r#"{"backfill": "<new_app>", "reason": "r"}"#;
+    add("GET /v1/twins", "usage:read", &[], &[]);
     add("GET /v1/backfills", "usage:read", &[], &[]);
     add("POST /v1/backfills", "corrections:write", &[], &[backfill]);
     add("GET /v1/backfills/{backfill}", "usage:read", &["backfill"], &[]);

@@ -116,6 +116,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0018_backfills.sql",
         "b8219f5b09fec8adde6be6dd085459b87469dc5277c6e369dd944e6b72c0bfad",
     ),
+    (
+        "migrations/postgres/0019_twins.sql",
+        "6ddc5a6b3dc1a4e83b4963956461eb2a33c554e6156f6b08d50e2397587a5e7f",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
