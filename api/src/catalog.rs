@@ -96,6 +96,9 @@ pub(crate) struct MeterForm {
     period: Option<String>,
     /// Of a time-weighted meter, for how long one is held to count one: `hour`, `day` (24 hours) or `period`.
     held_for: Option<String>,
+    /// Of a time-weighted meter, whether numbers say what is held more or less from then on (a seat added is 1, one removed
+    /// is -1), not what is held.
+    changes: Option<bool>,
 }
 
 /// A unit of account that is no currency.

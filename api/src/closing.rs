@@ -31,9 +31,11 @@ pub(crate) enum Measure {
     Average,
     Latest,
     Unique,
-    /// What was held, times how long, in parts of so many microseconds.
+    /// What was held, times how long, in parts of so many microseconds; of numbers that say what is held, or by how much
+    /// that changes.
     TimeWeighted {
         divisor_us: i64,
+        changes: bool,
     },
 }
 
@@ -53,6 +55,7 @@ impl Measure {
                     HeldFor::Day => 86_400_000_000,
                     HeldFor::Period => period.end_us.saturating_sub(period.start_us).max(1),
                 },
+                changes: meter.changes,
             },
         })
     }

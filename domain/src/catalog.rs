@@ -447,6 +447,7 @@ impl Compiler {
             allow_negative: true,
             period: None,
             held_for: None,
+            changes: false,
         };
         let number = self.catalog.meters.len();
         let event_type = closing.event_types.concat();
@@ -486,6 +487,10 @@ impl Compiler {
         };
         if let Some(reason) = held_for {
             self.fault(format!("{place}.held_for"), reason);
+        }
+        if definition.changes && aggregation != Aggregation::TimeWeighted {
+            let reason = format!("only `time_weighted` has it, and this is `{name}`; leave it out");
+            self.fault(format!("{place}.changes"), reason);
         }
     }
 
@@ -546,7 +551,8 @@ impl Compiler {
             dimensions,
             observes: false,
             aggregation: definition.aggregation,
-            allow_negative: definition.allow_negative,
+            // One fewer is no mistake.
+            allow_negative: definition.allow_negative || definition.changes,
             value,
             formula,
             dimension_slots,

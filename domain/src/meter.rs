@@ -160,6 +160,10 @@ pub struct MeterDefinition {
     /// For how long one is held to count one; for a time-weighted meter, and only for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_for: Option<HeldFor>,
+    /// Whether numbers say what is held more or less from then on, not what is held; for a time-weighted meter, and only
+    /// for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changes: bool,
 }
 
 /// Where a value stands.

@@ -208,6 +208,47 @@ async fn each_aggregation_closes_its_periods_exactly() -> Result<()> {
     verify(&system).await
 }
 
+/// The same gauge, told by its changes.
+#[tokio::test]
+async fn changes_add_up_to_what_is_held() -> Result<()> {
+    let mut system = System::embedded_with(&AT_ONCE, &[], &[]).await?;
+    let meters = [meter(
+        "seats",
+        "gauge",
+        json!({"aggregation": "time_weighted", "held_for": "hour", "changes": true}),
+    )];
+    publish(&system, &meters, json!([{"meter": "seats", "price": "1"}])).await?;
+    let change = |id: &str, time: &str, n: &str| event(id, "acme", time, json!({"n": n}));
+    send(
+        &system,
+        &[
+            change("1", "2026-02-10T00:00:00Z", "4"),
+            change("2", "2026-03-01T00:00:00Z", "6"),
+            change("3", "2026-03-11T00:00:00Z", "-9"),
+            change("4", "2026-03-11T00:00:00Z", "2"),
+            change("5", "2026-03-21T00:00:00Z", "4.5"),
+            change("6", "2026-04-01T00:00:00Z", "-7.5"),
+        ],
+    )
+    .await?;
+    // 1820, 5089 and 15, as of the levels.
+    come_to(&system, &[("seats", "6924")]).await?;
+    closed(&system, "seats", 3).await?;
+    system.kill("up")?;
+    system.start("up").await?;
+    // 10 more for 406 hours of March and 2 of April.
+    let late =
+        [change("7", "2026-03-15T00:00:00Z", "10"), change("8", "2026-04-01T00:00:00Z", "-10")];
+    let receipts = send(&system, &late).await?;
+    come_to(&system, &[("seats", "11004")]).await?;
+    for receipt in receipts {
+        let void = format!("/v1/events/{receipt}/void");
+        system.api()?.send("POST", &void, &json!({"reason": "a mistake"})).await?;
+    }
+    come_to(&system, &[("seats", "6924")]).await?;
+    verify(&system).await
+}
+
 /// Many teams, and a process that is killed while their period is closed.
 #[tokio::test]
 async fn a_close_that_is_killed_comes_to_the_same() -> Result<()> {
@@ -275,6 +316,7 @@ async fn what_closes_periods_is_ours_to_say() -> Result<()> {
         (json!({"aggregation": "max", "value": null}), "meters[m].value"),
         (json!({"aggregation": "time_weighted"}), "meters[m].held_for"),
         (json!({"aggregation": "max", "held_for": "day"}), "meters[m].held_for"),
+        (json!({"aggregation": "max", "changes": true}), "meters[m].changes"),
         (
             json!({"aggregation": "unique", "dimensions": {"value": "$.x"}}),
             "meters[m].dimensions[value]",

@@ -144,6 +144,7 @@ fn new_meter(class: UsageClass, key: &str, event_types: Vec<String>) -> MeterDef
         allow_negative: false,
         period: None,
         held_for: None,
+        changes: false,
         formula: None,
         samples: Vec::new(),
     }

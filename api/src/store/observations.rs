@@ -92,7 +92,7 @@ pub(crate) async fn counted(
             ),
             "toInt256(1)".to_owned(),
         ),
-        Measure::TimeWeighted { divisor_us } => {
+        Measure::TimeWeighted { divisor_us, .. } => {
             let divisor = statement.bind("Int64", divisor_us.to_string());
             let held = format!("greatest(least(o.next_us, {until}) - greatest(o.us, {start}), 0)");
             (
@@ -100,6 +100,15 @@ pub(crate) async fn counted(
                 format!("toInt256({divisor})"),
             )
         }
+    };
+    // What is held after each change.
+    let observed = if matches!(measure, Measure::TimeWeighted { changes: true, .. }) {
+        format!(
+            "SELECT * REPLACE (sum(toDecimal256(quantity, 12)) OVER (PARTITION BY team, toJSONString(dimensions) ORDER BY us, partition, position, place
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS quantity) FROM ({observed})"
+        )
+    } else {
+        observed
     };
     // Where each number holds until the next one of its team and dimensions.
     let observed = if carries_over {

@@ -24,6 +24,7 @@ fn meter(key: impl Into<String>) -> MeterDefinition {
         allow_negative: false,
         period: None,
         held_for: None,
+        changes: false,
         formula: None,
         samples: Vec::new(),
     }

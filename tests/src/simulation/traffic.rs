@@ -353,6 +353,7 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
         allow_negative: false,
         period: None,
         held_for: None,
+        changes: false,
         formula: None,
         samples: Vec::new(),
     };
