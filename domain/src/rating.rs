@@ -438,14 +438,11 @@ fn worked_out<'a>(
             reject("quantity_negative", what)
         }
         Ok(result) => Ok(result),
-        Err(failure) => {
-            let reason = match failure {
-                Failure::NotANumber(_) => "quantity_not_a_number",
-                Failure::OutOfRange => "quantity_out_of_range",
-                Failure::DivisionByZero => "quantity_divided_by_zero",
-            };
-            reject(reason, failure.to_string())
-        }
+        Err(failure) => match failure {
+            Failure::NotANumber(_) => reject("quantity_not_a_number", failure.to_string()),
+            Failure::OutOfRange => reject("quantity_out_of_range", failure.to_string()),
+            Failure::DivisionByZero => reject("quantity_divided_by_zero", failure.to_string()),
+        },
     }
 }
 
