@@ -1,11 +1,31 @@
 //! What is owed, as the books have it.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
 
 use crate::{
     oracle::parse,
     system::{System, amount},
 };
+
+/// How long the books may take.
+const WAIT: Duration = Duration::from_secs(150);
+/// Between looks at them.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until ledger and archive say that this is owed for the meter.
+pub async fn comes_to(system: &System, meter: &str, wanted: &str) -> Result<()> {
+    let (wanted, deadline) = (parse(wanted)?, Instant::now() + WAIT);
+    loop {
+        let found = owed(system, meter).await?;
+        if found == (wanted, wanted) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{meter} comes to {found:?}, not to {wanted}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
 
 /// What is owed for a meter, raw: in the ledger's transfers, and in the archive.
 #[allow(clippy::indexing_slicing, reason = "a sum has a row")]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::{oracle::parse, owed::owed, system::System};
+use tests::{owed::comes_to, system::System};
 
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(150);
@@ -19,18 +19,6 @@ async fn until(system: &System, path: &str, wanted: impl Fn(&Value) -> bool) -> 
             return Ok(answer);
         }
         ensure!(Instant::now() < deadline, "{path}: {answer}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-async fn comes_to(system: &System, meter: &str, wanted: &str) -> Result<()> {
-    let (wanted, deadline) = (parse(wanted)?, Instant::now() + WAIT);
-    loop {
-        let found = owed(system, meter).await?;
-        if found == (wanted, wanted) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{meter} comes to {found:?}, not to {wanted}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

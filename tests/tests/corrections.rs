@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::{
     oracle::parse,
-    owed::owed,
+    owed::{comes_to, owed},
     system::{System, amount},
 };
 
@@ -52,19 +52,6 @@ async fn send(system: &System, events: &[Value]) -> Result<Vec<String>> {
 fn event(kind: &str, id: &str, n: &str) -> Value {
     json!({"specversion": "1.0", "id": id, "source": "corrections", "type": kind, "subject": "acme",
         "time": "2026-06-10T12:00:00Z", "data": {"n": n, "note": "as sent"}})
-}
-
-/// Waits until ledger and archive say that this is owed for the meter.
-async fn comes_to(system: &System, meter: &str, wanted: &str) -> Result<()> {
-    let (wanted, deadline) = (parse(wanted)?, Instant::now() + WAIT);
-    loop {
-        let found = owed(system, meter).await?;
-        if found == (wanted, wanted) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{meter} comes to {found:?}, not to {wanted}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 async fn balance(system: &System) -> Result<i128> {

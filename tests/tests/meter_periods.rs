@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::{oracle::parse, owed::owed, system::System};
+use tests::{owed::comes_to, system::System};
 
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(120);
@@ -52,17 +52,8 @@ async fn send(system: &System, events: &[Value]) -> Result<Vec<String>> {
 
 /// Waits until ledger and archive say what is owed for each meter.
 async fn come_to(system: &System, wanted: &[(&str, &str)]) -> Result<()> {
-    let deadline = Instant::now() + WAIT;
     for (meter, wanted) in wanted {
-        let wanted = parse(wanted)?;
-        loop {
-            let found = owed(system, meter).await?;
-            if found == (wanted, wanted) {
-                break;
-            }
-            ensure!(Instant::now() < deadline, "{meter} comes to {found:?}, not to {wanted}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        comes_to(system, meter, wanted).await?;
     }
     Ok(())
 }
