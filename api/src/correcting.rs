@@ -225,7 +225,8 @@ fn damaged(event: &StoredEvent, error: &PreviewError) -> ApiError {
     ))
 }
 
-fn optional(text: &str) -> Option<&str> {
+/// A text that may be absent, which the archive has as an empty one.
+pub(crate) fn optional(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 

@@ -5,4 +5,5 @@ pub(crate) mod close_periods;
 pub(crate) mod correct;
 pub(crate) mod count_pending;
 pub(crate) mod decide_aliases;
+pub(crate) mod merge_teams;
 pub(crate) mod sweep_twins;

@@ -150,6 +150,7 @@ impl Service {
         let mut tasks = Tasks::new(&shared.shutdown);
         tasks.spawn("api-markers", jobs::append_markers::run(Arc::clone(&shared)));
         tasks.spawn("api-aliases", jobs::decide_aliases::run(Arc::clone(&shared)));
+        tasks.spawn("api-merges", jobs::merge_teams::run(Arc::clone(&shared)));
         tasks.spawn("api-corrections", jobs::correct::run(Arc::clone(&shared)));
         tasks.spawn("api-periods", jobs::close_periods::run(Arc::clone(&shared)));
         tasks.spawn("api-twins", jobs::sweep_twins::run(Arc::clone(&shared)));

@@ -62,6 +62,14 @@ impl IdentityKey {
         }
         hasher.finish128().as_u128()
     }
+
+    /// The identity of an event that was moved to another team of its own partition, where its first identity stays
+    /// taken: that of a subject which no client can send.
+    #[must_use]
+    pub fn moved(&self, parts: &IdentityParts<'_>) -> u128 {
+        let subject = format!("{}\0moved", parts.subject);
+        self.identity(&IdentityParts { subject: &subject, ..*parts })
+    }
 }
 
 /// A source without a trailing `/version`: `my-tool/1.2.0` is `my-tool`. A version is an optional

@@ -21,7 +21,7 @@ use crate::{
     },
     wire::{
         block::{Block, BlockHeader, BlockWriter},
-        record::{Attribute, AttributeKind, Entry, EventRecord},
+        record::{Attribute, AttributeKind, Entry, EventRecord, Origin, Verdict},
     },
 };
 
@@ -185,6 +185,18 @@ pub struct EventText<'a> {
 impl EventText<'_> {
     /// Appends the event.
     pub fn push(&self, writer: &mut BlockWriter) {
+        let event = self.record(writer);
+        writer.push(&Entry::Event(event));
+    }
+
+    /// Appends the event as a copy of one that stands elsewhere, with nothing known of twins: whether it takes its id
+    /// is found out as for any late event.
+    pub fn push_copy(&self, origin: Origin, writer: &mut BlockWriter) {
+        let event = self.record(writer);
+        writer.push(&Entry::Copy(Verdict::New { checked_to: -1 }, origin, event));
+    }
+
+    fn record(&self, writer: &mut BlockWriter) -> EventRecord<'_> {
         let Data { raw, scalars } = self.data;
         let tenant = writer.tenant(self.tenant);
         let mut attributes = Vec::with_capacity(scalars.len());
@@ -198,7 +210,7 @@ impl EventText<'_> {
         let mut optional = |text: Option<&str>| text.map(|text| dictionary.intern(text));
         let (user, app) = (optional(self.user), optional(self.app));
         let (key, feature) = (optional(self.key), optional(self.feature));
-        let event = EventRecord {
+        EventRecord {
             tenant,
             team: dictionary.intern(self.team),
             subject: dictionary.intern(self.subject),
@@ -217,8 +229,7 @@ impl EventText<'_> {
             quote: None,
             attributes,
             raw: raw.as_bytes(),
-        };
-        writer.push(&Entry::Event(event));
+        }
     }
 }
 

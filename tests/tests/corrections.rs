@@ -16,6 +16,9 @@ use tests::{
     system::{System, amount},
 };
 
+#[path = "corrections/merges.rs"]
+mod merges;
+
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(120);
 

@@ -109,6 +109,7 @@ const CASES: &[Case] = &[
     ),
     ("grants", "find", Finds, &["{tenant}", "{grant}", NULL]),
     ("grants", "list", Finds, &["{tenant}", "{wallet}", NULL, "10"]),
+    ("holds", "any_open", Finds, &["{tenant}", "acme"]),
     ("holds", "find", Finds, &["{tenant}", "{hold}", NULL]),
     ("idempotency", "find", Finds, &["{tenant}", "POST /v1/teams", "k"]),
     ("idempotency", "insert", Inserts, &["{tenant}", "r", "k", r"\x00", "200", "{}"]),
@@ -219,7 +220,12 @@ const CASES: &[Case] = &[
         &["{tenant}", "acme", "ffffffff-ffff-ffff-ffff-ffffffffffff", "10"],
     ),
     ("team_aliases", "find", Finds, &["{tenant}", "acme-2"]),
-    ("team_aliases", "insert", Inserts, &["{tenant}", "new", "acme", "60"]),
+    ("team_aliases", "insert", Inserts, &["{tenant}", "new", "acme", "60", "true"]),
+    ("team_aliases", "advance_merge", Finds, &["{tenant}", "acme-3", "moving", "merged", NULL]),
+    ("team_aliases", "any_of", Finds, &["{tenant}", "acme"]),
+    ("team_aliases", "lease", Finds, &["{tenant}", "acme-3", "30", "false"]),
+    ("team_aliases", "merging", Finds, &[]),
+    ("team_aliases", "note_moved", Finds, &["{tenant}", "acme-3", "5"]),
     ("team_aliases", "list", Finds, &["{tenant}", "acme", NULL, "10"]),
     ("team_aliases", "remove", Finds, &["{tenant}", "acme-2"]),
     ("team_aliases", "take_effect", Finds, &["{tenant}", "acme-2"]),
@@ -546,6 +552,7 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
         "INSERT INTO ingest_counts (tenant_id, period, period_start, events) VALUES ($1, 'day', now() AT TIME ZONE 'UTC', 5)
          ON CONFLICT (tenant_id, period) DO UPDATE SET events = 5",
         "UPDATE team_aliases SET effective_at = clock_timestamp() WHERE tenant_id = $1",
+        "INSERT INTO team_aliases (tenant_id, alias, team, effective_at, waiting, merge) VALUES ($1, 'acme-3', 'acme', now(), true, 'moving')",
         "INSERT INTO running_totals (tenant_id, team, meter, scope, period, starts_at, quantity)
          VALUES ($1, 'acme', 'calls', '', 'ever', '-infinity', 7)",
         "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, catalog_version, state, archived_to, created_by, lease)

@@ -5,7 +5,8 @@
 //! there is of the subject was in its partition by then, or is a copy of a late event among that. When
 //! all of it is posted and archived, the subject has events or will never have any. Where that is not
 //! seen in time, because late events do not end or a neighbour is away, the alias is removed: without
-//! it nothing can go wrong.
+//! it nothing can go wrong. Where the subject's usage is to become the team's, [`super::merge_teams`] goes on
+//! instead of removing the alias.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -33,6 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const HAS_USAGE: &str = "alias removed: its subject has usage of its own";
 const NOT_SEEN: &str =
     "alias removed: it could not be seen in time whether its subject has usage of its own";
+
+/// What a merge that was asked for begins with.
+const MERGES: (&str, &str, Option<uuid::Uuid>) = ("asked", "taking_back", None);
 
 /// How far an alias has come.
 #[derive(Debug)]
@@ -133,7 +137,8 @@ async fn is_archived(api: &Api, partition: u32, x: i64) -> Result<bool, ApiError
     Ok(position.unwrap_or(-1) >= x)
 }
 
-/// Lets the alias take effect, or removes it: for this reason, or because its subject is a team.
+/// Lets the alias take effect, or removes it: for this reason, or because its subject is a team. One that merges
+/// begins to.
 async fn decide(
     api: &Api,
     tenant: TenantScope,
@@ -143,8 +148,13 @@ async fn decide(
     scoped(&api.pool, tenant.id(), |mut transaction| async move {
         teams::lock_names(&mut transaction, tenant).await?;
         let team = teams::find(&mut transaction, tenant, alias).await?;
-        match team.map(|_| HAS_USAGE).or(against) {
+        match against.or(team.map(|_| HAS_USAGE)) {
             None => team_aliases::take_effect(&mut transaction, tenant, alias).await,
+            Some(HAS_USAGE)
+                if team_aliases::advance_merge(&mut transaction, tenant, alias, MERGES).await? =>
+            {
+                Ok(())
+            }
             Some(reason) => remove(&mut transaction, tenant, alias, reason).await,
         }
     })

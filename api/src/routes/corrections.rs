@@ -261,7 +261,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
 }
 
 /// What is inserted, with the archive's positions and the catalog of now.
-pub(super) async fn begin(
+pub(crate) async fn begin(
     api: &Api,
     tenant: TenantScope,
     kind: &'static str,
@@ -286,7 +286,7 @@ pub(super) async fn begin(
 }
 
 /// Adds a correction, unless there are too many.
-pub(super) async fn add(
+pub(crate) async fn add(
     connection: &mut PgConnection,
     tenant: TenantScope,
     new: &NewCorrection,

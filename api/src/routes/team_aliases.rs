@@ -7,11 +7,12 @@ use runtime::{
     postgres::scoped,
 };
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::{check_key, no_team};
 use crate::{
-    auth::{Caller, Scope},
+    auth::{Caller, Scope, TenantScope},
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
@@ -19,6 +20,7 @@ use crate::{
     page::{Page, PageQuery, page},
     state::Api,
     store::{
+        holds,
         team_aliases::{self, AliasRow},
         teams,
     },
@@ -32,9 +34,12 @@ const KNOWN_AFTER_S: i32 = 60;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewAlias {
-    /// The other subject. It must not be a team, which it is once it has usage.
+    /// The other subject. It must not be a team, which it is once it has usage, unless it is merged.
     #[schema(min_length = 1, max_length = 256)]
     alias: String,
+    /// Whether usage that the subject has becomes the team's: it is taken back and rated again by the team's prices.
+    #[serde(default)]
+    merge: bool,
 }
 
 /// An alias.
@@ -49,6 +54,12 @@ pub(crate) struct Alias {
     waiting: bool,
     /// Since when it holds; null while it waits.
     effective_at: Option<String>,
+    /// Null where no usage becomes the team's, or how far that is: `asked`, `taking_back`, `moving` or `merged`.
+    merge: Option<String>,
+    /// Events that have become the team's.
+    moved: i64,
+    /// The corrections that took back what they came to: `GET /v1/corrections/{correction}`.
+    corrections: Vec<String>,
 }
 
 impl From<AliasRow> for Alias {
@@ -58,6 +69,9 @@ impl From<AliasRow> for Alias {
             team: row.team,
             waiting: row.effective_at_us.is_none(),
             effective_at: row.effective_at_us.map(time::format),
+            merge: row.merge,
+            moved: row.moved,
+            corrections: row.corrections.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -67,7 +81,8 @@ impl From<AliasRow> for Alias {
 /// It waits for at least 60 seconds, and until everything that was accepted before is posted. Meanwhile
 /// events of the other subject are answered 503. Then it takes effect; or, if the subject has come to
 /// have events of its own, or that could not be seen within 15 minutes, it is removed, which
-/// `GET /v1/audit` shows.
+/// `GET /v1/audit` shows. With `merge` the subject may have usage: then a correction takes back what it came to, its
+/// events are rated again for the team, and the alias takes effect. Its credits stay where they are.
 #[utoipa::path(post, path = "/v1/teams/{team}/aliases", tag = "teams", params(IdempotencyKey, ("team" = String, Path, description = "Key of the team")),
     request_body = NewAlias, responses((status = 201, body = Alias), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn create(
@@ -84,18 +99,15 @@ pub(crate) async fn create(
         let team = team.clone();
         Box::pin(async move {
             teams::lock_names(connection, tenant).await?;
-            teams::find(connection, tenant, &team).await?.ok_or_else(|| no_team(&team))?;
-            if has_usage || teams::find(connection, tenant, &new.alias).await?.is_some() {
-                let detail = format!("`{}` is a team itself", new.alias);
-                return Err(Problem::conflict(
-                    "alias_is_team",
-                    detail,
-                    "choose another alias; teams cannot be merged",
-                )
-                .into());
-            }
-            let Some(row) =
-                team_aliases::insert(connection, tenant, &new.alias, &team, KNOWN_AFTER_S).await?
+            check(connection, tenant, (&team, has_usage), new).await?;
+            let Some(row) = team_aliases::insert(
+                connection,
+                tenant,
+                &new.alias,
+                &team,
+                (KNOWN_AFTER_S, new.merge),
+            )
+            .await?
             else {
                 return Err(Problem::conflict(
                     "alias_exists",
@@ -108,6 +120,51 @@ pub(crate) async fn create(
         })
     })
     .await
+}
+
+/// Whether a subject may become an alias of a team.
+async fn check(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (team, has_usage): (&str, bool),
+    new: &NewAlias,
+) -> Result<(), ApiError> {
+    teams::find(connection, tenant, team).await?.ok_or_else(|| no_team(team))?;
+    if let Some(alias) = team_aliases::find(connection, tenant, team).await? {
+        let detail = format!("`{team}` is an alias of `{}`", alias.team);
+        return Err(Problem::conflict(
+            "team_is_alias",
+            detail,
+            "make the alias one of the team that this name belongs to",
+        )
+        .into());
+    }
+    let is_team = has_usage || teams::find(connection, tenant, &new.alias).await?.is_some();
+    if is_team && (!new.merge || new.alias == team) {
+        return Err(Problem::conflict(
+            "alias_is_team",
+            format!("`{}` is a team itself", new.alias),
+            "choose another alias; or ask with `merge`, and its usage becomes the team's",
+        )
+        .into());
+    }
+    if team_aliases::any_of(connection, tenant, &new.alias).await? {
+        return Err(Problem::conflict(
+            "alias_has_aliases",
+            format!("there are aliases of `{}`", new.alias),
+            "only a name without aliases of its own becomes one: GET /v1/teams/{team}/aliases",
+        )
+        .into());
+    }
+    if holds::any_open(connection, tenant, &new.alias).await? {
+        return Err(Problem::conflict(
+            "alias_has_holds",
+            format!("work of `{}` is under way: it has holds that are open", new.alias),
+            "capture or release them first",
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// List a team's aliases

@@ -51,6 +51,23 @@ pub(crate) async fn find(
     Ok(row)
 }
 
+/// Whether holds of a team are open.
+pub(crate) async fn any_open(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    team: &str,
+) -> Result<bool, ApiError> {
+    let found: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT h.hold_id FROM holds h JOIN wallets w USING (tenant_id, wallet_id)
+         WHERE tenant_id = $1 AND w.team = $2 AND h.state IN ('open', 'closing') LIMIT 1",
+    )
+    .bind(tenant.id())
+    .bind(team)
+    .fetch_all(connection)
+    .await?;
+    Ok(!found.is_empty())
+}
+
 /// Decides holds on one wallet: one statement, a transaction of its own, on a connection without one.
 /// It sets the scope of row-level security by itself.
 pub(crate) async fn place(

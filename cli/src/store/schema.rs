@@ -46,6 +46,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (17, "meter_periods", include_str!("../../../migrations/postgres/0017_meter_periods.sql")),
     (18, "backfills", include_str!("../../../migrations/postgres/0018_backfills.sql")),
     (19, "twins", include_str!("../../../migrations/postgres/0019_twins.sql")),
+    (22, "merges", include_str!("../../../migrations/postgres/0022_merges.sql")),
 ];
 
 /// Brings the tables up to date.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
 use domain::{
     catalog::Catalog,
-    event::IdentityKey,
+    event::{IdentityKey, IdentityParts},
     rating::{Binding, Line, LineTotal, Lines, Outcome, Rating, Scratch, TotalName, Totals, rate},
     wire::{
         block::{Block, BlockHeader},
@@ -187,7 +187,13 @@ impl Again {
         let corrects = corrects(row)?;
         let corrected;
         let event = match corrects {
-            None => event,
+            None => match self.moved(row, tenant, copy.is_some())? {
+                None => event,
+                Some(identity) => {
+                    corrected = EventRecord { identity, ..event.clone() };
+                    &corrected
+                }
+            },
             // It left id and content with the event that it corrects, and touches no hold.
             Some(_) => {
                 let content = row.u64("content_hash")?;
@@ -227,6 +233,17 @@ impl Again {
             serial: 0,
         };
         Ok(take(&place, event, (time_us, outcome), catalog, &lines))
+    }
+
+    /// The identity of a copy that was moved to another team of its partition.
+    fn moved(&self, row: &Row<'_>, tenant: Uuid, is_copy: bool) -> Result<Option<u128>> {
+        if !is_copy {
+            return Ok(None);
+        }
+        let (subject, source, id) =
+            (row.text("subject")?, row.text("source")?, row.text("event_id")?);
+        let moved = self.identity_key.moved(&IdentityParts { tenant, subject, source, id });
+        Ok(Some(moved).filter(|moved| row.u128("identity").is_ok_and(|own| own == *moved)))
     }
 
     /// A block with the event alone.

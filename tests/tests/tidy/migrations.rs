@@ -120,6 +120,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0019_twins.sql",
         "6ddc5a6b3dc1a4e83b4963956461eb2a33c554e6156f6b08d50e2397587a5e7f",
     ),
+    (
+        "migrations/postgres/0022_merges.sql",
+        "fda5b5e629b0a79dc69c96bc6afc0ea42167a97239ea641b9f3966f1f494259e",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.

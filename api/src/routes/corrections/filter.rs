@@ -57,6 +57,11 @@ impl Filter {
         Filter { source: Some(source), ..Filter::default() }
     }
 
+    /// All events of a team.
+    pub fn of_team(team: String) -> Filter {
+        Filter { team: Some(team), ..Filter::default() }
+    }
+
     /// The part of it that the archive selects by.
     pub fn selection(&self) -> Result<Selection, Problem> {
         let time = |name, text: &Option<String>| {
