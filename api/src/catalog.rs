@@ -17,10 +17,12 @@ use utoipa::ToSchema;
 pub(crate) mod changes;
 mod offer_form;
 mod rate_form;
+mod zone_form;
 
 pub(crate) use self::{
     offer_form::{HolderForm, OfferForm, OfferSchema},
     rate_form::{RateForm, RateSchema, shortest},
+    zone_form::TeamZoneForm,
 };
 
 /// One path or several, of which the first that is present counts.
@@ -195,6 +197,9 @@ pub(crate) struct CatalogForm {
     #[serde(default)]
     #[schema(example = "Europe/Berlin")]
     pub zone: Option<String>,
+    /// Zones of teams that have one of their own; at most 100000. A team has each zone once, from one time on.
+    #[serde(default)]
+    pub team_zones: Vec<TeamZoneForm>,
     /// Prices that some teams have beside the default card; at most 1000.
     #[serde(default)]
     #[schema(value_type = Vec<OfferSchema>)]
@@ -305,6 +310,12 @@ impl CatalogForm {
             default_rate_card: self.default_rate_card,
             default_cost_card: self.default_cost_card,
             zone: self.zone,
+            team_zones: self
+                .team_zones
+                .into_iter()
+                .enumerate()
+                .map(|(index, of_team)| of_team.inside(index, &mut faults))
+                .collect(),
             offers: self.offers.into_iter().map(OfferForm::inside).collect(),
             holders: self
                 .holders
@@ -329,6 +340,7 @@ impl CatalogForm {
             default_rate_card: document.default_rate_card.clone(),
             default_cost_card: document.default_cost_card.clone(),
             zone: document.zone.clone(),
+            team_zones: document.team_zones.iter().map(TeamZoneForm::outside).collect(),
             offers: document.offers.iter().map(OfferForm::outside).collect(),
             holders: document.holders.iter().map(HolderForm::outside).collect(),
         }

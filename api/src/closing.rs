@@ -108,6 +108,8 @@ impl Counted {
 pub(crate) struct Closing<'a> {
     pub meter: &'a MeterDefinition,
     pub period: Period,
+    /// The zone that the team has of its own; empty where it has none.
+    pub zone: &'a str,
     pub team: &'a str,
     pub dimensions: &'a BTreeMap<String, String>,
     pub quantity: Quantity,
@@ -127,12 +129,16 @@ impl Closing<'_> {
     fn id(&self) -> String {
         let start = time::format(self.period.start_us);
         let dimensions = json!(self.dimensions).to_string();
-        format!("{}/{start}/{}", self.meter.key, blake3::hash(dimensions.as_bytes()).to_hex())
+        let hash = blake3::hash(dimensions.as_bytes()).to_hex();
+        match self.zone {
+            "" => format!("{}/{start}/{hash}", self.meter.key),
+            zone => format!("{}/{start}/{hash}/{zone}", self.meter.key),
+        }
     }
 
     /// Its text.
     pub fn text(&self) -> String {
-        json!({
+        let mut text = json!({
             "id": self.id(),
             "source": CLOSING_SOURCE,
             "type": closing_type(&self.meter.key),
@@ -146,8 +152,11 @@ impl Closing<'_> {
                 "quantity": self.quantity.to_string(),
                 "dimensions": self.dimensions,
             },
-        })
-        .to_string()
+        });
+        if !self.zone.is_empty() {
+            text["data"]["zone"] = json!(self.zone);
+        }
+        text.to_string()
     }
 
     /// What it would be charged, by a catalog and with these running totals of its team.
@@ -202,8 +211,16 @@ impl Closing<'_> {
     }
 }
 
-/// Dimensions and quantity of an event that closed a period.
-pub(crate) fn read(event: &StoredEvent) -> Result<(BTreeMap<String, String>, Quantity), ApiError> {
+/// What an event said that closed a period.
+pub(crate) struct Said {
+    pub dimensions: BTreeMap<String, String>,
+    /// The zone that the team had of its own; empty where it had none.
+    pub zone: String,
+    pub quantity: Quantity,
+}
+
+/// Reads an event that closed a period.
+pub(crate) fn read(event: &StoredEvent) -> Result<Said, ApiError> {
     #[derive(Deserialize)]
     struct Event {
         data: Closed,
@@ -212,13 +229,15 @@ pub(crate) fn read(event: &StoredEvent) -> Result<(BTreeMap<String, String>, Qua
     struct Closed {
         quantity: String,
         dimensions: BTreeMap<String, String>,
+        #[serde(default)]
+        zone: String,
     }
     let unread = |error: &dyn std::fmt::Display| {
         ApiError::Internal(format!("what closed a period cannot be read: {error}"))
     };
     let Event { data } = serde_json::from_str(&event.raw).map_err(|error| unread(&error))?;
     let (quantity, _) = Quantity::parse(&data.quantity).map_err(|error| unread(&error))?;
-    Ok((data.dimensions, quantity))
+    Ok(Said { dimensions: data.dimensions, zone: data.zone, quantity })
 }
 
 #[cfg(test)]
@@ -284,6 +303,7 @@ mod tests {
                 start_us: 1_767_222_000_000_000,
                 end_us: 1_769_900_400_000_000,
             },
+            zone: "",
             team: "acme",
             dimensions: &dimensions,
             quantity: Quantity::parse("12.5").unwrap().0,
@@ -292,6 +312,10 @@ mod tests {
         let id = "peak/2025-12-31T23:00:00.000000Z/c4fcc5e821e3b416273528757a027f64bed85239f061c0b2e7299dfd29f7fc2c";
         assert_eq!(closing.text().replace(&closing.id(), "ID"), want);
         assert_eq!(closing.id(), id);
+        // That of a team with a zone of its own is another one, also where the zones have the same days.
+        let other = Closing { zone: "Europe/Paris", ..closing };
+        assert_eq!(other.id(), format!("{id}/Europe/Paris"));
+        assert!(other.text().contains(r#""zone":"Europe/Paris""#), "{}", other.text());
     }
 
     /// It is rated by the rows of its meter, with its dimensions.
@@ -309,6 +333,7 @@ mod tests {
             let closing = Closing {
                 meter: &meter,
                 period: Period { kind: PeriodKind::Month, start_us: 0, end_us: 2_678_400_000_000 },
+                zone: "",
                 team: "acme",
                 dimensions: &dimensions,
                 quantity: Quantity::parse("12.5").unwrap().0,

@@ -23,6 +23,8 @@ pub struct Config {
     pub close_after_s: u64,
     /// Seconds between two searches of a partition for events that were charged twice.
     pub sweep_every_s: u32,
+    /// What is done where a catalog has a price for usage that had none.
+    pub unpriced: Unpriced,
     /// How long one conservation statement may read the log, in milliseconds.
     pub pending_scan_ms: u64,
     /// Address of ingest, for events that are sent again; empty for the ingest of this process.
@@ -33,6 +35,18 @@ pub struct Config {
     pub failed_attempt_regain_ms: u64,
     /// The master key under which apps' secrets are stored; empty: no secrets, no tokens.
     pub master_key: Secret,
+}
+
+/// What is done where a catalog has a price for usage that had none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unpriced {
+    /// A correction is previewed, and waits for somebody to post it.
+    Preview,
+    /// A correction is previewed and posted.
+    Post,
+    /// Nothing.
+    Leave,
 }
 
 impl Config {
@@ -93,6 +107,7 @@ mod tests {
             pending_blocks_max: 0,
             close_after_s: 0,
             sweep_every_s: 0,
+            unpriced: Unpriced::Leave,
             pending_scan_ms: 0,
             ingest_url: "ingest:8080".to_owned(),
             failed_attempts_max: 0,

@@ -6,4 +6,5 @@ pub(crate) mod correct;
 pub(crate) mod count_pending;
 pub(crate) mod decide_aliases;
 pub(crate) mod merge_teams;
+pub(crate) mod price_unpriced;
 pub(crate) mod sweep_twins;

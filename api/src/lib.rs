@@ -153,6 +153,7 @@ impl Service {
         tasks.spawn("api-merges", jobs::merge_teams::run(Arc::clone(&shared)));
         tasks.spawn("api-corrections", jobs::correct::run(Arc::clone(&shared)));
         tasks.spawn("api-periods", jobs::close_periods::run(Arc::clone(&shared)));
+        tasks.spawn("api-unpriced", jobs::price_unpriced::run(Arc::clone(&shared)));
         tasks.spawn("api-twins", jobs::sweep_twins::run(Arc::clone(&shared)));
         tasks.spawn("api-balances", live::refresh::run(Arc::clone(&shared)));
         for partition in 0..shared.log.partitions() {

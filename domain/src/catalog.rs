@@ -6,7 +6,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use hashbrown::HashMap;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -17,12 +16,15 @@ use crate::{
     },
     money::Amount,
     offer::{Holder, Offer},
-    period::{self, PeriodKind},
+    period::PeriodKind,
     rate_card::{Card, CardKind, RateTable},
 };
 
 mod cards;
 mod offers;
+mod zones;
+
+pub use self::zones::{TEAM_ZONES_MAX, TeamZone, Zone, Zones};
 
 pub(crate) use self::offers::{CompiledOffer, Holding, OfferCard, Offers};
 
@@ -81,6 +83,9 @@ pub struct CatalogDocument {
     /// where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Zones of teams that have one of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub team_zones: Vec<TeamZone>,
     /// Prices that some teams have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offers: Vec<Offer>,
@@ -106,10 +111,8 @@ pub struct Catalog {
     pub meters: Vec<Meter>,
     /// Card versions that lines refer to by number.
     pub card_versions: Vec<CardVersionName>,
-    /// The IANA name of its zone.
-    pub zone: Arc<str>,
-    /// Its zone.
-    pub time_zone: TimeZone,
+    /// The zones whose calendars and clocks periods and windows of prices follow.
+    pub zones: Zones,
     /// Whether a charge of any meter depends on a running total, by any card that a team may have.
     pub counts: bool,
     /// Offers and who holds them.
@@ -128,8 +131,7 @@ impl Default for Catalog {
         Catalog {
             meters: Vec::new(),
             card_versions: Vec::new(),
-            zone: Arc::from("UTC"),
-            time_zone: TimeZone::UTC,
+            zones: Zones::default(),
             counts: false,
             offers: Offers::default(),
             by_type: HashMap::new(),
@@ -229,7 +231,7 @@ impl CatalogDocument {
     /// Checks the document and makes it ready for rating.
     pub fn compile(&self) -> Result<Catalog, Vec<Fault>> {
         let mut compiler = Compiler::default();
-        compiler.zone(self);
+        compiler.zones(self);
         compiler.meters(self);
         compiler.number_offered_cards(self);
         compiler.cards(self);
@@ -273,22 +275,6 @@ struct Compiler {
 impl Compiler {
     fn fault(&mut self, place: String, reason: impl Into<String>) {
         self.faults.push(Fault { place, reason: reason.into() });
-    }
-
-    fn zone(&mut self, document: &CatalogDocument) {
-        let Some(name) = &document.zone else { return };
-        match period::zone(name) {
-            Some(zone) => {
-                self.catalog.zone = Arc::from(zone.iana_name().unwrap_or(name));
-                self.catalog.time_zone = zone;
-            }
-            None => {
-                let reason = format!(
-                    "there is no time zone `{name}`; give an IANA name such as `Europe/Berlin`"
-                );
-                self.fault("zone".into(), reason);
-            }
-        }
     }
 
     fn slot(&mut self, place: &str, path: &str) -> usize {

@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc};
 use smallvec::SmallVec;
 
 use crate::{
-    catalog::{Catalog, CompiledFilter, Meter, Target},
+    catalog::{Catalog, CompiledFilter, Meter, Target, Zone},
     event::unescape,
     formula::{Failure, Formula},
     llm_usage,
@@ -214,18 +214,18 @@ pub struct Scratch {
 const PERIODS_KEPT: usize = 16;
 
 impl Scratch {
-    fn period(&mut self, catalog: &Catalog, kind: PeriodKind, time_us: i64) -> Period {
-        let of = |(zone, period): &&(Arc<str>, Period)| {
-            period.kind == kind && period.contains(time_us) && *zone == catalog.zone
+    fn period(&mut self, zone: &Zone, kind: PeriodKind, time_us: i64) -> Period {
+        let of = |(name, period): &&(Arc<str>, Period)| {
+            period.kind == kind && period.contains(time_us) && *name == zone.name
         };
         if let Some((_, period)) = self.periods.iter().find(of) {
             return *period;
         }
-        let period = Period::of(kind, &catalog.time_zone, time_us);
+        let period = Period::of(kind, &zone.time_zone, time_us);
         if self.periods.len() == PERIODS_KEPT {
             self.periods.clear();
         }
-        self.periods.push((Arc::clone(&catalog.zone), period));
+        self.periods.push((Arc::clone(&zone.name), period));
         period
     }
 }
@@ -281,13 +281,15 @@ pub fn rate<'a>(
     place_attributes(rating, event, scratch);
     let team = rating.dictionary.get(event.team).unwrap_or_default();
     rating.catalog.offers.of(team, rating.time_us, &mut scratch.offers);
+    let zone = rating.catalog.zones.of(team, rating.time_us);
     for number in meters {
         let Some(meter) = rating.catalog.meters.get(*number) else { continue };
         if !meter.filters.iter().all(|filter| passes(rating, event, scratch, filter)) {
             continue;
         }
         let Some(quantity) = quantity_of(rating, event, scratch, meter)? else { continue };
-        lines.push(line(rating, event, totals, scratch, (*number, meter), quantity)?);
+        let standing = (totals, zone);
+        lines.push(line(rating, event, standing, scratch, (*number, meter), quantity)?);
     }
     Ok(if lines.is_empty() {
         Outcome::Unmetered
@@ -446,10 +448,13 @@ fn worked_out<'a>(
     }
 }
 
+/// Where an event stands: its team's totals before it, and the zone of their periods.
+type Standing<'t> = (&'t dyn Totals, &'t Zone);
+
 fn line<'a>(
     rating: &Rating<'a>,
     event: &'a EventRecord<'a>,
-    totals: &dyn Totals,
+    standing: Standing<'_>,
     scratch: &mut Scratch,
     (number, meter): (usize, &Meter),
     (quantity, rounded): (Quantity, bool),
@@ -487,7 +492,7 @@ fn line<'a>(
         None => (Charge::Unpriced, None),
         Some(choice) => {
             let used = (quantity, cost.map(|(amount, _)| amount));
-            charge_of(rating, totals, scratch, meter, &choice, used).ok_or_else(too_large)?
+            charge_of(rating, standing, scratch, meter, &choice, used).ok_or_else(too_large)?
         }
     };
     Ok(Line { meter: number, quantity, rounded, charge, cost, dimensions, total })
@@ -517,7 +522,7 @@ fn cost_of(
 /// it depends on; `None` beyond the limit.
 fn charge_of(
     rating: &Rating<'_>,
-    totals: &dyn Totals,
+    standing: Standing<'_>,
     scratch: &mut Scratch,
     meter: &Meter,
     choice: &Choice<'_>,
@@ -540,15 +545,13 @@ fn charge_of(
     let total = match terms.counting() {
         None => None,
         Some(counting) => {
-            Some(Box::new(counted(rating, totals, scratch, (meter, counting), quantity)?))
+            Some(Box::new(counted(rating, standing, scratch, (meter, counting), quantity)?))
         }
     };
     let usage = Usage {
         quantity,
         before: total.as_deref().map_or(0, |total| total.before),
-        local: terms
-            .needs_local_time()
-            .then(|| Local::of(&rating.catalog.time_zone, rating.time_us)),
+        local: terms.needs_local_time().then(|| Local::of(&standing.1.time_zone, rating.time_us)),
         cost,
     };
     match terms.charge(&usage) {
@@ -561,12 +564,12 @@ fn charge_of(
 /// The running total that a line depends on; `None` where it would not fit its column.
 fn counted(
     rating: &Rating<'_>,
-    totals: &dyn Totals,
+    (totals, zone): Standing<'_>,
     scratch: &mut Scratch,
     (meter, counting): (&Meter, &Counting),
     priced: i128,
 ) -> Option<LineTotal> {
-    let period = scratch.period(rating.catalog, counting.period, rating.time_us);
+    let period = scratch.period(zone, counting.period, rating.time_us);
     let name = TotalName {
         meter: Arc::clone(&meter.key),
         scope: Arc::clone(&counting.scope),

@@ -18,6 +18,8 @@ use tests::{
 
 #[path = "corrections/merges.rs"]
 mod merges;
+#[path = "corrections/unpriced.rs"]
+mod unpriced;
 
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(120);

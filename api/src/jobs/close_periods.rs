@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use domain::{
+    catalog::Zone,
     event::IdentityKey,
     meter::MeterDefinition,
     period::{Period, PeriodKind},
@@ -128,7 +129,7 @@ async fn look(api: &Api, known: &mut Known, heartbeat: &Heartbeat) -> Result<(),
             break;
         }
         let (tenant, lease) = (TenantScope::of_task(open.tenant_id), Uuid::now_v7());
-        let own = (open.meter.as_str(), open.from_us);
+        let own = open.own();
         let leased = scoped(&api.pool, tenant.id(), |mut transaction| async move {
             meter_periods::lease(&mut transaction, tenant, own, lease).await
         });
@@ -173,25 +174,41 @@ fn meter_of<'c>(compiled: &'c Compiled, meter: &str) -> Option<(&'c MeterDefinit
     Some((meter, meter.period?))
 }
 
-/// Opens the period of a meter that a time lies in.
+/// Opens the periods of a meter that a time lies in, one for each zone that teams have.
 async fn open(api: &Api, tenant: TenantScope, meter: &str, time_us: i64) -> Result<(), ApiError> {
     let compiled = compiled::newest(api, tenant).await?;
     let found = meter_of(&compiled, meter);
     let carries_over = found.is_some_and(|(meter, _)| meter.aggregation.carries_over());
-    let period = found.map(|(_, kind)| Period::of(kind, &compiled.catalog.time_zone, time_us));
-    let period = period.as_ref();
+    // A meter that is gone, or adds up by now, has none: its events are to be rated again, and show nothing then.
+    let zones = &compiled.catalog.zones;
+    let of_teams = zones.of_any_team().into_iter().map(|zone| (&*zone.name, zone));
+    let all = found.into_iter().flat_map(|(_, kind)| {
+        let of = move |zone: &Zone| Period::of(kind, &zone.time_zone, time_us);
+        let all = std::iter::once(("", zones.own())).chain(of_teams.clone());
+        all.map(move |(name, zone)| (name, of(zone)))
+    });
+    let periods: &Vec<(&str, Period)> = &all.collect();
     scoped(&api.pool, tenant.id(), |mut transaction| async move {
         let opened =
             meter_periods::open_at(&mut transaction, tenant, meter, time_us, carries_over).await?;
-        match period {
-            Some(period) if !opened => {
-                meter_periods::add(&mut transaction, tenant, meter, (period, time_us)).await
-            }
-            // A meter that is gone, or adds up by now: its events are to be rated again, and show nothing then.
-            _ => Ok::<_, ApiError>(()),
+        for (zone, period) in periods.iter().filter(|(zone, _)| !opened.iter().any(|o| o == zone)) {
+            let added = (period, time_us);
+            meter_periods::add(&mut transaction, tenant, (meter, zone), added).await?;
         }
+        Ok::<_, ApiError>(())
     })
     .await
+}
+
+/// The period of a kind at a time in a zone of the catalog: by its name, or its own by an empty one. None where no team
+/// has it any more.
+fn period_of(compiled: &Compiled, zone: &str, kind: PeriodKind, time_us: i64) -> Option<Period> {
+    let zones = &compiled.catalog.zones;
+    let zone = match zone {
+        "" => zones.own(),
+        name => zones.of_any_team().into_iter().find(|zone| &*zone.name == name)?,
+    };
+    Some(Period::of(kind, &zone.time_zone, time_us))
 }
 
 /// How the attempt to close a period ended.
@@ -218,12 +235,12 @@ async fn end(
             _ => Outcome::Later(RETRY_AFTER_S),
         }
     });
-    let own = (open.meter.as_str(), open.from_us);
+    let own = open.own();
     let next = match &outcome {
         Outcome::Closed(_, true) => {
             let compiled = compiled::newest(api, tenant).await?;
             meter_of(&compiled, &open.meter)
-                .map(|(_, kind)| Period::of(kind, &compiled.catalog.time_zone, open.to_us))
+                .and_then(|(_, kind)| period_of(&compiled, &open.zone, kind, open.to_us))
         }
         _ => None,
     };
@@ -234,7 +251,8 @@ async fn end(
                 meter_periods::close(&mut transaction, tenant, own, lease, *quantities).await?;
                 if let Some(next) = next {
                     let next = (next, open.to_us);
-                    meter_periods::add(&mut transaction, tenant, own.0, next).await?;
+                    let own = (own.0, own.1);
+                    meter_periods::add(&mut transaction, tenant, own, next).await?;
                 }
                 Ok(())
             }
@@ -260,6 +278,8 @@ struct Work<'a> {
     meter: &'a MeterDefinition,
     measure: Measure,
     period: Period,
+    /// Of teams that have this zone of their own; empty for the others.
+    zone: &'a str,
 }
 
 async fn close(
@@ -279,13 +299,14 @@ async fn close(
         ));
     };
     let identity_key = meter_periods::identity_key(&api.reader).await?;
-    let work = Work { api, tenant, compiled: &compiled, identity_key, meter, measure, period };
+    let (compiled, zone) = (&*compiled, open.zone.as_str());
+    let work = Work { api, tenant, compiled, identity_key, meter, measure, period, zone };
     for _ in 0..ROUNDS_MAX {
         // What is amended is amended as of here: whatever happens to it later refuses that.
         let archived = archived(api).await?;
         let mut round = Round::default();
         for partition in 0..api.log.partitions() {
-            let own = (open.meter.as_str(), open.from_us);
+            let own = open.own();
             let kept = scoped(&api.pool, tenant.id(), |mut transaction| async move {
                 meter_periods::keep(&mut transaction, tenant, own, lease).await
             });
@@ -332,14 +353,7 @@ impl Work<'_> {
     /// Appends what is missing in a partition, and amends what differs.
     async fn compare(&self, partition: u32, to: i64, round: &mut Round) -> Result<(), ApiError> {
         let mut closed = self.closed(partition, to).await?;
-        let counted = observations::counted(
-            &self.api.clickhouse,
-            self.tenant,
-            (&self.meter.key, self.measure),
-            Whose::Partition(partition),
-            (&self.period, self.period.end_us),
-        )
-        .await?;
+        let counted = self.counted(partition).await?;
         let (mut missing, mut commands) = (Vec::new(), Vec::new());
         for one in &counted {
             let Some(quantity) = one.quantity() else {
@@ -382,13 +396,43 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// What the teams that have the zone come to: of one that has it from or up to a time in the period, what was
+    /// observed then.
+    async fn counted(&self, partition: u32) -> Result<Vec<Counted>, ApiError> {
+        let of = async |whose, period: &Period| {
+            let measured = (self.meter.key.as_str(), self.measure);
+            let all = (period, period.end_us);
+            observations::counted(&self.api.clickhouse, self.tenant, measured, whose, all).await
+        };
+        let (start_us, end_us) = (self.period.start_us, self.period.end_us);
+        let mut counted = of(Whose::Partition(partition), &self.period).await?;
+        let mut cut = BTreeMap::new();
+        counted.retain(|one| {
+            let span = self.compiled.catalog.zones.span(&one.team, self.zone);
+            match span.map(|(from, until)| (from.max(start_us), until.min(end_us))) {
+                Some(span) if span == (start_us, end_us) => true,
+                Some((from, until)) if from < until => {
+                    cut.insert(one.team.clone(), (from, until));
+                    false
+                }
+                _ => false,
+            }
+        });
+        for (team, (start_us, end_us)) in &cut {
+            let part = Period { start_us: *start_us, end_us: *end_us, ..self.period };
+            counted.extend(of(Whose::Team(team), &part).await?);
+        }
+        Ok(counted)
+    }
+
     fn closing<'a>(
         &'a self,
         team: &'a str,
         dimensions: &'a BTreeMap<String, String>,
         quantity: Quantity,
     ) -> Closing<'a> {
-        Closing { meter: self.meter, period: self.period, team, dimensions, quantity }
+        let (meter, period, zone) = (self.meter, self.period, self.zone);
+        Closing { meter, period, zone, team, dimensions, quantity }
     }
 
     /// What closed the period so far; what somebody has voided stays so.
@@ -412,11 +456,15 @@ impl Work<'_> {
             .await?;
             stretches.advance(&events);
             for found in events {
-                let (dimensions, first) = closing::read(&found.first)?;
+                let said = closing::read(&found.first)?;
+                if said.zone != self.zone {
+                    continue;
+                }
                 let quantity = match found.effective() {
-                    Some(effective) => closing::read(effective)?.1,
-                    None => first,
+                    Some(effective) => closing::read(effective)?.quantity,
+                    None => said.quantity,
                 };
+                let dimensions = said.dimensions;
                 closed.insert((found.first.team.clone(), dimensions), (found, quantity));
             }
         }

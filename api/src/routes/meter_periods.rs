@@ -38,6 +38,9 @@ pub(crate) struct MeterPeriod {
     /// Its end, exclusive.
     #[schema(format = DateTime)]
     to: String,
+    /// Of teams that have this zone of their own; absent for all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
     /// `open` until everything that was observed of it is priced, then `closed`; `open` again once something is
     /// observed of it later.
     state: String,
@@ -57,6 +60,7 @@ impl From<MeterPeriodRow> for MeterPeriod {
         Self {
             from: time::format(row.from_us),
             to: time::format(row.to_us),
+            zone: Some(row.zone).filter(|zone| !zone.is_empty()),
             state: row.state,
             closings: row.closings.unsigned_abs(),
             quantities: row.quantities.unsigned_abs(),
@@ -80,7 +84,7 @@ pub(crate) async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<MeterPeriod>>, ApiError> {
     let tenant = caller.may(Scope::UsageRead)?;
-    let asked = query.asked(1)?;
+    let asked = query.asked(2)?;
     asked.after_number(0)?;
     let compiled = compiled::newest(&api, tenant).await?;
     meter_of(&compiled, &key)?;
@@ -89,7 +93,8 @@ pub(crate) async fn list(
         meter_periods::list(&mut transaction, tenant, key, asking).await
     })
     .await?;
-    let Page { items, next_cursor } = page(&asked, rows, |row| vec![row.from_us.to_string()]);
+    let Page { items, next_cursor } =
+        page(&asked, rows, |row| vec![row.from_us.to_string(), row.zone.clone()]);
     Ok(Json(Page { items: items.into_iter().map(MeterPeriod::from).collect(), next_cursor }))
 }
 
@@ -159,18 +164,27 @@ pub(crate) async fn estimate(
     let compiled = compiled::newest(&api, tenant).await?;
     let meter = meter_of(&compiled, &key)?;
     let Some(kind) = meter.period else { return Err(adds_up(&key).into()) };
-    let period = Period::of(kind, &compiled.catalog.time_zone, at_us);
+    let zones = &compiled.catalog.zones;
+    let zone = zones.of(&team, at_us);
+    let is_own =
+        zones.span(&team, &zone.name).is_some_and(|span| (span.0..span.1).contains(&at_us));
+    let name = if is_own { &*zone.name } else { "" };
+    let period = Period::of(kind, &zone.time_zone, at_us);
     let Some(measure) = Measure::of(meter, &period) else { return Err(adds_up(&key).into()) };
-    let until_us = now_us.clamp(period.start_us, period.end_us);
+    // What the team observed while it had another zone is in a period of that one.
+    let (from_us, to_us) = zones.span(&team, name).unwrap_or((i64::MIN, i64::MAX));
+    let (start_us, end_us) = (period.start_us.max(from_us), period.end_us.min(to_us));
+    let part = Period { start_us, end_us, ..period };
+    let until_us = now_us.clamp(start_us, end_us);
     let counted = observations::counted(
         &api.clickhouse,
         tenant,
         (&key, measure),
         Whose::Team(&team),
-        (&period, until_us),
+        (&part, until_us),
     )
     .await?;
-    let quantities = priced(&api, tenant, &compiled, (meter, period), &counted).await?;
+    let quantities = priced(&api, tenant, &compiled, (meter, period, name), &counted).await?;
     Ok(Json(Estimate {
         meter: key,
         team,
@@ -198,7 +212,7 @@ async fn priced(
     api: &Api,
     tenant: TenantScope,
     compiled: &Compiled,
-    (meter, period): (&MeterDefinition, Period),
+    (meter, period, zone): (&MeterDefinition, Period, &str),
     counted: &[Counted],
 ) -> Result<Vec<EstimatedQuantity>, ApiError> {
     let Some(first) = counted.first() else { return Ok(Vec::new()) };
@@ -214,7 +228,7 @@ async fn priced(
             let what = format!("the quantity of the meter `{}` is not below 10^15", meter.key);
             Problem::unprocessable("estimate_out_of_range", what, "correct what was reported")
         })?;
-        let closing = Closing { meter, period, team, dimensions: &one.dimensions, quantity };
+        let closing = Closing { meter, period, zone, team, dimensions: &one.dimensions, quantity };
         let lines = closing.priced(&compiled.catalog, &totals).map_err(|error| {
             Problem::unprocessable(
                 "estimate_out_of_range",

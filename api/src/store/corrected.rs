@@ -189,6 +189,29 @@ pub(crate) async fn extent(
     Ok(extent.map(|extent| (extent.events.unsigned_abs(), extent.first, extent.last)))
 }
 
+/// Whether a tenant has usage that catalogs before this one had no price for.
+pub(crate) async fn any_unpriced(
+    clickhouse: &ClickHouse,
+    tenant: TenantScope,
+    version: i64,
+) -> Result<bool, ApiError> {
+    #[derive(Deserialize)]
+    struct Unpriced {
+        #[serde(deserialize_with = "number")]
+        events: i64,
+    }
+    let mut statement = Statement::default();
+    let tenant = statement.bind("UUID", tenant.id().to_string());
+    let version = statement.bind("Int64", version.to_string());
+    statement.sql = format!(
+        "SELECT toInt64(sum(e.sign)) AS events FROM usage_events AS e
+         WHERE e.tenant_id = {tenant} AND e.outcome = 'unpriced' AND e.catalog_version < {version}
+         SETTINGS max_execution_time = 60"
+    );
+    let rows: Vec<Unpriced> = read_rows(statement.rows(clickhouse).await?)?;
+    Ok(rows.iter().any(|row| row.events > 0))
+}
+
 /// The events of a stretch in the order of the log, at most so many, with their newest corrections up to
 /// the archive's position `archived`.
 pub(crate) async fn events(

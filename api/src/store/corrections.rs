@@ -189,6 +189,62 @@ pub(crate) async fn lease(
     if leased.rows_affected() == 0 { Ok(None) } else { find(connection, tenant, id).await }
 }
 
+/// Tenants that have, or have had, unpriced usage, with the version of their newest catalog, which none of this
+/// task's corrections has seen.
+pub(crate) async fn published_over_unpriced(
+    reader: &Pool,
+    task: &str,
+) -> Result<Vec<(Uuid, i64)>, PostgresError> {
+    let rows = sqlx::query_as(
+        "SELECT tenant_id, catalog_version FROM (SELECT DISTINCT tenant_id FROM partition_counts WHERE unpriced > 0) AS counts
+             JOIN (SELECT tenant_id, max(catalog_version) AS catalog_version FROM catalog_versions GROUP BY tenant_id) AS newest
+                 USING (tenant_id)
+         WHERE NOT EXISTS (SELECT FROM corrections c WHERE c.tenant_id = newest.tenant_id AND c.created_by = $1
+             AND c.catalog_version >= newest.catalog_version)",
+    )
+    .bind(task)
+    .fetch_all(reader)
+    .await?;
+    Ok(rows)
+}
+
+/// The newest catalog that a correction of this task was previewed by; 0 for none.
+pub(crate) async fn newest_of(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    task: &str,
+) -> Result<i64, ApiError> {
+    let rows: Vec<i64> = sqlx::query_scalar(
+        "SELECT catalog_version FROM corrections WHERE tenant_id = $1 AND created_by = $2 ORDER BY catalog_version DESC LIMIT 1",
+    )
+    .bind(tenant.id())
+    .bind(task)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().next().unwrap_or(0))
+}
+
+/// Previews of this task that show nothing or are of an older catalog, which is the third; and the others, if wanted.
+pub(crate) async fn to_decide(
+    reader: &Pool,
+    task: &str,
+    others: bool,
+) -> Result<Vec<(Uuid, Uuid, bool)>, PostgresError> {
+    let rows = sqlx::query_as(
+        "SELECT tenant_id, correction_id, is_over FROM (
+             SELECT tenant_id, correction_id, changes = 0 OR EXISTS (SELECT FROM catalog_versions v
+                 WHERE v.tenant_id = c.tenant_id AND v.catalog_version > c.catalog_version) AS is_over
+             FROM corrections c WHERE created_by = $1 AND state = 'previewed'
+         ) AS previewed
+         WHERE is_over OR $2 LIMIT 100",
+    )
+    .bind(task)
+    .bind(others)
+    .fetch_all(reader)
+    .await?;
+    Ok(rows)
+}
+
 /// How far a correction is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {

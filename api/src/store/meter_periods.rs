@@ -13,6 +13,7 @@ const LEASE_S: f64 = 60.0;
 /// A row of `meter_periods`; times in microseconds.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct MeterPeriodRow {
+    pub zone: String,
     pub from_us: i64,
     pub to_us: i64,
     pub state: String,
@@ -27,9 +28,21 @@ pub(crate) struct MeterPeriodRow {
 pub(crate) struct OpenPeriod {
     pub tenant_id: Uuid,
     pub meter: String,
+    /// Of teams that have this zone of their own; empty for the others.
+    pub zone: String,
     pub from_us: i64,
     pub to_us: i64,
 }
+
+impl OpenPeriod {
+    /// Which it is.
+    pub fn own(&self) -> OwnPeriod<'_> {
+        (&self.meter, &self.zone, self.from_us)
+    }
+}
+
+/// Which period: meter, zone, and when it begins.
+pub(crate) type OwnPeriod<'p> = (&'p str, &'p str, i64);
 
 /// The installation's key of identities.
 pub(crate) async fn identity_key(reader: &Pool) -> Result<IdentityKey, ApiError> {
@@ -82,18 +95,18 @@ pub(crate) async fn any_since(reader: &Pool, after: i64) -> Result<(bool, i64), 
     Ok(rows)
 }
 
-/// Opens the period that something was observed in, where it was closed, and all behind it of a meter whose numbers
-/// carry over; false where there is none at that time.
+/// Opens the periods that something was observed in, where they were closed, and all behind them of a meter whose
+/// numbers carry over; answers the zones of those that there are at that time.
 pub(crate) async fn open_at(
     connection: &mut PgConnection,
     tenant: TenantScope,
     meter: &str,
     time_us: i64,
     and_later: bool,
-) -> Result<bool, ApiError> {
-    let opened = sqlx::query_scalar::<_, bool>(
+) -> Result<Vec<String>, ApiError> {
+    let zones = sqlx::query_scalar(
         "WITH found AS (
-             SELECT FROM meter_periods
+             SELECT zone FROM meter_periods
              WHERE tenant_id = $1 AND meter = $2 AND period_from <= (to_timestamp(0) + $3::bigint * interval '1 microsecond')
                  AND period_to > (to_timestamp(0) + $3::bigint * interval '1 microsecond')),
          opened AS (
@@ -101,31 +114,31 @@ pub(crate) async fn open_at(
              WHERE tenant_id = $1 AND meter = $2 AND period_to > (to_timestamp(0) + $3::bigint * interval '1 microsecond')
                  AND ($4 OR period_from <= (to_timestamp(0) + $3::bigint * interval '1 microsecond'))
                  AND (state = 'closed' OR lease IS NOT NULL))
-         SELECT EXISTS (SELECT FROM found)",
+         SELECT zone FROM found",
     )
     .bind(tenant.id())
     .bind(meter)
     .bind(time_us)
     .bind(and_later)
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(opened)
+    Ok(zones)
 }
 
-/// Adds a period, cut where it would overlap with others.
+/// Adds a period of a zone, cut where it would overlap with others of it.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     tenant: TenantScope,
-    meter: &str,
+    (meter, zone): (&str, &str),
     (period, time_us): (&Period, i64),
 ) -> Result<(), ApiError> {
     sqlx::query(
-        "INSERT INTO meter_periods (tenant_id, meter, period_from, period_to)
-         SELECT $1, $2, greatest(p.from_at, max(m.period_to) FILTER (WHERE m.period_to <= p.at)),
+        "INSERT INTO meter_periods (tenant_id, meter, zone, period_from, period_to)
+         SELECT $1, $2, $6, greatest(p.from_at, max(m.period_to) FILTER (WHERE m.period_to <= p.at)),
              least(p.to_at, min(m.period_from) FILTER (WHERE m.period_from > p.at))
          FROM (SELECT (to_timestamp(0) + $3::bigint * interval '1 microsecond') AS from_at, (to_timestamp(0) + $4::bigint * interval '1 microsecond') AS to_at,
                    (to_timestamp(0) + $5::bigint * interval '1 microsecond') AS at) p
-         LEFT JOIN meter_periods m ON m.tenant_id = $1 AND m.meter = $2
+         LEFT JOIN meter_periods m ON m.tenant_id = $1 AND m.meter = $2 AND m.zone = $6
          GROUP BY p.from_at, p.to_at
          ON CONFLICT DO NOTHING",
     )
@@ -134,6 +147,7 @@ pub(crate) async fn add(
     .bind(period.start_us)
     .bind(period.end_us)
     .bind(time_us)
+    .bind(zone)
     .execute(connection)
     .await?;
     Ok(())
@@ -142,12 +156,12 @@ pub(crate) async fn add(
 /// Periods that were over at a time and are open, of all tenants.
 pub(crate) async fn due(reader: &Pool, over_us: i64) -> Result<Vec<OpenPeriod>, PostgresError> {
     let rows = sqlx::query_as(
-        "SELECT tenant_id, meter, (extract(epoch FROM period_from) * 1000000)::bigint AS from_us,
+        "SELECT tenant_id, meter, zone, (extract(epoch FROM period_from) * 1000000)::bigint AS from_us,
              (extract(epoch FROM period_to) * 1000000)::bigint AS to_us
          FROM meter_periods
          WHERE state = 'open' AND period_to <= (to_timestamp(0) + $1::bigint * interval '1 microsecond')
              AND coalesce(leased_until < clock_timestamp(), true)
-         ORDER BY period_to, tenant_id, meter LIMIT 100",
+         ORDER BY period_to, tenant_id, meter, zone LIMIT 100",
     )
     .bind(over_us)
     .fetch_all(reader)
@@ -159,12 +173,12 @@ pub(crate) async fn due(reader: &Pool, over_us: i64) -> Result<Vec<OpenPeriod>, 
 pub(crate) async fn lease(
     connection: &mut PgConnection,
     tenant: TenantScope,
-    (meter, from_us): (&str, i64),
+    (meter, zone, from_us): OwnPeriod<'_>,
     lease: Uuid,
 ) -> Result<bool, ApiError> {
     let leased = sqlx::query(
         "UPDATE meter_periods SET lease = $4, leased_until = clock_timestamp() + make_interval(secs => $5)
-         WHERE tenant_id = $1 AND meter = $2 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND state = 'open'
+         WHERE tenant_id = $1 AND meter = $2 AND zone = $6 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND state = 'open'
              AND coalesce(leased_until < clock_timestamp(), true)",
     )
     .bind(tenant.id())
@@ -172,6 +186,7 @@ pub(crate) async fn lease(
     .bind(from_us)
     .bind(lease)
     .bind(LEASE_S)
+    .bind(zone)
     .execute(connection)
     .await?;
     Ok(leased.rows_affected() == 1)
@@ -181,18 +196,19 @@ pub(crate) async fn lease(
 pub(crate) async fn keep(
     connection: &mut PgConnection,
     tenant: TenantScope,
-    (meter, from_us): (&str, i64),
+    (meter, zone, from_us): OwnPeriod<'_>,
     lease: Uuid,
 ) -> Result<bool, ApiError> {
     let kept = sqlx::query(
         "UPDATE meter_periods SET leased_until = clock_timestamp() + make_interval(secs => $5)
-         WHERE tenant_id = $1 AND meter = $2 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
+         WHERE tenant_id = $1 AND meter = $2 AND zone = $6 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
     )
     .bind(tenant.id())
     .bind(meter)
     .bind(from_us)
     .bind(lease)
     .bind(LEASE_S)
+    .bind(zone)
     .execute(connection)
     .await?;
     Ok(kept.rows_affected() == 1)
@@ -202,20 +218,21 @@ pub(crate) async fn keep(
 pub(crate) async fn close(
     connection: &mut PgConnection,
     tenant: TenantScope,
-    (meter, from_us): (&str, i64),
+    (meter, zone, from_us): OwnPeriod<'_>,
     lease: Uuid,
     quantities: i64,
 ) -> Result<bool, ApiError> {
     let closed = sqlx::query(
         "UPDATE meter_periods SET state = 'closed', closings = closings + 1, quantities = $5, error = NULL,
              closed_at = clock_timestamp(), lease = NULL, leased_until = NULL
-         WHERE tenant_id = $1 AND meter = $2 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
+         WHERE tenant_id = $1 AND meter = $2 AND zone = $6 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
     )
     .bind(tenant.id())
     .bind(meter)
     .bind(from_us)
     .bind(lease)
     .bind(quantities)
+    .bind(zone)
     .execute(connection)
     .await?;
     Ok(closed.rows_affected() == 1)
@@ -225,13 +242,13 @@ pub(crate) async fn close(
 pub(crate) async fn give_back(
     connection: &mut PgConnection,
     tenant: TenantScope,
-    (meter, from_us): (&str, i64),
+    (meter, zone, from_us): OwnPeriod<'_>,
     lease: Uuid,
     (after_s, error): (f64, Option<&str>),
 ) -> Result<(), ApiError> {
     sqlx::query(
         "UPDATE meter_periods SET leased_until = clock_timestamp() + make_interval(secs => $5), error = $6
-         WHERE tenant_id = $1 AND meter = $2 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
+         WHERE tenant_id = $1 AND meter = $2 AND zone = $7 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
     )
     .bind(tenant.id())
     .bind(meter)
@@ -239,6 +256,7 @@ pub(crate) async fn give_back(
     .bind(lease)
     .bind(after_s)
     .bind(error)
+    .bind(zone)
     .execute(connection)
     .await?;
     Ok(())
@@ -253,15 +271,17 @@ pub(crate) async fn list(
 ) -> Result<Vec<MeterPeriodRow>, ApiError> {
     let before = asked.after(0).and_then(|text| text.parse::<i64>().ok());
     let rows = sqlx::query_as(
-        "SELECT (extract(epoch FROM period_from) * 1000000)::bigint AS from_us, (extract(epoch FROM period_to) * 1000000)::bigint AS to_us,
+        "SELECT zone, (extract(epoch FROM period_from) * 1000000)::bigint AS from_us, (extract(epoch FROM period_to) * 1000000)::bigint AS to_us,
              state, closings, quantities, error, (extract(epoch FROM closed_at) * 1000000)::bigint AS closed_at_us
          FROM meter_periods
-         WHERE tenant_id = $1 AND meter = $2 AND ($3::bigint IS NULL OR period_from < (to_timestamp(0) + $3::bigint * interval '1 microsecond'))
-         ORDER BY period_from DESC LIMIT $4",
+         WHERE tenant_id = $1 AND meter = $2 AND ($3::bigint IS NULL
+             OR (period_from, zone) < ((to_timestamp(0) + $3::bigint * interval '1 microsecond'), $4))
+         ORDER BY period_from DESC, zone DESC LIMIT $5",
     )
     .bind(tenant.id())
     .bind(meter)
     .bind(before)
+    .bind(asked.after(1))
     .bind(asked.rows())
     .fetch_all(connection)
     .await?;

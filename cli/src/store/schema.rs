@@ -47,6 +47,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (18, "backfills", include_str!("../../../migrations/postgres/0018_backfills.sql")),
     (19, "twins", include_str!("../../../migrations/postgres/0019_twins.sql")),
     (22, "merges", include_str!("../../../migrations/postgres/0022_merges.sql")),
+    (
+        23,
+        "zones of periods",
+        include_str!("../../../migrations/postgres/0023_zones_of_periods.sql"),
+    ),
 ];
 
 /// Brings the tables up to date.

@@ -189,8 +189,9 @@ impl Again {
         let event = match corrects {
             None => match self.moved(row, tenant, copy.is_some())? {
                 None => event,
-                Some(identity) => {
-                    corrected = EventRecord { identity, ..event.clone() };
+                Some((identity, content)) => {
+                    let identity = identity.unwrap_or(event.identity);
+                    corrected = EventRecord { identity, content, ..event.clone() };
                     &corrected
                 }
             },
@@ -235,15 +236,23 @@ impl Again {
         Ok(take(&place, event, (time_us, outcome), catalog, &lines))
     }
 
-    /// The identity of a copy that was moved to another team of its partition.
-    fn moved(&self, row: &Row<'_>, tenant: Uuid, is_copy: bool) -> Result<Option<u128>> {
-        if !is_copy {
+    /// Of a copy that may have been moved to another team: its content, which is that of the event as it was sent,
+    /// whatever it was amended to; and the identity that it has if that was in its own partition.
+    fn moved(
+        &self,
+        row: &Row<'_>,
+        tenant: Uuid,
+        is_copy: bool,
+    ) -> Result<Option<(Option<u128>, u64)>> {
+        if !is_copy || row.text("subject")? == row.text("team")? {
             return Ok(None);
         }
         let (subject, source, id) =
             (row.text("subject")?, row.text("source")?, row.text("event_id")?);
         let moved = self.identity_key.moved(&IdentityParts { tenant, subject, source, id });
-        Ok(Some(moved).filter(|moved| row.u128("identity").is_ok_and(|own| own == *moved)))
+        let (low, high) = row.uuid("identity")?.as_u64_pair();
+        let moved = Some(moved).filter(|moved| *moved == u128::from(high) << 64 | u128::from(low));
+        Ok(Some((moved, row.u64("content_hash")?)))
     }
 
     /// A block with the event alone.

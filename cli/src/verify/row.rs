@@ -61,13 +61,6 @@ impl<'a> Row<'a> {
         self.input(name).u64()
     }
 
-    /// An unsigned number of 16 bytes.
-    pub fn u128(&self, name: &str) -> Result<u128, DecodeError> {
-        let mut input = self.input(name);
-        let low = u128::from(input.u64()?);
-        Ok(u128::from(input.u64()?) << 64 | low)
-    }
-
     /// A number of 8 bytes.
     pub fn i64(&self, name: &str) -> Result<i64, DecodeError> {
         self.input(name).i64()

@@ -127,7 +127,7 @@ impl Compiler {
         self.holders(&document.holders, &numbers);
     }
 
-    fn limit(&mut self, place: &str, count: usize, most: usize) {
+    pub(super) fn limit(&mut self, place: &str, count: usize, most: usize) {
         if count > most {
             self.fault(place.to_owned(), format!("there are {count}; at most {most}"));
         }

@@ -339,10 +339,10 @@ fn a_catalog_is_in_a_zone() {
         zone: zone.map(Into::into),
         ..CatalogDocument::default()
     };
-    assert_eq!(&*zoned(None).compile().unwrap().zone, "UTC");
+    assert_eq!(&*zoned(None).compile().unwrap().zones.own().name, "UTC");
     let berlin = zoned(Some("europe/berlin")).compile().unwrap();
-    assert_eq!(&*berlin.zone, "Europe/Berlin");
-    assert_eq!(berlin.time_zone.iana_name(), Some("Europe/Berlin"));
+    assert_eq!(&*berlin.zones.own().name, "Europe/Berlin");
+    assert_eq!(berlin.zones.own().time_zone.iana_name(), Some("Europe/Berlin"));
     let faults = zoned(Some("Europe/Atlantis")).faults();
     let [fault] = faults.as_slice() else { panic!("{faults:?}") };
     assert_eq!(fault.place, "zone");

@@ -124,6 +124,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0022_merges.sql",
         "fda5b5e629b0a79dc69c96bc6afc0ea42167a97239ea641b9f3966f1f494259e",
     ),
+    (
+        "migrations/postgres/0023_zones_of_periods.sql",
+        "82c08a684097de25084c547a0de9b65840d4deecd5f65cd87869cb17f8a169ca",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.

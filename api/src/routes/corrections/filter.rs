@@ -57,6 +57,11 @@ impl Filter {
         Filter { source: Some(source), ..Filter::default() }
     }
 
+    /// All events with an outcome.
+    pub fn of_outcome(outcome: &str) -> Filter {
+        Filter { outcome: Some(outcome.to_owned()), ..Filter::default() }
+    }
+
     /// All events of a team.
     pub fn of_team(team: String) -> Filter {
         Filter { team: Some(team), ..Filter::default() }

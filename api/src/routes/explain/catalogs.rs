@@ -46,9 +46,10 @@ impl Catalogs {
         chosen.multiplier.filter(|_| same)
     }
 
-    /// What clocks showed in the zone of the catalog.
+    /// What clocks showed in the zone of the team.
     pub fn local(&self, of: Rated<'_>) -> Option<Local> {
-        Some(Local::of(&self.get(of)?.catalog.time_zone, of.time_us))
+        let zone = self.get(of)?.catalog.zones.of(of.team, of.time_us);
+        Some(Local::of(&zone.time_zone, of.time_us))
     }
 
     fn get(&self, of: Rated<'_>) -> Option<&Compiled> {
