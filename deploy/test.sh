@@ -43,9 +43,10 @@ lint_the_build() {
 phase "setup" deploy/setup/tools.sh
 # What is built does not need these, so they are fetched meanwhile.
 fetched=$(mktemp)
+spent=$(mktemp)
 deploy/setup/downloads.sh >"$fetched" 2>&1 &
 downloads=$!
-trap '[ -z "$downloads" ] || kill "$downloads" 2>/dev/null || true; rm -f "$fetched"' EXIT
+trap '[ -z "$downloads" ] || kill "$downloads" 2>/dev/null || true; rm -f "$fetched" "$spent"' EXIT
 trap 'exit 1' HUP INT TERM
 have_downloads() {
     outcome=0
@@ -80,16 +81,22 @@ else
     # With --workspace every crate has the same features in all of these, and is compiled once.
     phase "unit tests" cargo test --locked --workspace --lib --bins
     phase "examples in documents" cargo test --locked --workspace --doc
-    # Two at a time; more of those that wait most of the time.
-    threads_of() {
-        case $1 in
-        faults | log_conformance | readiness) echo $((2 * ${TEST_THREADS:-2})) ;;
-        *) echo "${TEST_THREADS:-2}" ;;
-        esac
-    }
+    # Most tests wait most of the time, so two binaries run beside each other; the longest first.
+    began=$(date +%s)
+    outcome=0
     for test in $(ls domain/tests/*.rs fuzz/tests/*.rs tests/tests/*.rs | sed 's|.*/||; s|[.]rs$||' | sort -u); do
-        phase "tests: $test" cargo test --locked --workspace --test "$test" -- --test-threads "$(threads_of "$test")"
-    done
+        case $test in
+        faults) echo "0 $test" ;;
+        openapi_fuzz | late | corrections | doors | abuse | verify) echo "1 $test" ;;
+        *) echo "2 $test" ;;
+        esac
+    done | sort | sed 's/.* //' | xargs -P "${TEST_QUEUES:-2}" -n 1 deploy/test-one.sh "$spent" || outcome=$?
+    summary="$summary$(sort -rn "$spent" | sed 's/$/\\n/' | tr -d '\n')"
+    summary="$summary$(printf '%5d s  %s' $(($(date +%s) - began)) "all of these, beside each other")\n"
+    if [ "$outcome" -ne 0 ]; then
+        printf '%b' "$summary" >&2
+        exit 1
+    fi
 fi
 echo
 printf '%b' "$summary"

@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::{owed::comes_to, system::System};
 
+#[path = "meter_periods/zones.rs"]
+mod zones;
+
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(120);
 /// Periods are closed as soon as they are over.
