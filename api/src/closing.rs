@@ -138,25 +138,26 @@ impl Closing<'_> {
 
     /// Its text.
     pub fn text(&self) -> String {
-        let mut text = json!({
+        let mut data = json!({
+            "meter": self.meter.key,
+            "aggregation": self.meter.aggregation.name(),
+            "from": time::format(self.period.start_us),
+            "to": time::format(self.period.end_us),
+            "quantity": self.quantity.to_string(),
+            "dimensions": self.dimensions,
+        });
+        if let Some(data) = data.as_object_mut().filter(|_| !self.zone.is_empty()) {
+            data.insert("zone".to_owned(), json!(self.zone));
+        }
+        json!({
             "id": self.id(),
             "source": CLOSING_SOURCE,
             "type": closing_type(&self.meter.key),
             "subject": self.team,
             "time": time::format(self.time_us()),
-            "data": {
-                "meter": self.meter.key,
-                "aggregation": self.meter.aggregation.name(),
-                "from": time::format(self.period.start_us),
-                "to": time::format(self.period.end_us),
-                "quantity": self.quantity.to_string(),
-                "dimensions": self.dimensions,
-            },
-        });
-        if !self.zone.is_empty() {
-            text["data"]["zone"] = json!(self.zone);
-        }
-        text.to_string()
+            "data": data,
+        })
+        .to_string()
     }
 
     /// What it would be charged, by a catalog and with these running totals of its team.

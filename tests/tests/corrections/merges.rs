@@ -49,7 +49,17 @@ async fn subjects(system: &System) -> Result<[String; 2]> {
 
 #[tokio::test]
 async fn the_usage_of_a_team_becomes_anothers_once() -> Result<()> {
-    let mut system = System::embedded().await?;
+    story(&[]).await
+}
+
+/// What is moved has left the table of duplicates: the archive says whether it is new.
+#[tokio::test]
+async fn what_is_moved_goes_through_the_slow_lane() -> Result<()> {
+    story(&[("WEIR_RATER__TABLE_IDENTITIES_MAX", "2"), ("WEIR_RATER__RANGE_IDENTITIES", "1")]).await
+}
+
+async fn story(settings: &[(&str, &str)]) -> Result<()> {
+    let mut system = System::embedded_with(settings, &[], &[]).await?;
     let tiers = json!([{"up_to": "10", "price": "2"}, {"price": "1"}]);
     let rows = json!([{"meter": "plain", "price": "0.5"},
         {"meter": "tiered", "model": "graduated", "period": "month", "tiers": tiers}]);
