@@ -196,6 +196,9 @@ const CASES: &[Case] = &[
             "{1}",
         ],
     ),
+    ("corrections", "newest_of", Finds, &["{tenant}", "k"]),
+    ("corrections", "published_over_unpriced", Finds, &["another"]),
+    ("corrections", "to_decide", Finds, &["task", "false"]),
     ("corrections", "rows", Finds, &["{tenant}", "{correction}", NULL, "10"]),
     ("corrections", "totals", Finds, &["{tenant}", "{correction}", "false"]),
     ("corrections", "waiting", Finds, &[]),
@@ -557,6 +560,9 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
          VALUES ($1, 'acme', 'calls', '', 'ever', '-infinity', 7)",
         "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, catalog_version, state, archived_to, created_by, lease)
          VALUES ($1, '00000000-0000-0000-0000-000000005555', 'rate', '{}', 'r', 1, 'previewing', '{}', 'k', '00000000-0000-0000-0000-000000006666')",
+        "INSERT INTO corrections (tenant_id, correction_id, kind, filter, reason, catalog_version, state, archived_to, created_by)
+         VALUES ($1, '00000000-0000-0000-0000-000000005556', 'rate', '{}', 'r', 1, 'previewed', '{}', 'task')",
+        "UPDATE partition_counts SET accepted = accepted + 1, unpriced = unpriced + 1 WHERE tenant_id = $1",
         "INSERT INTO correction_deltas (tenant_id, correction_id, posted, team, meter, currency, cost_currency, quantity, charge, cost)
          VALUES ($1, '00000000-0000-0000-0000-000000005555', false, 'acme', 'calls', 'USD', '', 0, 1, 0)",
         "INSERT INTO correction_blocks (tenant_id, correction_id, partition, position, commands)
