@@ -22,7 +22,7 @@ mod merges;
 mod unpriced;
 
 /// How long the books may take.
-const WAIT: Duration = Duration::from_secs(120);
+const WAIT: Duration = Duration::from_secs(300);
 
 async fn publish(system: &System, meters: Value, cards: Value, default: &str) -> Result<()> {
     let api = system.api()?;
