@@ -6,6 +6,8 @@ use runtime::{
 };
 use serde::Deserialize;
 
+use crate::Unpriced;
+
 /// Options of the api. `api/config.toml` has the defaults.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,18 +37,6 @@ pub struct Config {
     pub failed_attempt_regain_ms: u64,
     /// The master key under which apps' secrets are stored; empty: no secrets, no tokens.
     pub master_key: Secret,
-}
-
-/// What is done where a catalog has a price for usage that had none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unpriced {
-    /// A correction is previewed, and waits for somebody to post it.
-    Preview,
-    /// A correction is previewed and posted.
-    Post,
-    /// Nothing.
-    Leave,
 }
 
 impl Config {

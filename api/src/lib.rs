@@ -46,6 +46,7 @@ mod state;
 mod store;
 
 pub use config::Config;
+pub use jobs::price_unpriced::Unpriced;
 pub use openapi::{documentation, openapi};
 
 use crate::{door::Door, hold_queue::HoldQueue, live::Live, metrics::ApiMetrics, state::Shared};

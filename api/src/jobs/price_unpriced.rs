@@ -7,11 +7,11 @@ use std::{
 };
 
 use runtime::{http::Heartbeat, postgres::scoped, task::TaskError};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
     auth::{Actor, TenantScope},
-    config::Unpriced,
     error::ApiError,
     progress::{accepted, archived, has_reached},
     routes::corrections::{add, begin, filter::Filter},
@@ -23,6 +23,18 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Who its corrections are by.
 const TASK: &str = "price-unpriced";
+
+/// What is done where a catalog has a price for usage that had none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unpriced {
+    /// A correction is previewed, and waits for somebody to post it.
+    Preview,
+    /// A correction is previewed and posted.
+    Post,
+    /// Nothing.
+    Leave,
+}
 
 /// The newest catalogs of tenants that have, or have had, unpriced usage.
 #[derive(Default)]
