@@ -74,7 +74,7 @@ pub(crate) fn row_changes<'c>(
 }
 
 /// Meters whose usage may be charged otherwise: their prices in use change, who has which, or what they
-/// count.
+/// count; all of them where zones change, and periods with them.
 pub(crate) fn meters_affected(
     old: &CatalogDocument,
     new: &CatalogDocument,
@@ -92,8 +92,11 @@ pub(crate) fn meters_affected(
         change.in_use && (change.kind == CardKind::Rate || follows_cost.contains(change.meter))
     });
     let meters = old.meters.iter().filter(|meter| !new.meters.contains(meter));
+    let zones = (&old.zone, &old.team_zones) != (&new.zone, &new.team_zones);
+    let of_zones = old.meters.iter().filter(|_| zones);
     prices
         .map(|change| change.meter.to_owned())
+        .chain(of_zones.map(|meter| meter.key.clone()))
         .chain(meters.map(|meter| meter.key.clone()))
         .chain(meters_of_offers(old, new))
         .collect()
@@ -310,6 +313,18 @@ mod tests {
         assert_eq!((lines.len(), meters), (2, vec!["a".to_owned()]), "{lines:?}");
         new.meters[2].event_types.push("f".into());
         assert_eq!(told(&old, &new).1, ["a", "c"]);
+    }
+
+    #[test]
+    fn zones_affect_all_meters() {
+        let old = catalog(vec![card("one", CardKind::Rate, &[&[row("a", "1")]])], "one");
+        let mut new = old.clone();
+        assert_eq!(told(&old, &new).1, Vec::<String>::new());
+        let (team, zone) = ("acme".to_owned(), "Asia/Tokyo".to_owned());
+        new.team_zones.push(domain::catalog::TeamZone { team, zone, from_us: None });
+        assert_eq!(told(&old, &new).1, ["a", "b", "c"]);
+        let zoned = CatalogDocument { zone: Some("Europe/Berlin".into()), ..old.clone() };
+        assert_eq!(told(&old, &zoned).1, ["a", "b", "c"]);
     }
 
     #[test]
