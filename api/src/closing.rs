@@ -2,7 +2,7 @@
 //! dimensions, which says what the period came to and is priced as any other. Pure.
 //!
 //! Its id is made of meter, period and dimensions, so that it takes effect once however often it is sent; what
-//! changes later amends it.
+//! changes later amends it. [`duties`] says what is to be done about a period, and [`recount`] counts one anew.
 
 use std::collections::BTreeMap;
 
@@ -21,20 +21,27 @@ use serde::{Deserialize, de::Error as _};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{error::ApiError, store::corrected::StoredEvent};
+pub mod recount;
 
 /// How what was observed in a period becomes its quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Measure {
+pub enum Measure {
+    /// The largest.
     Max,
+    /// The smallest.
     Min,
+    /// Their sum, divided by how many there are.
     Average,
+    /// That of the latest event.
     Latest,
+    /// How many different texts.
     Unique,
     /// What was held, times how long, in parts of so many microseconds; of numbers that say what is held, or by how much
     /// that changes.
     TimeWeighted {
+        /// Microseconds of a part.
         divisor_us: i64,
+        /// Whether the numbers say by how much it changes.
         changes: bool,
     },
 }
@@ -61,11 +68,12 @@ impl Measure {
     }
 }
 
-/// What a team's period came to, as the archive counts it.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Counted {
+/// What a team's period came to, as it was counted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Counted {
+    /// The team.
     pub team: String,
-    /// An object of texts.
+    /// An object of texts, by name.
     #[serde(deserialize_with = "object")]
     pub dimensions: BTreeMap<String, String>,
     whole: String,
@@ -103,20 +111,90 @@ impl Counted {
     }
 }
 
+/// Whose a quantity of a period is: the team, and its dimensions.
+pub type Whose = (String, BTreeMap<String, String>);
+
+/// What closed a period so far: each with what it is known by.
+pub type Closed<F> = BTreeMap<Whose, (F, Quantity)>;
+
+/// What closed a period and says something else than was counted.
+#[derive(Debug)]
+pub struct Changed<F> {
+    /// What it is known by.
+    pub found: F,
+    /// What it says.
+    pub before: Quantity,
+    /// What was counted, and its quantity.
+    pub counted: Counted,
+    /// What it has to say.
+    pub quantity: Quantity,
+}
+
+/// What is to be done about a period until it is closed as it was counted: nothing, once nothing is left.
+#[derive(Debug)]
+pub struct Duties<F> {
+    /// How many quantities the period has.
+    pub quantities: i64,
+    /// What nothing says yet.
+    pub missing: Vec<(Counted, Quantity)>,
+    /// What is to be amended.
+    pub changed: Vec<Changed<F>>,
+    /// A team whose quantity is not below 10¹⁵: nothing is done about that one.
+    pub too_large: Option<String>,
+}
+
+/// Compares what was counted with what closed the period so far.
+pub fn duties<F>(counted: Vec<Counted>, mut closed: Closed<F>) -> Duties<F> {
+    let mut duties =
+        Duties { quantities: 0, missing: Vec::new(), changed: Vec::new(), too_large: None };
+    for one in counted {
+        let before = closed.remove(&(one.team.clone(), one.dimensions.clone()));
+        let Some(quantity) = one.quantity() else {
+            duties.too_large.get_or_insert(one.team);
+            continue;
+        };
+        // What has come to nothing long ago is not closed again for ever.
+        let is_nothing = quantity == Quantity::ZERO && one.observations == 0;
+        if is_nothing && before.is_none() {
+            continue;
+        }
+        duties.quantities = duties.quantities.saturating_add(1);
+        match before {
+            None => duties.missing.push((one, quantity)),
+            Some((_, before)) if before == quantity => {}
+            Some((found, before)) => {
+                duties.changed.push(Changed { found, before, counted: one, quantity });
+            }
+        }
+    }
+    for ((team, dimensions), (found, before)) in closed {
+        if before != Quantity::ZERO {
+            let counted = Counted::nothing(team, dimensions);
+            duties.changed.push(Changed { found, before, counted, quantity: Quantity::ZERO });
+        }
+    }
+    duties
+}
+
 /// What an event that closes a period says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Closing<'a> {
+pub struct Closing<'a> {
+    /// The meter.
     pub meter: &'a MeterDefinition,
+    /// The period.
     pub period: Period,
     /// The zone that the team has of its own; empty where it has none.
     pub zone: &'a str,
+    /// The team.
     pub team: &'a str,
+    /// Values of the meter's dimensions.
     pub dimensions: &'a BTreeMap<String, String>,
+    /// What it came to.
     pub quantity: Quantity,
 }
 
 /// The event type that closes periods of a meter.
-pub(crate) fn closing_type(meter: &str) -> String {
+pub fn closing_type(meter: &str) -> String {
     format!("{CLOSING_TYPE}{meter}")
 }
 
@@ -186,9 +264,9 @@ impl Closing<'_> {
         tenant: Uuid,
         identity_key: &IdentityKey,
         writer: &mut BlockWriter,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), PreviewError> {
         let (id, text) = (self.id(), self.text());
-        let data = Data::of_event(&text).map_err(|error| ApiError::Internal(error.to_string()))?;
+        let data = Data::of_event(&text)?;
         let event_type = closing_type(&self.meter.key);
         let parts = IdentityParts { tenant, subject: self.team, source: CLOSING_SOURCE, id: &id };
         let event = EventText {
@@ -213,15 +291,18 @@ impl Closing<'_> {
 }
 
 /// What an event said that closed a period.
-pub(crate) struct Said {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Values of the meter's dimensions.
     pub dimensions: BTreeMap<String, String>,
     /// The zone that the team had of its own; empty where it had none.
     pub zone: String,
+    /// What the period came to.
     pub quantity: Quantity,
 }
 
-/// Reads an event that closed a period.
-pub(crate) fn read(event: &StoredEvent) -> Result<Said, ApiError> {
+/// What an event that closed a period says, from its text.
+pub fn read(text: &str) -> Result<Said, String> {
     #[derive(Deserialize)]
     struct Event {
         data: Closed,
@@ -233,10 +314,9 @@ pub(crate) fn read(event: &StoredEvent) -> Result<Said, ApiError> {
         #[serde(default)]
         zone: String,
     }
-    let unread = |error: &dyn std::fmt::Display| {
-        ApiError::Internal(format!("what closed a period cannot be read: {error}"))
-    };
-    let Event { data } = serde_json::from_str(&event.raw).map_err(|error| unread(&error))?;
+    let unread =
+        |error: &dyn std::fmt::Display| format!("what closed a period cannot be read: {error}");
+    let Event { data } = serde_json::from_str(text).map_err(|error| unread(&error))?;
     let (quantity, _) = Quantity::parse(&data.quantity).map_err(|error| unread(&error))?;
     Ok(Said { dimensions: data.dimensions, zone: data.zone, quantity })
 }
@@ -284,6 +364,40 @@ mod tests {
         ] {
             assert_eq!(counted(whole, rest, parts), None, "{whole} {rest}/{parts}");
         }
+    }
+
+    /// Nothing is done twice, and what cannot be said is left as it is.
+    #[test]
+    fn what_is_to_be_done_is_what_differs() {
+        let counted = |team: &str, whole: &str, observations| Counted {
+            whole: whole.into(),
+            observations,
+            ..Counted::nothing(team.into(), BTreeMap::new())
+        };
+        let too_large = "1000000000000000000000000000";
+        let all = vec![
+            counted("new", "1", 1),
+            counted("same", "2", 1),
+            counted("other", "3", 0),
+            counted("zero", "0", 1),
+            counted("never", "0", 0),
+            counted("large", too_large, 1),
+        ];
+        let quantity = |raw| Quantity::from_raw(raw).unwrap();
+        let closed = [("same", 2), ("other", 2), ("gone", 5), ("gone long ago", 0), ("large", 7)];
+        let closed = closed.map(|(team, raw)| {
+            ((team.to_owned(), BTreeMap::new()), (team.to_uppercase(), quantity(raw)))
+        });
+        let duties = duties(all, closed.into());
+        let missing: Vec<(&str, i128)> =
+            duties.missing.iter().map(|(one, quantity)| (&*one.team, quantity.raw())).collect();
+        assert_eq!(missing, [("new", 1), ("zero", 0)]);
+        let changed = duties.changed.iter();
+        let changed: Vec<(&str, &str, i128, i128)> = changed
+            .map(|one| (&*one.counted.team, &*one.found, one.before.raw(), one.quantity.raw()))
+            .collect();
+        assert_eq!(changed, [("other", "OTHER", 2, 3), ("gone", "GONE", 5, 0)]);
+        assert_eq!((duties.quantities, duties.too_large.as_deref()), (4, Some("large")));
     }
 
     fn meter() -> MeterDefinition {

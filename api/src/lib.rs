@@ -22,7 +22,7 @@ pub mod auth;
 mod burn_tables;
 mod catalog;
 pub mod catalog_file;
-mod closing;
+pub mod closing;
 mod compiled;
 pub mod config;
 mod correcting;

@@ -34,6 +34,7 @@ use crate::doctor::{self, Looked, target::Target};
 
 mod lane;
 mod log;
+mod periods;
 mod rerate;
 mod row;
 mod running_totals;
@@ -232,19 +233,21 @@ impl Archive {
             checkers::amounts::amounts(snapshot, client, &ends).await,
         ));
         const TOTALS: &str = "running totals in the archive";
-        const PERIODS: &str = "totals of periods";
         checks.push(match behind.clone() {
             None => seen(TOTALS, checkers::amounts::totals(snapshot, client, &posted).await),
             Some(behind) => unseen(TOTALS, behind),
         });
         let chosen = (self.sample, self.seed);
+        const RUNNING: &str = running_totals::NAME;
         checks.push(match behind {
             None => {
                 let totals = running_totals::sample(snapshot, client, &posted, chosen).await;
-                totals.unwrap_or_else(|error| unseen(PERIODS, format!("{error:#}")))
+                totals.unwrap_or_else(|error| unseen(RUNNING, format!("{error:#}")))
             }
-            Some(behind) => unseen(PERIODS, behind),
+            Some(behind) => unseen(RUNNING, behind),
         });
+        let periods = periods::sample(snapshot, client, &archived, chosen).await;
+        checks.push(periods.unwrap_or_else(|error| unseen(periods::NAME, format!("{error:#}"))));
         let sample = rerate::sample(snapshot, client, &archived, chosen).await;
         checks.push(sample.unwrap_or_else(|error| unseen("ratings", format!("{error:#}"))));
         checks

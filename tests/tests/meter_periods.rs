@@ -163,6 +163,22 @@ async fn each_aggregation_closes_its_periods_exactly() -> Result<()> {
         march["time"] == "2026-03-31T21:59:59.999999Z" && march["lines"][0]["quantity"] == "5089",
         "{march}"
     );
+    // It follows what is observed: it cannot be made to say something else, and nothing can be made to close a period.
+    let receipt = |one: &Value| one["receipt"].as_str().map(str::to_owned).context("a receipt");
+    for (receipt, body) in [
+        (receipt(march)?, json!({"data": {"quantity": "1"}})),
+        (receipts[0].clone(), json!({"type": "weir.closed.stored"})),
+    ] {
+        let path = format!("/v1/events/{receipt}/amend");
+        let (status, answer) = api.exchange("POST", &path, serde_json::to_vec(&body)?).await?;
+        let code = (&answer["code"], &answer["reason"]);
+        ensure!(
+            status == 422
+                && *code.0 == json!("amendment_rejected")
+                && *code.1 == json!("type_reserved"),
+            "{status}: {answer}"
+        );
+    }
     let estimate = api.get("/v1/teams/acme/meters/peak/estimate?at=2026-03-05T00:00:00Z").await?;
     let of_us = json!({"dimensions": {"region": "us"}, "quantity": "7.5", "status": "priced", "charge": "15", "currency": "EUR"});
     ensure!(estimate["quantities"][1] == of_us, "{estimate}");

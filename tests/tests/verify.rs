@@ -22,6 +22,8 @@ mod books;
 mod forgery;
 #[path = "verify/kafka.rs"]
 mod kafka;
+#[path = "verify/periods.rs"]
+mod periods;
 #[path = "verify/tampering.rs"]
 mod tampering;
 

@@ -31,14 +31,14 @@ use super::correct::{PAGE_EVENTS, Stretches};
 use crate::{
     USAGE,
     auth::TenantScope,
-    closing::{self, Closing, Counted, Measure, closing_type},
+    closing::{self, Changed, Closed, Closing, Duties, Measure, closing_type, duties},
     compiled::{self, Compiled},
     correcting::{Amended, Basis, Plan, Shifts, Wanted, block, plan},
     error::ApiError,
     progress::{accepted, archived, has_reached},
     state::Api,
     store::{
-        corrected::{self, Corrected, Selection},
+        corrected::{self, Corrected, Selection, StoredEvent},
         meter_periods::{self, OpenPeriod},
         observations::{self, Whose},
         running_totals,
@@ -346,47 +346,26 @@ struct Round {
     catalogs: HashMap<i64, Arc<Compiled>>,
 }
 
-/// What closed a period so far, by team and dimensions.
-type Closed = HashMap<(String, BTreeMap<String, String>), (Corrected, Quantity)>;
-
 impl Work<'_> {
     /// Appends what is missing in a partition, and amends what differs.
     async fn compare(&self, partition: u32, to: i64, round: &mut Round) -> Result<(), ApiError> {
-        let mut closed = self.closed(partition, to).await?;
+        let closed = self.closed(partition, to).await?;
         let counted = self.counted(partition).await?;
-        let (mut missing, mut commands) = (Vec::new(), Vec::new());
-        for one in &counted {
-            let Some(quantity) = one.quantity() else {
-                round.too_large.get_or_insert_with(|| one.team.clone());
-                continue;
-            };
-            let before = closed.remove(&(one.team.clone(), one.dimensions.clone()));
-            // What has come to nothing long ago is not closed again for ever.
-            let is_nothing = quantity == Quantity::ZERO && one.observations == 0;
-            if is_nothing && before.is_none() {
-                continue;
-            }
-            round.quantities += 1;
-            round.is_held |= self.meter.aggregation.carries_over();
-            match before {
-                None => missing.push((one, quantity)),
-                Some((_, before)) if before == quantity => {}
-                Some((found, _)) => {
-                    commands.extend(self.amend((&found, to), one, quantity, round).await?);
-                }
-            }
-        }
-        for ((team, dimensions), (found, before)) in closed {
-            if before != Quantity::ZERO {
-                let nothing = Counted::nothing(team, dimensions);
-                commands.extend(self.amend((&found, to), &nothing, Quantity::ZERO, round).await?);
-            }
+        let Duties { quantities, missing, changed, too_large } = duties(counted, closed);
+        round.quantities += quantities;
+        round.is_held |= self.meter.aggregation.carries_over() && quantities > 0;
+        round.too_large = round.too_large.take().or(too_large);
+        let mut commands = Vec::new();
+        for one in &changed {
+            commands.extend(self.amend(one, to, round).await?);
         }
         for page in missing.chunks(BLOCK_EVENTS) {
             let mut writer = BlockWriter::default();
             for (one, quantity) in page {
                 let closing = self.closing(&one.team, &one.dimensions, *quantity);
-                closing.push(self.tenant.id(), &self.identity_key, &mut writer)?;
+                closing
+                    .push(self.tenant.id(), &self.identity_key, &mut writer)
+                    .map_err(|error| ApiError::Internal(error.to_string()))?;
             }
             self.append(partition, writer.finish(), round).await?;
         }
@@ -436,7 +415,7 @@ impl Work<'_> {
     }
 
     /// What closed the period so far; what somebody has voided stays so.
-    async fn closed(&self, partition: u32, to: i64) -> Result<Closed, ApiError> {
+    async fn closed(&self, partition: u32, to: i64) -> Result<Closed<Corrected>, ApiError> {
         let selection = Selection {
             event_type: Some(closing_type(&self.meter.key)),
             from_us: Some(self.period.end_us.saturating_sub(1)),
@@ -456,12 +435,14 @@ impl Work<'_> {
             .await?;
             stretches.advance(&events);
             for found in events {
-                let said = closing::read(&found.first)?;
+                let read =
+                    |event: &StoredEvent| closing::read(&event.raw).map_err(ApiError::Internal);
+                let said = read(&found.first)?;
                 if said.zone != self.zone {
                     continue;
                 }
                 let quantity = match found.effective() {
-                    Some(effective) => closing::read(effective)?.quantity,
+                    Some(effective) => read(effective)?.quantity,
                     None => said.quantity,
                 };
                 let dimensions = said.dimensions;
@@ -474,11 +455,11 @@ impl Work<'_> {
     /// The command that makes what closed a period say something else; none where it was voided.
     async fn amend(
         &self,
-        (found, archived): (&Corrected, i64),
-        counted: &Counted,
-        quantity: Quantity,
+        changed: &Changed<Corrected>,
+        archived: i64,
         round: &mut Round,
     ) -> Result<Option<Vec<u8>>, ApiError> {
+        let Changed { found, counted, quantity, .. } = changed;
         let Some(event) = found.effective() else { return Ok(None) };
         let (tenant, api) = (self.tenant, self.api);
         let team = found.first.team.as_str();
@@ -495,7 +476,7 @@ impl Work<'_> {
             meter: None,
             outcome: None,
         };
-        let text = self.closing(&counted.team, &counted.dimensions, quantity).text();
+        let text = self.closing(&counted.team, &counted.dimensions, *quantity).text();
         let amended = Amended {
             event_type: &event.event_type,
             user: None,

@@ -9,6 +9,7 @@ use domain::{
         EVENT_BYTES_MAX, FIELD_BYTES_MAX,
         member::{Field, Member, member},
     },
+    meter::CLOSING_TYPE,
     money::Amount,
     time::FUTURE_US_MAX,
 };
@@ -363,6 +364,16 @@ async fn planned(
         let change = planned_with(&found, &Wanted::Void, &basis)?;
         return Ok((found, change));
     };
+    let types = [Some(event.event_type.as_str()), new.event_type.as_deref()];
+    if types.iter().flatten().any(|event_type| event_type.starts_with(CLOSING_TYPE)) {
+        let detail = format!(
+            "types that begin with `{CLOSING_TYPE}` close periods, and follow what is observed"
+        );
+        let action = "correct what was observed, or void what closed the period";
+        return Err(Problem::unprocessable("amendment_rejected", detail, action)
+            .with("reason", "type_reserved")
+            .into());
+    }
     let text = new.text(event)?;
     let or_own = |new: &Option<String>, own: &str| {
         new.clone().or_else(|| Some(own.to_owned())).filter(|text| !text.is_empty())

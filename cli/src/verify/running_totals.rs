@@ -19,7 +19,8 @@ use super::{
 };
 use crate::store::stored::{self, StoredTotal};
 
-const NAME: &str = "totals of periods";
+/// What it is called.
+pub const NAME: &str = "totals of periods";
 /// Events of one total that are rated again.
 const EVENTS_MAX: u32 = 5_000;
 /// Sampled events for each total.
