@@ -120,6 +120,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0019_twins.sql",
         "6ddc5a6b3dc1a4e83b4963956461eb2a33c554e6156f6b08d50e2397587a5e7f",
     ),
+    (
+        "migrations/postgres/0021_drafts_and_exchange_rates.sql",
+        "fbefec0e37ad41781a13592b5fa4560d7a4b9715c53e873e18e9dde8d4837d26",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
