@@ -97,6 +97,7 @@ pub(crate) fn make(
         .cards
         .iter()
         .filter(|card| card.kind == CardKind::Rate && card.currency == order.unit)
+        .filter(|card| !card.archived)
         .filter(|card| card.key != order.name && card.key != default)
         .flat_map(|card| table_rows(document, &card.key))
         .collect();
@@ -157,6 +158,7 @@ fn card_of(document: &mut CatalogDocument, order: &Order) -> Result<usize, Vec<F
             kind: CardKind::Rate,
             currency: order.unit.clone(),
             versions: Vec::new(),
+            archived: false,
         }),
         Some(card) if card.kind == CardKind::Rate && card.currency == order.unit => {}
         Some(card) => {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub(crate) mod changes;
+pub(crate) mod merge;
 mod offer_form;
 mod rate_form;
 mod zone_form;
@@ -170,6 +171,10 @@ pub(crate) struct CardForm {
     pub currency: String,
     /// Versions in the order of their numbers.
     pub versions: Vec<CardVersionForm>,
+    /// No longer to be used: it gets no new version, is no default card, and no offer names it. Absent
+    /// for false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
 }
 
 /// A whole catalog.
@@ -281,7 +286,13 @@ impl CardForm {
         for (number, version) in (1_u32..).zip(self.versions) {
             versions.push(version.inside(&key, &versions, number, faults));
         }
-        Card { key, kind: self.kind.into(), currency: self.currency, versions }
+        Card {
+            key,
+            kind: self.kind.into(),
+            currency: self.currency,
+            versions,
+            archived: self.archived,
+        }
     }
 
     /// The card as the outside sees it.
@@ -291,6 +302,7 @@ impl CardForm {
             kind: card.kind.into(),
             currency: card.currency.clone(),
             versions: card.versions.iter().map(CardVersionForm::outside).collect(),
+            archived: card.archived,
         }
     }
 }
@@ -365,6 +377,12 @@ pub(crate) fn broken_promises(published: &CatalogDocument, new: &CatalogDocument
             fault(
                 place.clone(),
                 "kind and currency of a published card cannot change; make another card",
+            );
+        }
+        if card.archived && same.archived && same.versions.len() > card.versions.len() {
+            fault(
+                format!("{place}.versions"),
+                "the card is archived and gets no new version; unarchive it first",
             );
         }
         for version in &card.versions {
@@ -479,5 +497,12 @@ mod tests {
             rates: Vec::new(),
         });
         assert!(broken_promises(&published, &grown).is_empty());
+        let mut archived = published.clone();
+        archived.cards[0].archived = true;
+        assert!(broken_promises(&published, &archived).is_empty());
+        assert!(broken_promises(&archived, &grown).is_empty(), "it is unarchived as well");
+        grown.cards[0].archived = true;
+        let faults = broken_promises(&archived, &grown);
+        assert_eq!(faults[0].place, "cards[standard].versions", "{faults:?}");
     }
 }

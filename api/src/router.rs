@@ -7,10 +7,10 @@ use crate::{
     parameters::WithoutParameters,
     routes::{
         analytics, api_keys, app_secrets, apps, audit, backfills, balances, burn_tables, cards,
-        catalog, catalog_preview, conservation, corrections, credits, event_corrections, events,
-        explain, exports, grants, holds, limits, meter_periods, meters, page, provider_prices,
-        quotas, rating, rejected_events, team_aliases, teams, timelines, transfers, twins, usage,
-        usage_report, wallets,
+        catalog, catalog_drafts, catalog_preview, conservation, corrections, credits,
+        event_corrections, events, explain, exports, grants, holds, limits, meter_periods, meters,
+        page, provider_prices, quotas, rating, rejected_events, team_aliases, teams, timelines,
+        transfers, twins, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -22,14 +22,22 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(catalog::read, catalog::replace))
         .routes(routes!(catalog::set_defaults))
         .routes(routes!(catalog_preview::preview))
+        .routes(routes!(catalog_drafts::list))
+        .routes(routes!(catalog_drafts::read, catalog_drafts::save, catalog_drafts::delete))
+        .routes(routes!(catalog_drafts::preview))
+        .routes(routes!(catalog_drafts::publish))
         .routes(routes!(meters::list, meters::create))
         .routes(routes!(meters::read))
         .routes(routes!(cards::list_rate_cards, cards::create_rate_card))
         .routes(routes!(cards::read_rate_card))
         .routes(routes!(cards::create_rate_card_version))
+        .routes(routes!(cards::archive::archive_rate_card))
+        .routes(routes!(cards::archive::unarchive_rate_card))
         .routes(routes!(cards::list_cost_cards, cards::create_cost_card))
         .routes(routes!(cards::read_cost_card))
         .routes(routes!(cards::create_cost_card_version))
+        .routes(routes!(cards::archive::archive_cost_card))
+        .routes(routes!(cards::archive::unarchive_cost_card))
         .routes(routes!(burn_tables::list, burn_tables::create))
         .routes(routes!(provider_prices::list))
         .routes(routes!(provider_prices::import))

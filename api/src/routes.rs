@@ -10,6 +10,7 @@ pub(crate) mod balances;
 pub(crate) mod burn_tables;
 pub(crate) mod cards;
 pub(crate) mod catalog;
+pub(crate) mod catalog_drafts;
 pub(crate) mod catalog_preview;
 pub(crate) mod conservation;
 pub(crate) mod corrections;

@@ -15,6 +15,7 @@ pub(crate) mod audit;
 pub(crate) mod backfills;
 pub(crate) mod balances;
 pub(crate) mod catalog;
+pub(crate) mod catalog_drafts;
 pub(crate) mod catalog_preview;
 pub(crate) mod conservation;
 pub(crate) mod corrected;

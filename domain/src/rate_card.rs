@@ -151,6 +151,9 @@ pub struct Card {
     pub currency: String,
     /// Versions in the order of their numbers.
     pub versions: Vec<CardVersion>,
+    /// No longer to be used: it is no default card, and no offer names it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
 }
 
 /// What a row says about usage.

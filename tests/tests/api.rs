@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::world::{OTHER, PARTITIONS, TENANT, World, add_key, catalog, config, send};
 
+#[path = "api/drafts.rs"]
+mod drafts;
 #[path = "api/limits.rs"]
 mod limits;
 #[path = "api/world.rs"]
@@ -240,6 +242,10 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
          VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z')",
         "INSERT INTO twins (tenant_id, partition, position, index, first_position, first_index) VALUES ($1, 0, 8, 0, 7, 0)",
         "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, 'history', 'r', 'k')",
+        "INSERT INTO catalog_drafts (tenant_id, draft, base_version, note, document, created_by, updated_by)
+         VALUES ($1, 'spring', 1, 'n', '{}', 'k', 'k')",
+        "INSERT INTO exchange_rates (tenant_id, from_currency, to_currency, effective_on, rate, source, stored_by)
+         VALUES ($1, 'USD', 'EUR', '2026-01-31', 0.9, 's', 'k')",
         // Of a partition and a team that nobody settles.
         "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",
         "INSERT INTO reversals (tenant_id, partition, batch_to, ordinal, team, currency, meter, bucket, amount)
@@ -260,7 +266,7 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
     )
     .fetch_all(&world.admin)
     .await?;
-    assert!(tables.len() >= 22, "{tables:?}");
+    assert!(tables.len() >= 24, "{tables:?}");
     let pool = world.postgres.pool(&world.url, Some("weir_api"), 1).await?;
     for (tenant, sees) in [(Some(TENANT), true), (Some(OTHER), false), (None, false)] {
         let mut connection = pool.acquire().await?;

@@ -88,6 +88,10 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
         send(Method::POST, &format!("/v1/{kind}-cards"), card).await?;
         let version = json!({"rates": rates("2")});
         send(Method::POST, &format!("/v1/{kind}-cards/more-{kind}/versions"), version).await?;
+        for verb in ["archive", "unarchive"] {
+            let path = format!("/v1/{kind}-cards/more-{kind}/{verb}");
+            send(Method::POST, &path, json!({})).await?;
+        }
     }
     // Twice, and the second time it changes nothing.
     for _ in 0..2 {
@@ -98,6 +102,13 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     send(Method::PUT, "/v1/catalog/defaults", none).await?;
     let burn = json!({"name": "burn", "rules": {"m": {"input_tokens": 2}}});
     send(Method::POST, "/v1/burn-tables", burn).await?;
+    let rates = json!([{"meter": "more", "price": "3"}]);
+    let draft = json!({"version": {"card": "more-rate", "rates": rates}, "note": "for spring"});
+    for name in ["spring", "autumn"] {
+        send(Method::PUT, &format!("/v1/catalog/drafts/{name}"), draft.clone()).await?;
+    }
+    send(Method::POST, "/v1/catalog/drafts/spring/publish", json!({})).await?;
+    send(Method::DELETE, "/v1/catalog/drafts/autumn", json!({})).await?;
     let backfill = json!({"backfill": "history", "reason": "the old meter"});
     send(Method::POST, "/v1/backfills", backfill).await?;
     send(Method::POST, "/v1/backfills/history/close", json!({})).await?;
@@ -146,12 +157,20 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("POST /v1/meters", "/v1/meters"),
             ("POST /v1/rate-cards", "/v1/rate-cards"),
             ("POST /v1/rate-cards/{key}/versions", "/v1/rate-cards/more-rate/versions"),
+            ("POST /v1/rate-cards/{key}/archive", "/v1/rate-cards/more-rate/archive"),
+            ("POST /v1/rate-cards/{key}/unarchive", "/v1/rate-cards/more-rate/unarchive"),
             ("POST /v1/cost-cards", "/v1/cost-cards"),
             ("POST /v1/cost-cards/{key}/versions", "/v1/cost-cards/more-cost/versions"),
+            ("POST /v1/cost-cards/{key}/archive", "/v1/cost-cards/more-cost/archive"),
+            ("POST /v1/cost-cards/{key}/unarchive", "/v1/cost-cards/more-cost/unarchive"),
             ("POST /v1/providers/pricing/imports", "/v1/providers/pricing/imports"),
             ("POST /v1/providers/pricing/cost-card", "/v1/providers/pricing/cost-card"),
             ("PUT /v1/catalog/defaults", "/v1/catalog/defaults"),
             ("POST /v1/burn-tables", "/v1/burn-tables"),
+            ("PUT /v1/catalog/drafts/{draft}", "/v1/catalog/drafts/spring"),
+            ("PUT /v1/catalog/drafts/{draft}", "/v1/catalog/drafts/autumn"),
+            ("POST /v1/catalog/drafts/{draft}/publish", "/v1/catalog/drafts/spring/publish"),
+            ("DELETE /v1/catalog/drafts/{draft}", "/v1/catalog/drafts/autumn"),
             ("POST /v1/backfills", "/v1/backfills"),
             ("POST /v1/backfills/{backfill}/close", "/v1/backfills/history/close"),
             ("DELETE /v1/api-keys/{key_id}", &key_path),
@@ -204,7 +223,7 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     let defaults = of("PUT /v1/catalog/defaults");
     assert_eq!(
         (&defaults["before"]["catalog_version"], &defaults["after"]["catalog_version"]),
-        (&json!(8), &json!(9))
+        (&json!(12), &json!(13))
     );
 
     // Filters, another tenant, and a key that may not look.

@@ -198,6 +198,22 @@ async fn a_file_is_compared_and_applied_once() -> Result<()> {
     }
     assert_eq!(http.get("/v1/catalog").await?["catalog_version"], 2);
 
+    // A card that is archived is so in the file, and taken into use by leaving that out.
+    let mut catalog = http.get("/v1/catalog").await?["catalog"].take();
+    let old = json!({"key": "old", "kind": "rate", "currency": "USD", "archived": true,
+        "rates": [{"meter": "api_calls", "price": "1"}]});
+    catalog["cards"].as_array_mut().context("cards")?.push(old);
+    let archived = write(&system, "archived.yaml", &catalog.to_string())?;
+    let (code, output, log) = run(&system, &["apply", &archived, "--yes"]).await?;
+    ensure!(code == 0 && output.contains("published as version 3"), "{code} {output} {log}");
+    assert_eq!(http.get("/v1/rate-cards/old").await?["archived"], true);
+    let (code, output, _) = run(&system, &["diff", &archived]).await?;
+    ensure!(code == 0 && output.contains("the same already"), "{code} {output}");
+    let used = catalog.to_string().replace("\"archived\":true,", "");
+    let used = write(&system, "used.yaml", &used)?;
+    let (code, output, _) = run(&system, &["diff", &used]).await?;
+    ensure!(code == 2 && output.contains("- cards[old].archived: true"), "{code} {output}");
+
     let typo = write(&system, "typo.yaml", &text.replace("\"currency\"", "\"currancy\""))?;
     let (code, _, log) = run(&system, &["diff", &typo]).await?;
     ensure!(code == 1 && log.contains("there is no field `currancy`"), "{code} {log}");

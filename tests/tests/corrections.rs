@@ -241,6 +241,10 @@ async fn state(system: &System, id: &str, wanted: &str) -> Result<Value> {
     }
 }
 
+async fn exchange(system: &System, method: &str, path: &str, body: &Value) -> Result<(u16, Value)> {
+    system.api()?.exchange(method, path, serde_json::to_vec(body)?).await
+}
+
 /// The rows of both meters, at prices of a version.
 fn versions(all: &[(&str, &str, &str)]) -> Value {
     let version = |(flat, first, rest): &(&str, &str, &str)| {
@@ -287,6 +291,15 @@ async fn a_month_is_rated_again_as_shown_whatever_is_killed() -> Result<()> {
         system.api()?.send("POST", "/v1/rating/simulate", &json!({"catalog": catalog})).await?;
     let simulated = simulated["id"].as_str().context("an id")?.to_owned();
     let simulated = state(&system, &simulated, "previewed").await?;
+    // The same from a draft, which is saved once.
+    let (status, draft) =
+        exchange(&system, "PUT", "/v1/catalog/drafts/new", &json!({"catalog": catalog})).await?;
+    ensure!(status == 201 && draft["changed"] == json!(["cards[own]"]), "{draft}");
+    let drafted =
+        system.api()?.send("POST", "/v1/rating/simulate", &json!({"draft": "new"})).await?;
+    let drafted = drafted["id"].as_str().context("an id")?.to_owned();
+    let drafted = state(&system, &drafted, "previewed").await?;
+    ensure!(drafted["preview"] == simulated["preview"], "{drafted} is not {simulated}");
 
     // The price was wrong from the beginning.
     publish(&system, json!([]), card(&[old, new]), "own").await?;
@@ -432,6 +445,14 @@ async fn what_cannot_be_corrected_is_refused_and_changes_nothing() -> Result<()>
             422,
             "catalog_invalid",
         ),
+        ("/v1/rating/simulate".to_owned(), json!({}), 422, "field_invalid"),
+        (
+            "/v1/rating/simulate".to_owned(),
+            json!({"catalog": {}, "draft": "none"}),
+            422,
+            "field_invalid",
+        ),
+        ("/v1/rating/simulate".to_owned(), json!({"draft": "none"}), 404, "draft_unknown"),
     ];
     for (path, body, status, code) in cases {
         let (found, answer) =

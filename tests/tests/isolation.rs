@@ -97,6 +97,11 @@ const CASES: &[Case] = &[
     ("catalog", "newest", Finds, &["{tenant}"]),
     ("catalog", "newest_version", Finds, &["{tenant}"]),
     ("catalog", "of_version", Finds, &["{tenant}", "1"]),
+    ("catalog_drafts", "count", Finds, &["{tenant}"]),
+    ("catalog_drafts", "delete", Finds, &["{tenant}", "spring"]),
+    ("catalog_drafts", "document", Finds, &["{tenant}", "spring"]),
+    ("catalog_drafts", "rows", Finds, &["{tenant}", NULL, NULL, "10"]),
+    ("catalog_drafts", "save", Inserts, &["{tenant}", "new", "1", "n", "{}", "k"]),
     ("catalog_preview", "used", Finds, &["{tenant}", "{tokens}", "0", "100"]),
     ("conservation", "answered", Finds, &["{tenant}"]),
     ("events", "journals", Finds, &["{tenant}", "{partitions}", "{positions}"]),
@@ -571,6 +576,10 @@ async fn owned(world: &mut World) -> Result<BTreeMap<&'static str, String>> {
          VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z', '00000000-0000-0000-0000-000000006666')",
         "INSERT INTO twins (tenant_id, partition, position, index, first_position, first_index) VALUES ($1, 0, 8, 0, 7, 0)",
         "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, 'history', 'r', 'k')",
+        "INSERT INTO catalog_drafts (tenant_id, draft, base_version, note, document, created_by, updated_by)
+         VALUES ($1, 'spring', 1, 'n', '{}', 'k', 'k')",
+        "INSERT INTO exchange_rates (tenant_id, from_currency, to_currency, effective_on, rate, source, stored_by)
+         VALUES ($1, 'USD', 'EUR', '2026-01-31', 0.9, 's', 'k')",
         "INSERT INTO late_answers (tenant_id, partition, answered) VALUES ($1, 0, 1)",
         "INSERT INTO reinjections (tenant_id, partition, position, index, receipt, corrected, reinjected_by) VALUES ($1, 0, 7, 0, '0:8:0', true, 'k')",
         "INSERT INTO catalog_versions (tenant_id, catalog_version, document, document_hash) VALUES ($1, 70, '{}', decode(repeat('aa', 32), 'hex'))",

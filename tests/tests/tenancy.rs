@@ -235,6 +235,10 @@ impl Told {
         if let Some(body) = body.as_object_mut() {
             body.remove("request_id");
             body.remove("as_of");
+            // A preview looks back from now.
+            if let Some(affected) = body.get_mut("affected").and_then(Value::as_object_mut) {
+                affected.remove("from");
+            }
             // What is counted goes on by itself, once a second.
             let items = body.get_mut("items").and_then(Value::as_array_mut);
             for quota in items.into_iter().flatten().filter_map(Value::as_object_mut) {

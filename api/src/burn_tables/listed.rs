@@ -36,11 +36,11 @@ pub(crate) struct BurnTable {
     other_rates: usize,
 }
 
-/// The rate cards in credit units, by name.
+/// The rate cards in credit units that are not archived, by name.
 pub(crate) fn listed(document: &CatalogDocument) -> Vec<BurnTable> {
     let in_credits =
         |card: &&Card| document.credit_units.iter().any(|unit| unit.key == card.currency);
-    let cards = document.cards.iter().filter(|card| card.kind == CardKind::Rate);
+    let cards = document.cards.iter().filter(|card| card.kind == CardKind::Rate && !card.archived);
     let mut tables: Vec<BurnTable> =
         cards.filter(in_credits).map(|card| table(document, card)).collect();
     tables.sort_by(|left, right| left.name.cmp(&right.name));

@@ -228,7 +228,7 @@ mod tests {
             rates: rates.to_vec(),
         };
         let versions = versions.iter().enumerate().map(version).collect();
-        Card { key: key.into(), kind, currency: "USD".into(), versions }
+        Card { key: key.into(), kind, currency: "USD".into(), versions, archived: false }
     }
 
     fn catalog(cards: Vec<Card>, default: &str) -> CatalogDocument {

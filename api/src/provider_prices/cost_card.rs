@@ -116,6 +116,7 @@ pub(crate) fn make(
             kind: CardKind::Cost,
             currency: wanted.currency.clone(),
             versions: Vec::new(),
+            archived: false,
         });
         document.cards.len() - 1
     });

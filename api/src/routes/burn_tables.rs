@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
-use super::catalog::{check, load, publish};
+use super::{
+    cards::archive::check_in_use,
+    catalog::{check, load, publish},
+};
 use crate::{
     auth::{Caller, Scope},
     burn_tables::{BurnTable, BurnTableMade, Order, Rule, class_of_rule, listed, make, rule_names},
@@ -200,6 +203,7 @@ fn add(document: &mut CatalogDocument, order: &Order) -> Result<Value, ApiError>
         );
         return Err(Problem::conflict("default_card_in_other_currency", detail, action).into());
     }
+    check_in_use(document, &order.name)?;
     match make(document, order) {
         Ok(made) => {
             serde_json::to_value(made).map_err(|error| ApiError::Internal(error.to_string()))
@@ -233,7 +237,7 @@ pub(crate) async fn create(
 
 /// List burn tables
 ///
-/// The rate cards in credit units, by model, as their newest versions say.
+/// The rate cards in credit units, by model, as their newest versions say. Archived ones are not among them.
 #[utoipa::path(get, path = "/v1/burn-tables", tag = "catalog", params(PageQuery), responses((status = 200, body = Page<BurnTable>), Refusals))]
 pub(crate) async fn list(
     State(api): State<Api>,

@@ -8,8 +8,9 @@ use domain::{
 use runtime::http::{Path, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
+use self::archive::archived;
 use super::catalog::{Published, check, load, publish};
 use crate::{
     auth::{Caller, Scope},
@@ -18,9 +19,11 @@ use crate::{
     extract::Query,
     idempotency::{Answer, Call, IdempotencyKey},
     openapi::{ChangeRefusals, NotFound, Refusals},
-    page::{Page, PageQuery, page},
+    page::{Page, asked, page},
     state::Api,
 };
+
+pub(crate) mod archive;
 
 /// A card to add, with its first version.
 #[derive(Deserialize, ToSchema)]
@@ -51,6 +54,21 @@ pub(crate) struct NewCardVersion {
     /// Its rows: all of them, not only what is new.
     #[schema(value_type = Vec<RateSchema>)]
     rates: Vec<RateForm>,
+}
+
+/// Which cards.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CardQuery {
+    /// Those that are archived, instead of those that are not.
+    #[serde(default)]
+    archived: bool,
+    /// Items of the page, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
 /// A version with the card that it is for.
@@ -87,6 +105,7 @@ pub(crate) fn add_card(
         kind,
         currency: new.currency.clone(),
         versions,
+        archived: false,
     });
     Ok(json!({ "card": new.key, "version": 1 }))
 }
@@ -98,6 +117,9 @@ pub(crate) fn add_version(
 ) -> Result<Value, ApiError> {
     let card = document.cards.iter_mut().find(|card| card.key == new.key && card.kind == new.kind);
     let card = card.ok_or_else(|| no_card(&new.key))?;
+    if card.archived {
+        return Err(archived(&card.key).into());
+    }
     let number = card.versions.last().map_or(0, |last| last.version).saturating_add(1);
     let version = new.version.clone();
     let version = CardVersionForm {
@@ -112,7 +134,7 @@ pub(crate) fn add_version(
     Ok(json!({ "card": new.key, "version": number }))
 }
 
-fn no_card(key: &str) -> Problem {
+pub(super) fn no_card(key: &str) -> Problem {
     Problem::not_found("card_unknown", format!("there is no such card `{key}`"), "list the cards")
 }
 
@@ -146,14 +168,15 @@ async fn list(
     api: Api,
     caller: Caller,
     kind: CardKind,
-    query: PageQuery,
+    query: CardQuery,
 ) -> Result<Json<Page<CardForm>>, ApiError> {
     let tenant = caller.may(Scope::CatalogRead)?;
-    let asked = query.asked(1)?;
+    let asked = asked(query.limit, query.cursor.as_deref(), 1)?;
     let (document, ..) = load(&api, tenant).await?;
     let after = |card: &&Card| asked.after(0).is_none_or(|after| card.key.as_str() > after);
+    let cards = document.cards.iter().filter(|card| card.kind == kind);
     let mut cards: Vec<&Card> =
-        document.cards.iter().filter(|card| card.kind == kind).filter(after).collect();
+        cards.filter(|card| card.archived == query.archived).filter(after).collect();
     cards.sort_by(|left, right| left.key.cmp(&right.key));
     let cards = cards.into_iter().map(CardForm::outside).collect();
     Ok(Json(page(&asked, cards, |card: &CardForm| vec![card.key.clone()])))
@@ -222,21 +245,25 @@ pub(crate) async fn create_cost_card_version(
 }
 
 /// List rate cards
-#[utoipa::path(get, path = "/v1/rate-cards", tag = "catalog", params(PageQuery), responses((status = 200, body = Page<CardForm>), Refusals))]
+///
+/// Those in use, or with `archived` the archived ones.
+#[utoipa::path(get, path = "/v1/rate-cards", tag = "catalog", params(CardQuery), responses((status = 200, body = Page<CardForm>), Refusals))]
 pub(crate) async fn list_rate_cards(
     State(api): State<Api>,
     caller: Caller,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<CardQuery>,
 ) -> Result<Json<Page<CardForm>>, ApiError> {
     list(api, caller, CardKind::Rate, query).await
 }
 
 /// List cost cards
-#[utoipa::path(get, path = "/v1/cost-cards", tag = "catalog", params(PageQuery), responses((status = 200, body = Page<CardForm>), Refusals))]
+///
+/// Those in use, or with `archived` the archived ones.
+#[utoipa::path(get, path = "/v1/cost-cards", tag = "catalog", params(CardQuery), responses((status = 200, body = Page<CardForm>), Refusals))]
 pub(crate) async fn list_cost_cards(
     State(api): State<Api>,
     caller: Caller,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<CardQuery>,
 ) -> Result<Json<Page<CardForm>>, ApiError> {
     list(api, caller, CardKind::Cost, query).await
 }

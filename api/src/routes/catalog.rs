@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
+use super::cards::archive::check_in_use;
 use crate::{
     auth::{Caller, Scope, TenantScope},
     catalog::{CatalogForm, broken_promises},
@@ -79,13 +80,27 @@ pub(crate) async fn newest(
     let Some(row) = catalog::newest(connection, tenant).await? else {
         return Ok((CatalogDocument::default(), 0, None));
     };
-    let document = serde_json::from_str(&row.document).map_err(|error| {
-        ApiError::Internal(format!(
-            "catalog version {} cannot be read: {error}",
-            row.catalog_version
-        ))
-    })?;
-    Ok((document, row.catalog_version.unsigned_abs(), Some(row.created_at_us)))
+    let number = row.catalog_version.unsigned_abs();
+    Ok((stored(number, &row.document)?, number, Some(row.created_at_us)))
+}
+
+/// The document of a version of the tenant; an empty one of version 0, and none where there is no such version.
+pub(super) async fn of_version(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    number: u64,
+) -> Result<Option<CatalogDocument>, ApiError> {
+    if number == 0 {
+        return Ok(Some(CatalogDocument::default()));
+    }
+    let text = catalog::of_version(connection, tenant, number).await?;
+    text.map(|text| stored(number, &text)).transpose()
+}
+
+fn stored(number: u64, text: &str) -> Result<CatalogDocument, ApiError> {
+    serde_json::from_str(text).map_err(|error| {
+        ApiError::Internal(format!("catalog version {number} cannot be read: {error}"))
+    })
 }
 
 /// A change of the document: answers what the caller is told of it, or what is wrong.
@@ -102,31 +117,52 @@ pub(crate) async fn publish<T>(
 where
     T: Send + Sync + 'static,
 {
-    let mut answer = idempotency::once(api, tenant, call, move |connection, value: &T| {
+    let answer = idempotency::once(api, tenant, call, move |connection, value: &T| {
         Box::pin(async move {
             catalog::lock(connection).await?;
             let (published, version, _) = newest(connection, tenant).await?;
             let mut document = published.clone();
-            let mut told = change(&mut document, value)?;
-            let mut faults = broken_promises(&published, &document);
-            faults.extend(document.faults());
-            check(faults)?;
-            if document == published && version > 0 {
-                told_version(&mut told, version);
-                return Made::new(StatusCode::OK, &told);
-            }
-            let text = serde_json::to_string(&document)
-                .map_err(|error| ApiError::Internal(error.to_string()))?;
-            let hash = blake3::hash(text.as_bytes());
-            let number = catalog::next_version(connection).await?;
-            catalog::insert(connection, tenant, number, &text, hash.as_bytes()).await?;
-            catalog::insert_outbox(connection, tenant, number, hash.as_bytes()).await?;
-            told_version(&mut told, number.unsigned_abs());
-            // Versions are kept whole and never change: their numbers say what changed.
-            Made::new(status, &told)?.instead_of(&json!({"catalog_version": version}))
+            let told = change(&mut document, value)?;
+            put(connection, tenant, (&published, version), (&document, told), status).await
         })
     })
     .await?;
+    with_markers(api, tenant, answer).await
+}
+
+/// Makes a document the next version after the one that is `published`, unless it is the same; publishing
+/// is [locked](catalog::lock).
+pub(super) async fn put(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    (published, version): (&CatalogDocument, u64),
+    (document, mut told): (&CatalogDocument, Value),
+    status: StatusCode,
+) -> Result<Made, ApiError> {
+    let mut faults = broken_promises(published, document);
+    faults.extend(document.faults());
+    check(faults)?;
+    if document == published && version > 0 {
+        told_version(&mut told, version);
+        return Made::new(StatusCode::OK, &told);
+    }
+    let text =
+        serde_json::to_string(document).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let hash = blake3::hash(text.as_bytes());
+    let number = catalog::next_version(connection).await?;
+    catalog::insert(connection, tenant, number, &text, hash.as_bytes()).await?;
+    catalog::insert_outbox(connection, tenant, number, hash.as_bytes()).await?;
+    told_version(&mut told, number.unsigned_abs());
+    // Versions are kept whole and never change: their numbers say what changed.
+    Made::new(status, &told)?.instead_of(&json!({"catalog_version": version}))
+}
+
+/// The answer once the markers of the version that it names are in the log.
+pub(super) async fn with_markers(
+    api: &Api,
+    tenant: TenantScope,
+    mut answer: Answer,
+) -> Result<Answer, ApiError> {
     let mut told: Value = serde_json::from_str(&answer.body)
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let number = told.get("catalog_version").and_then(Value::as_i64).unwrap_or_default();
@@ -213,6 +249,9 @@ pub(crate) fn choose(
     document: &mut CatalogDocument,
     defaults: &Defaults,
 ) -> Result<Value, ApiError> {
+    for key in [&defaults.default_rate_card, &defaults.default_cost_card].into_iter().flatten() {
+        check_in_use(document, key)?;
+    }
     document.default_rate_card = defaults.default_rate_card.clone();
     document.default_cost_card = defaults.default_cost_card.clone();
     Ok(json!({}))

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
-use domain::{catalog::Fault, time};
+use domain::{
+    catalog::{CatalogDocument, Fault},
+    time,
+};
 use runtime::{postgres::scoped, task};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -139,18 +142,27 @@ pub(crate) async fn preview(
     body: Body<CatalogForm>,
 ) -> Result<Json<CatalogPreview>, ApiError> {
     let tenant = caller.may(Scope::CatalogRead)?;
-    let (published, catalog_version, _) = load(&api, tenant).await?;
-    let (document, mut faults) = body.value.inside();
-    faults.extend(broken_promises(&published, &document));
+    let (published, version, _) = load(&api, tenant).await?;
+    let read = body.value.inside();
+    previewed(&api, &caller, (&published, version), read).await.map(Json)
+}
+
+/// What publishing a document would change, that could be read with these faults.
+pub(super) async fn previewed(
+    api: &Api,
+    caller: &Caller,
+    (published, catalog_version): (&CatalogDocument, u64),
+    (document, mut faults): (CatalogDocument, Vec<Fault>),
+) -> Result<CatalogPreview, ApiError> {
+    faults.extend(broken_promises(published, &document));
     faults.extend(document.faults());
-    let changes = row_changes(&published, &document);
-    let meters: Vec<String> =
-        meters_affected(&published, &document, &changes).into_iter().collect();
+    let changes = row_changes(published, &document);
+    let meters: Vec<String> = meters_affected(published, &document, &changes).into_iter().collect();
     let affected = match caller.may(Scope::UsageRead) {
-        Ok(tenant) => Some(affected(&api, tenant, &meters).await?),
+        Ok(tenant) => Some(affected(api, tenant, &meters).await?),
         Err(_) => None,
     };
-    Ok(Json(CatalogPreview {
+    Ok(CatalogPreview {
         catalog_version,
         fault_count: faults.len(),
         faults: faults.into_iter().take(FAULTS_MAX).map(CatalogFault::from).collect(),
@@ -158,7 +170,7 @@ pub(crate) async fn preview(
         changes: changes.iter().take(CHANGES_MAX).map(PreviewedChange::from).collect(),
         meters,
         affected,
-    }))
+    })
 }
 
 async fn affected(

@@ -1,7 +1,10 @@
 //! Corrections of many events: a preview of what they change, and a job that posts them.
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use domain::{catalog::CatalogDocument, time};
+use domain::{
+    catalog::{CatalogDocument, Fault},
+    time,
+};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
@@ -12,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use self::filter::Filter;
-use super::{catalog::check, events::some, format_optional};
+use super::{catalog::check, catalog_drafts::open, events::some, format_optional};
 use crate::{
     auth::{Actor, Caller, Scope, TenantScope},
     catalog::CatalogForm,
@@ -61,8 +64,12 @@ pub(crate) struct NewCorrectionForm {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Simulation {
-    /// The whole catalog, as `PUT /v1/catalog` takes it.
-    catalog: CatalogForm,
+    /// The whole catalog, as `PUT /v1/catalog` takes it; absent where there is a `draft`.
+    #[serde(default)]
+    catalog: Option<CatalogForm>,
+    /// The name of a draft, in place of `catalog`: what publishing it would make is tried.
+    #[serde(default)]
+    draft: Option<String>,
     /// Which events.
     #[serde(default)]
     filter: Filter,
@@ -354,7 +361,7 @@ pub(crate) async fn create(
 /// Rates events of the past by a catalog that is not published, with the function that rates all events, and
 /// adds up the differences by team and meter. Read it with `GET /v1/corrections/{id}`; it is never posted.
 #[utoipa::path(post, path = "/v1/rating/simulate", tag = "corrections", params(IdempotencyKey), request_body = Simulation,
-    responses((status = 202, body = CorrectionStatus), ChangeRefusals, Refusals))]
+    responses((status = 202, body = CorrectionStatus), NotFound, ChangeRefusals, Refusals))]
 pub(crate) async fn simulate(
     State(api): State<Api>,
     caller: Caller,
@@ -362,19 +369,41 @@ pub(crate) async fn simulate(
     call: Call<Simulation>,
 ) -> Result<Answer, ApiError> {
     let tenant = caller.may(Scope::CorrectionsWrite)?;
-    let mut called = None;
-    let call = call.map(|simulation| called = Some(simulation));
-    let Some(Simulation { catalog, filter, reason }) = called else {
-        return Err(ApiError::Internal("the body is gone".into()));
-    };
-    let (document, mut faults): (CatalogDocument, _) = catalog.inside();
-    faults.extend(document.faults());
-    check(faults)?;
-    let text =
-        serde_json::to_string(&document).map_err(|error| ApiError::Internal(error.to_string()))?;
-    let asked = (&filter, reason.as_str());
-    let new = begin(&api, tenant, "simulate", asked, (Some(text), &actor)).await?;
-    insert(&api, tenant, call.map(|_| new)).await
+    let (filter, reason) = (&call.value.filter, call.value.reason.as_str());
+    let new = begin(&api, tenant, "simulate", (filter, reason), (None, &actor)).await?;
+    idempotency::once(&api, tenant, call, move |connection, asked: &Simulation| {
+        let new = new.clone();
+        Box::pin(async move {
+            let (document, unread) = simulated(connection, tenant, asked).await?;
+            let mut faults = unread;
+            faults.extend(document.faults());
+            check(faults)?;
+            let text = serde_json::to_string(&document)
+                .map_err(|error| ApiError::Internal(error.to_string()))?;
+            let new = NewCorrection { document: Some(text), ..new };
+            add(connection, tenant, &new).await?;
+            Made::new(StatusCode::ACCEPTED, &load(connection, tenant, new.id).await?)
+        })
+    })
+    .await
+}
+
+/// The catalog that is tried, and texts of it that could not be read.
+async fn simulated(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    asked: &Simulation,
+) -> Result<(CatalogDocument, Vec<Fault>), ApiError> {
+    match (&asked.catalog, &asked.draft) {
+        (Some(catalog), None) => Ok(catalog.clone().inside()),
+        (None, Some(draft)) => Ok(open(connection, tenant, draft).await?.document()?),
+        _ => {
+            let detail = "a simulation has either `catalog` or `draft`";
+            Err(Problem::unprocessable("field_invalid", detail, "send one of them")
+                .with("field", "catalog")
+                .into())
+        }
+    }
 }
 
 /// List corrections

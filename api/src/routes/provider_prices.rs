@@ -16,7 +16,10 @@ use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::catalog::{check, load, publish};
+use super::{
+    cards::archive::check_in_use,
+    catalog::{check, load, publish},
+};
 use crate::{
     auth::{Caller, Scope, TenantScope},
     catalog::shortest,
@@ -419,6 +422,7 @@ fn add_cost_card(
     document: &mut domain::catalog::CatalogDocument,
     order: &Order,
 ) -> Result<Value, ApiError> {
+    check_in_use(document, &order.wanted.card)?;
     match cost_card::make(document, order) {
         Ok(made) => {
             serde_json::to_value(made).map_err(|error| ApiError::Internal(error.to_string()))

@@ -46,10 +46,15 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (17, "meter_periods", include_str!("../../../migrations/postgres/0017_meter_periods.sql")),
     (18, "backfills", include_str!("../../../migrations/postgres/0018_backfills.sql")),
     (19, "twins", include_str!("../../../migrations/postgres/0019_twins.sql")),
+    (
+        21,
+        "drafts_and_exchange_rates",
+        include_str!("../../../migrations/postgres/0021_drafts_and_exchange_rates.sql"),
+    ),
     (22, "merges", include_str!("../../../migrations/postgres/0022_merges.sql")),
     (
         23,
-        "zones of periods",
+        "zones_of_periods",
         include_str!("../../../migrations/postgres/0023_zones_of_periods.sql"),
     ),
 ];

@@ -225,7 +225,7 @@ impl Compiler {
         }
     }
 
-    /// Checks that a default card is there.
+    /// Checks that a default card is there and may be used.
     pub(super) fn default_card(
         &mut self,
         document: &CatalogDocument,
@@ -234,17 +234,20 @@ impl Compiler {
         place: &str,
     ) {
         let Some(key) = key else { return };
-        if !document.cards.iter().any(|card| card.key == key && card.kind == kind) {
-            self.fault(
-                place.to_owned(),
-                format!(
-                    "there is no {} card `{key}`",
-                    match kind {
-                        CardKind::Rate => "rate",
-                        CardKind::Cost => "cost",
-                    }
-                ),
-            );
-        }
+        let card = document.cards.iter().find(|card| card.key == key && card.kind == kind);
+        let reason = match card {
+            Some(card) if card.archived => {
+                format!("the card `{key}` is archived; name another one, or unarchive it")
+            }
+            Some(_) => return,
+            None => format!(
+                "there is no {} card `{key}`",
+                match kind {
+                    CardKind::Rate => "rate",
+                    CardKind::Cost => "cost",
+                }
+            ),
+        };
+        self.fault(place.to_owned(), reason);
     }
 }

@@ -192,7 +192,11 @@ impl Compiler {
         offer: &Offer,
         key: &str,
     ) -> Option<OfferCard> {
-        let reason = match cards.get(key).map(|card| card.kind) {
+        let card = cards.get(key);
+        let reason = match card.map(|card| card.kind) {
+            Some(CardKind::Rate) if card.is_some_and(|card| card.archived) => {
+                format!("the card `{key}` is archived; name another one, or unarchive it")
+            }
             Some(CardKind::Rate) if document.default_rate_card.as_deref() == Some(key) => {
                 return Some(OfferCard::Default);
             }

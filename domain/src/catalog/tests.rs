@@ -43,7 +43,13 @@ fn card(key: &str, currency: &str, versions: Vec<Vec<RateRow>>) -> Card {
     let versions = versions
         .map(|(version, rates)| CardVersion { version, effective_from_us: 0, rates })
         .collect();
-    Card { key: key.into(), kind: CardKind::Rate, currency: currency.into(), versions }
+    Card {
+        key: key.into(),
+        kind: CardKind::Rate,
+        currency: currency.into(),
+        versions,
+        archived: false,
+    }
 }
 
 fn with_meters(meters: Vec<MeterDefinition>) -> CatalogDocument {
@@ -151,6 +157,46 @@ fn a_card_is_in_a_currency_or_in_a_credit_unit_of_the_catalog() {
         let [fault] = faults.as_slice() else { panic!("one fault of {currency:?}: {faults:?}") };
         assert_eq!(fault.place, "cards[plan].currency");
     }
+}
+
+#[test]
+fn an_archived_card_is_no_default_card_and_no_offer_names_it() {
+    let offer: Offer =
+        serde_json::from_str(r#"{"key": "vip", "source": "team", "card": "old"}"#).unwrap();
+    let document = |archived: bool| CatalogDocument {
+        meters: vec![meter("m")],
+        cards: vec![Card { archived, ..card("old", "USD", vec![vec![row("m")]]) }],
+        ..CatalogDocument::default()
+    };
+    assert_eq!(document(true).faults(), [], "it may be there");
+    for (archived, count) in [(false, 0), (true, 1)] {
+        let default =
+            CatalogDocument { default_rate_card: Some("old".into()), ..document(archived) };
+        let offered = CatalogDocument { offers: vec![offer.clone()], ..document(archived) };
+        for (document, place) in [(default, "default_rate_card"), (offered, "offers[vip].card")] {
+            let faults = document.faults();
+            assert_eq!(faults.len(), count, "{faults:?}");
+            for fault in faults {
+                assert_eq!(fault.place, place);
+                assert!(fault.reason.contains("is archived"), "{fault:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_card_that_is_in_use_is_written_as_before() {
+    let mut document = CatalogDocument {
+        cards: vec![card("plan", "USD", Vec::new())],
+        ..CatalogDocument::default()
+    };
+    let text = serde_json::to_string(&document).unwrap();
+    let before = r#"{"meters":[],"credit_units":[],"cards":[{"key":"plan","kind":"rate","currency":"USD","versions":[]}]}"#;
+    assert_eq!(text, before);
+    document.cards[0].archived = true;
+    let text = serde_json::to_string(&document).unwrap();
+    assert!(text.contains(r#""archived":true"#), "{text}");
+    assert_eq!(serde_json::from_str::<CatalogDocument>(&text).unwrap(), document);
 }
 
 #[test]

@@ -393,6 +393,7 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
                 rates: rates(number),
             })
             .collect(),
+        archived: false,
     };
     let rates = |own| {
         let tokens = rate("tokens", token_price(tenant, own));

@@ -27,6 +27,7 @@ pub async fn existing(api: &Http) -> Result<Existing> {
     let bought = api.send("POST", "/v1/credits/purchase", &credits).await?;
     let hold = json!({"wallet": bought["wallet"], "amount": "1", "settle_by": "call"});
     let hold = api.send("POST", "/v1/holds", &hold).await?;
+    api.send("PUT", "/v1/catalog/drafts/spring", &json!({"catalog": {}})).await?;
     api.send("POST", "/v1/backfills", &json!({"backfill": "history", "reason": "a test"})).await?;
     let correction = json!({"kind": "rate", "filter": {"team": "team-1"}, "reason": "a test"});
     let correction = api.send("POST", "/v1/corrections", &correction).await?;
@@ -37,6 +38,7 @@ pub async fn existing(api: &Http) -> Result<Existing> {
         ("/v1/apps/{app}", "tool".to_owned()),
         ("/v1/apps/{app}/secrets/{secret_id}", text(&secret["secret_id"])?),
         ("/v1/backfills/{backfill}", "history".to_owned()),
+        ("/v1/catalog/drafts/{draft}", "spring".to_owned()),
         ("/v1/corrections/{correction}", text(&correction["id"])?),
         ("/v1/cost-cards/{key}", text(&cost_cards["items"][0]["key"])?),
         ("/v1/customers/{customer}", "team-1".to_owned()),

@@ -193,6 +193,11 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
     found.insert("journal", journal);
     found.insert("correction", corrections(world, mark, key).await?);
     found.insert("backfill", format!("{mark}-history"));
+    for draft in ["-spring", "-autumn"] {
+        let body = json!({"catalog": catalog(mark), "note": named("note")});
+        ask(Method::PUT, &format!("/v1/catalog/drafts/{mark}{draft}"), body).await?;
+    }
+    found.insert("draft", format!("{mark}-spring"));
     Ok(found)
 }
 

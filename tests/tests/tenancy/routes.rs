@@ -18,7 +18,7 @@ pub struct Route {
 
 /// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
 /// those that name nothing.
-pub const FILTERS: [(&str, &str, &str); 30] = [
+pub const FILTERS: [(&str, &str, &str); 31] = [
     ("limit", "limit", ""),
     // It has a place of its own.
     ("cursor", "cursor", ""),
@@ -50,6 +50,7 @@ pub const FILTERS: [(&str, &str, &str); 30] = [
     ("format", "format", ""),
     ("preview", "preview", ""),
     ("posted", "posted", ""),
+    ("archived", "archived", ""),
 ];
 
 /// A report is of a period; this one has all that is reported while the test runs.
@@ -120,6 +121,18 @@ pub fn routes() -> Vec<Route> {
     );
     add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str(), faulty.as_str()]);
     add("POST /v1/catalog/preview", "catalog:read", &[], &[catalog.as_str(), faulty.as_str()]);
+    let draft = [
+        format!(r#"{{"catalog": {faulty}, "note": "n"}}"#),
+        r#"{"version": {"card": "<rate_card>", "rates": [{"meter": "<meter>", "price": "1"}]}}"#
+            .to_owned(),
+    ];
+    add("GET /v1/catalog/drafts", "catalog:read", &[], &[]);
+    add("GET /v1/catalog/drafts/{draft}", "catalog:read", &["draft"], &[]);
+    add("GET /v1/catalog/drafts/{draft}/preview", "catalog:read", &["draft"], &[]);
+    let bodies = draft.each_ref().map(String::as_str);
+    add("PUT /v1/catalog/drafts/{draft}", "catalog:write", &["draft"], &bodies);
+    add("POST /v1/catalog/drafts/{draft}/publish", "catalog:write", &["draft"], &[]);
+    add("DELETE /v1/catalog/drafts/{draft}", "catalog:write", &["draft"], &[]);
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
     add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
     let calculation = r#"{"type": "<event_type>", "team": "<team>", "source": "<source>", "user": "<user>",
@@ -139,6 +152,8 @@ pub fn routes() -> Vec<Route> {
     add("POST /v1/rate-cards", "catalog:write", &[], &[card]);
     add("GET /v1/rate-cards/{key}", "catalog:read", &["rate_card"], &[]);
     add("POST /v1/rate-cards/{key}/versions", "catalog:write", &["rate_card"], &[version]);
+    add("POST /v1/rate-cards/{key}/archive", "catalog:write", &["rate_card"], &[]);
+    add("POST /v1/rate-cards/{key}/unarchive", "catalog:write", &["rate_card"], &[]);
     add("GET /v1/cost-cards", "catalog:read", &[], &[]);
     add(
         "POST /v1/cost-cards",
@@ -148,6 +163,8 @@ pub fn routes() -> Vec<Route> {
     );
     add("GET /v1/cost-cards/{key}", "catalog:read", &["cost_card"], &[]);
     add("POST /v1/cost-cards/{key}/versions", "catalog:write", &["cost_card"], &[version]);
+    add("POST /v1/cost-cards/{key}/archive", "catalog:write", &["cost_card"], &[]);
+    add("POST /v1/cost-cards/{key}/unarchive", "catalog:write", &["cost_card"], &[]);
     // The default card of each is in a currency, so a table is refused; a faulty one is before that.
     let table =
         r#"{"name": "<rate_card>", "rules": {"<model>": {"input_tokens": 1.5, "per_unit": 1000}}}"#;
@@ -259,7 +276,8 @@ pub fn routes() -> Vec<Route> {
         r#"{{"catalog": {faulty}, "filter": {{"team": "<team>", "user": "<user>", "type": "<event_type>",
         "source": "<source>", "app": "<app>", "meter": "<meter>"}}}}"#
     );
-    add("POST /v1/rating/simulate", "corrections:write", &[], &[simulated.as_str()]);
+    let drafted = r#"{"draft": "<draft>", "filter": {"team": "<team>"}}"#;
+    add("POST /v1/rating/simulate", "corrections:write", &[], &[simulated.as_str(), drafted]);
     add("GET /v1/corrections/{correction}", "usage:read", &["correction"], &[]);
     add("POST /v1/corrections/{correction}/post", "corrections:write", &["correction"], &[]);
     add("POST /v1/corrections/{correction}/cancel", "corrections:write", &["correction"], &[]);

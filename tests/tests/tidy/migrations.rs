@@ -121,6 +121,10 @@ const RELEASED: &[(&str, &str)] = &[
         "6ddc5a6b3dc1a4e83b4963956461eb2a33c554e6156f6b08d50e2397587a5e7f",
     ),
     (
+        "migrations/postgres/0021_drafts_and_exchange_rates.sql",
+        "fbefec0e37ad41781a13592b5fa4560d7a4b9715c53e873e18e9dde8d4837d26",
+    ),
+    (
         "migrations/postgres/0022_merges.sql",
         "fda5b5e629b0a79dc69c96bc6afc0ea42167a97239ea641b9f3966f1f494259e",
     ),
