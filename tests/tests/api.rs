@@ -240,6 +240,10 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
          VALUES ($1, 'calls', 'epoch', '1970-02-01T00:00:00Z')",
         "INSERT INTO twins (tenant_id, partition, position, index, first_position, first_index) VALUES ($1, 0, 8, 0, 7, 0)",
         "INSERT INTO backfills (tenant_id, backfill, reason, created_by) VALUES ($1, 'history', 'r', 'k')",
+        "INSERT INTO provider_invoices (tenant_id, invoice, revision, provider, time_zone, period_from, period_to, models, classes,
+             lines, totals, content_hash, imported_by)
+         VALUES ($1, 'march', 1, 'openai', 'UTC', '2026-03-01', '2026-04-01', '{}', '{}', 1, '{}', decode(repeat('00', 32), 'hex'), 'k')",
+        "INSERT INTO provider_invoice_lines (tenant_id, invoice, revision, line, quantity, amount, currency) VALUES ($1, 'march', 1, 2, 1, 1, 'USD')",
         // Of a partition and a team that nobody settles.
         "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",
         "INSERT INTO reversals (tenant_id, partition, batch_to, ordinal, team, currency, meter, bucket, amount)

@@ -18,7 +18,7 @@ pub struct Route {
 
 /// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
 /// those that name nothing.
-pub const FILTERS: [(&str, &str, &str); 30] = [
+pub const FILTERS: [(&str, &str, &str); 34] = [
     ("limit", "limit", ""),
     // It has a place of its own.
     ("cursor", "cursor", ""),
@@ -50,6 +50,10 @@ pub const FILTERS: [(&str, &str, &str); 30] = [
     ("format", "format", ""),
     ("preview", "preview", ""),
     ("posted", "posted", ""),
+    ("revision", "revision", ""),
+    ("snapshots", "snapshots", ""),
+    ("tolerance_amount", "tolerance_amount", ""),
+    ("tolerance_percent", "tolerance_percent", ""),
 ];
 
 /// A report is of a period; this one has all that is reported while the test runs.
@@ -230,6 +234,17 @@ pub fn routes() -> Vec<Route> {
     ] {
         add(operation, "balances:read and usage:read", &[], &[]);
     }
+    let invoice = r#"{"invoice": "<new_app>", "provider": "<provider>", "csv": "date,model,cost_usd\n2026-03-01,<model>,1\n",
+        "models": {"m": "<model>"}, "classes": {"c": "<meter>"}}"#;
+    add("POST /v1/provider-invoices", "catalog:write", &[], &[invoice]);
+    for operation in [
+        "GET /v1/provider-invoices/{invoice}",
+        "GET /v1/provider-invoices/{invoice}/lines",
+        "GET /v1/provider-invoices/{invoice}/reconciliation",
+    ] {
+        add(operation, "balances:read and usage:read", &["invoice"], &[]);
+    }
+    add("GET /v1/provider-invoices", "balances:read and usage:read", &[], &[]);
     add("GET /v1/exports/events.csv", "usage:read", &[], &[]);
     add("GET /v1/exports/events.parquet", "usage:read", &[], &[]);
     add("GET /v1/events", "usage:read", &[], &[]);

@@ -120,6 +120,10 @@ const RELEASED: &[(&str, &str)] = &[
         "migrations/postgres/0019_twins.sql",
         "6ddc5a6b3dc1a4e83b4963956461eb2a33c554e6156f6b08d50e2397587a5e7f",
     ),
+    (
+        "migrations/postgres/0020_provider_invoices.sql",
+        "e37ca9994b44c18207d04a456043a2d4477170ae8f0e849720d0d9f7ed4ef026",
+    ),
 ];
 
 /// The SHA-256 of a file's bytes, in hexadecimal digits.
