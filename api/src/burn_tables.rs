@@ -16,10 +16,11 @@ use domain::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use self::meters::{class_of, model_dimension};
+use self::meters::model_dimension;
 pub(crate) use self::{
     classes::{class_of_rule, rule_names},
     listed::{BurnTable, listed},
+    meters::class_of,
 };
 use crate::catalog::changes::default_card;
 

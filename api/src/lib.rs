@@ -39,6 +39,7 @@ pub mod outside;
 mod page;
 mod parameters;
 mod progress;
+mod provider_invoices;
 mod provider_prices;
 mod router;
 mod routes;

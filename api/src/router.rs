@@ -9,8 +9,8 @@ use crate::{
         analytics, api_keys, app_secrets, apps, audit, backfills, balances, burn_tables, cards,
         catalog, catalog_drafts, catalog_preview, conservation, corrections, credits,
         event_corrections, events, explain, exports, grants, holds, limits, meter_periods, meters,
-        page, provider_prices, quotas, rating, rejected_events, team_aliases, teams, timelines,
-        transfers, twins, usage, usage_report, wallets,
+        page, provider_invoices, provider_prices, quotas, rating, rejected_events, team_aliases,
+        teams, timelines, transfers, twins, usage, usage_report, wallets,
     },
     state::Api,
 };
@@ -89,6 +89,10 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(analytics::margin))
         .routes(routes!(analytics::overview::read))
         .routes(routes!(analytics::unpriced::list))
+        .routes(routes!(provider_invoices::list, provider_invoices::import))
+        .routes(routes!(provider_invoices::read))
+        .routes(routes!(provider_invoices::list_lines))
+        .routes(routes!(provider_invoices::reconciliation::read))
         .routes(routes!(exports::usage_lines_csv))
         .routes(routes!(exports::usage_lines_parquet))
         .routes(routes!(exports::events_csv))

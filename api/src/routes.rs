@@ -25,6 +25,7 @@ pub(crate) mod limits;
 pub(crate) mod meter_periods;
 pub(crate) mod meters;
 pub(crate) mod page;
+pub(crate) mod provider_invoices;
 pub(crate) mod provider_prices;
 pub(crate) mod quotas;
 pub(crate) mod rating;

@@ -30,6 +30,7 @@ pub(crate) mod limits;
 pub(crate) mod meter_periods;
 pub(crate) mod observations;
 pub(crate) mod outbox;
+pub(crate) mod provider_invoices;
 pub(crate) mod provider_prices;
 pub(crate) mod quotas;
 pub(crate) mod rejected_events;

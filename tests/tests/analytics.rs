@@ -14,6 +14,8 @@ use crate::{
 mod data;
 #[path = "analytics/files.rs"]
 mod files;
+#[path = "analytics/provider_invoices.rs"]
+mod provider_invoices;
 #[allow(dead_code, reason = "this binary needs less of it than the api's own")]
 #[path = "api/world.rs"]
 mod world;

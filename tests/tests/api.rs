@@ -246,6 +246,10 @@ async fn a_tenant_sees_nothing_of_another_even_without_our_filters() -> Result<(
          VALUES ($1, 'spring', 1, 'n', '{}', 'k', 'k')",
         "INSERT INTO exchange_rates (tenant_id, from_currency, to_currency, effective_on, rate, source, stored_by)
          VALUES ($1, 'USD', 'EUR', '2026-01-31', 0.9, 's', 'k')",
+        "INSERT INTO provider_invoices (tenant_id, invoice, revision, provider, time_zone, period_from, period_to, models, classes,
+             lines, totals, content_hash, imported_by)
+         VALUES ($1, 'march', 1, 'openai', 'UTC', '2026-03-01', '2026-04-01', '{}', '{}', 1, '{}', decode(repeat('00', 32), 'hex'), 'k')",
+        "INSERT INTO provider_invoice_lines (tenant_id, invoice, revision, line, quantity, amount, currency) VALUES ($1, 'march', 1, 2, 1, 1, 'USD')",
         // Of a partition and a team that nobody settles.
         "INSERT INTO settle_due (tenant_id, wallet_id, partition, version) VALUES ($1, $1, 99, $1)",
         "INSERT INTO reversals (tenant_id, partition, batch_to, ordinal, team, currency, meter, bucket, amount)

@@ -112,6 +112,12 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     let backfill = json!({"backfill": "history", "reason": "the old meter"});
     send(Method::POST, "/v1/backfills", backfill).await?;
     send(Method::POST, "/v1/backfills/history/close", json!({})).await?;
+    let invoice =
+        json!({"invoice": "march", "provider": "openai", "csv": "date,cost_usd\n2026-03-01,1\n"});
+    // Twice, and the second time it changes nothing.
+    for _ in 0..2 {
+        send(Method::POST, "/v1/provider-invoices", invoice.clone()).await?;
+    }
     // What is only shown is no change.
     send(Method::POST, "/v1/rating/calculate", json!({"data": {}})).await?;
     send(Method::POST, "/v1/catalog/preview", catalog()).await?;
@@ -173,6 +179,7 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("DELETE /v1/catalog/drafts/{draft}", "/v1/catalog/drafts/autumn"),
             ("POST /v1/backfills", "/v1/backfills"),
             ("POST /v1/backfills/{backfill}/close", "/v1/backfills/history/close"),
+            ("POST /v1/provider-invoices", "/v1/provider-invoices"),
             ("DELETE /v1/api-keys/{key_id}", &key_path),
             ("POST /v1/teams", "/v1/teams"),
         ]

@@ -87,7 +87,7 @@ pub(crate) async fn read(
     headers: HeaderMap,
     Query(mut pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
-    let as_csv = as_csv(&headers, take(&mut pairs, "format"))?;
+    let as_csv = as_csv(&headers, take(&mut pairs, "format").as_deref())?;
     let period = take(&mut pairs, "period");
     if !pairs.iter().any(|(name, _)| name == "group_by") {
         pairs.push(("group_by".to_owned(), GROUPS_DEFAULT.to_owned()));
@@ -121,12 +121,13 @@ fn take(pairs: &mut Vec<(String, String)>, name: &str) -> Option<String> {
     Some(pairs.remove(place).1)
 }
 
-fn as_csv(headers: &HeaderMap, format: Option<String>) -> Result<bool, Problem> {
+/// Whether CSV is asked for, by the parameter or the header.
+pub(super) fn as_csv(headers: &HeaderMap, format: Option<&str>) -> Result<bool, Problem> {
     let accepts = || {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         accept.is_some_and(|accept| accept.trim_start().starts_with("text/csv"))
     };
-    match format.as_deref() {
+    match format {
         None => Ok(accepts()),
         Some("json") => Ok(false),
         Some("csv") => Ok(true),

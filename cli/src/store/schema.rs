@@ -47,6 +47,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (18, "backfills", include_str!("../../../migrations/postgres/0018_backfills.sql")),
     (19, "twins", include_str!("../../../migrations/postgres/0019_twins.sql")),
     (
+        20,
+        "provider_invoices",
+        include_str!("../../../migrations/postgres/0020_provider_invoices.sql"),
+    ),
+    (
         21,
         "drafts_and_exchange_rates",
         include_str!("../../../migrations/postgres/0021_drafts_and_exchange_rates.sql"),

@@ -29,6 +29,9 @@ pub async fn existing(api: &Http) -> Result<Existing> {
     let hold = api.send("POST", "/v1/holds", &hold).await?;
     api.send("PUT", "/v1/catalog/drafts/spring", &json!({"catalog": {}})).await?;
     api.send("POST", "/v1/backfills", &json!({"backfill": "history", "reason": "a test"})).await?;
+    let invoice =
+        json!({"invoice": "march", "provider": "openai", "csv": "date,cost_usd\n2026-03-01,1\n"});
+    api.send("POST", "/v1/provider-invoices", &invoice).await?;
     let correction = json!({"kind": "rate", "filter": {"team": "team-1"}, "reason": "a test"});
     let correction = api.send("POST", "/v1/corrections", &correction).await?;
     let rejected = text(&rejected["items"][0]["receipt"])?;
@@ -48,6 +51,7 @@ pub async fn existing(api: &Http) -> Result<Existing> {
         ("/v1/holds/{hold}", text(&hold["id"])?),
         ("/v1/journals/{journal_id}", journal),
         ("/v1/meters/{key}", "llm_input_tokens".to_owned()),
+        ("/v1/provider-invoices/{invoice}", "march".to_owned()),
         ("/v1/rate-cards/{key}", "standard".to_owned()),
         ("/v1/rejected-events/{receipt}", rejected),
         ("/v1/teams/{team}", "team-1".to_owned()),

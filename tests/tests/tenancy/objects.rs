@@ -139,6 +139,13 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
         {"provider": named("provider"), "model": named("model"), "prices": prices},
         {"provider": named("provider"), "model": named("model-2"), "prices": prices}]});
     ask(Method::POST, "/v1/providers/pricing/imports", json!({"list": list})).await?;
+    for name in ["invoice", "invoice-2"] {
+        let csv = format!(
+            "date,model,cost_usd\n2026-03-01,{mark}-model,1\n2026-03-02,{mark}-model-2,2\n"
+        );
+        let invoice = json!({"invoice": named(name), "provider": named("provider"), "csv": csv});
+        ask(Method::POST, "/v1/provider-invoices", invoice).await?;
+    }
     // Twice, so that there are two of each. The first is used first.
     let mut stored = Vec::new();
     for number in ["1", "2"] {
@@ -168,6 +175,7 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
         ("rate_card", "special"),
         ("cost_card", "others"),
         ("provider", "provider"),
+        ("invoice", "invoice"),
         ("model", "model"),
         ("source", "source"),
         ("event_id", "event-1"),

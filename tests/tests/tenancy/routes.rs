@@ -18,7 +18,7 @@ pub struct Route {
 
 /// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
 /// those that name nothing.
-pub const FILTERS: [(&str, &str, &str); 31] = [
+pub const FILTERS: [(&str, &str, &str); 35] = [
     ("limit", "limit", ""),
     // It has a place of its own.
     ("cursor", "cursor", ""),
@@ -51,6 +51,10 @@ pub const FILTERS: [(&str, &str, &str); 31] = [
     ("preview", "preview", ""),
     ("posted", "posted", ""),
     ("archived", "archived", ""),
+    ("revision", "revision", ""),
+    ("snapshots", "snapshots", ""),
+    ("tolerance_amount", "tolerance_amount", ""),
+    ("tolerance_percent", "tolerance_percent", ""),
 ];
 
 /// A report is of a period; this one has all that is reported while the test runs.
@@ -247,6 +251,17 @@ pub fn routes() -> Vec<Route> {
     ] {
         add(operation, "balances:read and usage:read", &[], &[]);
     }
+    let invoice = r#"{"invoice": "<new_app>", "provider": "<provider>", "csv": "date,model,cost_usd\n2026-03-01,<model>,1\n",
+        "models": {"m": "<model>"}, "classes": {"c": "<meter>"}}"#;
+    add("POST /v1/provider-invoices", "catalog:write", &[], &[invoice]);
+    for operation in [
+        "GET /v1/provider-invoices/{invoice}",
+        "GET /v1/provider-invoices/{invoice}/lines",
+        "GET /v1/provider-invoices/{invoice}/reconciliation",
+    ] {
+        add(operation, "balances:read and usage:read", &["invoice"], &[]);
+    }
+    add("GET /v1/provider-invoices", "balances:read and usage:read", &[], &[]);
     add("GET /v1/exports/events.csv", "usage:read", &[], &[]);
     add("GET /v1/exports/events.parquet", "usage:read", &[], &[]);
     add("GET /v1/events", "usage:read", &[], &[]);

@@ -121,6 +121,10 @@ const RELEASED: &[(&str, &str)] = &[
         "6ddc5a6b3dc1a4e83b4963956461eb2a33c554e6156f6b08d50e2397587a5e7f",
     ),
     (
+        "migrations/postgres/0020_provider_invoices.sql",
+        "e37ca9994b44c18207d04a456043a2d4477170ae8f0e849720d0d9f7ed4ef026",
+    ),
+    (
         "migrations/postgres/0021_drafts_and_exchange_rates.sql",
         "fbefec0e37ad41781a13592b5fa4560d7a4b9715c53e873e18e9dde8d4837d26",
     ),
