@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
-    catalog::{CatalogDocument, CreditUnit},
+    catalog::{CatalogDocument, CreditUnit, TeamZone},
     meter::MeterDefinition,
     offer::{Holder, Offer},
     rate_card::Card,
@@ -52,6 +52,9 @@ pub(crate) fn merge(
         default_rate_card: merged.one("default_rate_card", all.of(|it| &it.default_rate_card)),
         default_cost_card: merged.one("default_cost_card", all.of(|it| &it.default_cost_card)),
         zone: merged.one("zone", all.of(|it| &it.zone)),
+        team_zones: merged.list(all.of(|it| it.team_zones.as_slice()), |of_team: &TeamZone| {
+            format!("team_zones[{}]", of_team.team)
+        }),
         offers: merged.list(all.of(|it| it.offers.as_slice()), |offer: &Offer| {
             format!("offers[{}]", offer.key)
         }),

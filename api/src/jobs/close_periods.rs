@@ -31,7 +31,7 @@ use super::correct::{PAGE_EVENTS, Stretches};
 use crate::{
     USAGE,
     auth::TenantScope,
-    closing::{self, Changed, Closed, Closing, Duties, Measure, closing_type, duties},
+    closing::{self, Changed, Closed, Closing, Counted, Duties, Measure, closing_type, duties},
     compiled::{self, Compiled},
     correcting::{Amended, Basis, Plan, Shifts, Wanted, block, plan},
     error::ApiError,
