@@ -26,6 +26,7 @@ pub mod closing;
 mod compiled;
 pub mod config;
 mod correcting;
+mod display;
 mod door;
 mod error;
 mod extract;

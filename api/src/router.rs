@@ -8,9 +8,10 @@ use crate::{
     routes::{
         analytics, api_keys, app_secrets, apps, audit, backfills, balances, burn_tables, cards,
         catalog, catalog_drafts, catalog_preview, conservation, corrections, credits,
-        event_corrections, events, explain, exports, grants, holds, limits, meter_periods, meters,
-        page, provider_invoices, provider_prices, quotas, rating, rejected_events, team_aliases,
-        teams, timelines, transfers, twins, usage, usage_report, wallets,
+        event_corrections, events, exchange_rates, explain, exports, grants, holds, limits,
+        meter_periods, meters, page, provider_invoices, provider_prices, quotas, rating,
+        rejected_events, team_aliases, teams, timelines, transfers, twins, usage, usage_report,
+        wallets,
     },
     state::Api,
 };
@@ -75,6 +76,7 @@ pub(crate) fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(credits::consume))
         // What it came to.
         .routes(routes!(balances::read))
+        .routes(routes!(exchange_rates::list, exchange_rates::store))
         .routes(routes!(transfers::list_transfers))
         .routes(routes!(transfers::list_journals))
         .routes(routes!(transfers::read_journal))

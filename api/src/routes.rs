@@ -17,6 +17,7 @@ pub(crate) mod corrections;
 pub(crate) mod credits;
 pub(crate) mod event_corrections;
 pub(crate) mod events;
+pub(crate) mod exchange_rates;
 pub(crate) mod explain;
 pub(crate) mod exports;
 pub(crate) mod grants;

@@ -21,6 +21,7 @@ pub(crate) mod conservation;
 pub(crate) mod corrected;
 pub(crate) mod corrections;
 pub(crate) mod events;
+pub(crate) mod exchange_rates;
 pub(crate) mod explain;
 pub(crate) mod exports;
 pub(crate) mod grants;

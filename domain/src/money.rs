@@ -207,6 +207,8 @@ pub struct Amount(i128);
 impl Amount {
     /// Nothing.
     pub const ZERO: Amount = Amount(0);
+    /// One.
+    pub const ONE: Amount = Amount(ONE);
 
     /// An amount from its raw value; `None` where |amount| ≥ 10²⁰.
     #[must_use]

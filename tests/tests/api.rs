@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::world::{OTHER, PARTITIONS, TENANT, World, add_key, catalog, config, send};
 
+#[path = "api/display.rs"]
+mod display;
 #[path = "api/drafts.rs"]
 mod drafts;
 #[path = "api/limits.rs"]

@@ -109,6 +109,9 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
     }
     send(Method::POST, "/v1/catalog/drafts/spring/publish", json!({})).await?;
     send(Method::DELETE, "/v1/catalog/drafts/autumn", json!({})).await?;
+    let rate = json!({"from_currency": "USD", "to_currency": "EUR", "effective_on": "2026-03-31", "rate": "0.92",
+        "source": "ECB"});
+    send(Method::PUT, "/v1/exchange-rates", json!({ "rates": [rate] })).await?;
     let backfill = json!({"backfill": "history", "reason": "the old meter"});
     send(Method::POST, "/v1/backfills", backfill).await?;
     send(Method::POST, "/v1/backfills/history/close", json!({})).await?;
@@ -177,6 +180,7 @@ async fn every_change_leaves_one_row_and_nothing_else_does() -> Result<()> {
             ("PUT /v1/catalog/drafts/{draft}", "/v1/catalog/drafts/autumn"),
             ("POST /v1/catalog/drafts/{draft}/publish", "/v1/catalog/drafts/spring/publish"),
             ("DELETE /v1/catalog/drafts/{draft}", "/v1/catalog/drafts/autumn"),
+            ("PUT /v1/exchange-rates", "/v1/exchange-rates"),
             ("POST /v1/backfills", "/v1/backfills"),
             ("POST /v1/backfills/{backfill}/close", "/v1/backfills/history/close"),
             ("POST /v1/provider-invoices", "/v1/provider-invoices"),

@@ -105,6 +105,16 @@ const CASES: &[Case] = &[
     ("catalog_preview", "used", Finds, &["{tenant}", "{tokens}", "0", "100"]),
     ("conservation", "answered", Finds, &["{tenant}"]),
     ("events", "journals", Finds, &["{tenant}", "{partitions}", "{positions}"]),
+    ("exchange_rates", "find", Finds, &["{tenant}", "USD", "EUR", "2026-01-31"]),
+    ("exchange_rates", "newest", Finds, &["{tenant}", "{USD}", "EUR", "2026-02-28"]),
+    ("exchange_rates", "remove", Finds, &["{tenant}", "USD", "EUR", "2026-01-31"]),
+    ("exchange_rates", "rows", Finds, &["{tenant}", NULL, NULL, NULL, NULL, NULL, "10"]),
+    (
+        "exchange_rates",
+        "store",
+        Inserts,
+        &["{tenant}", "USD", "JPY", "2026-01-31", "150", "s", "k"],
+    ),
     ("explain", "transfers", Finds, &["{tenant}", "{journals}", "{teams}"]),
     (
         "grants",

@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::{Caller, Scope, TenantScope},
+    display::{Display, DisplayQuery, Rates},
     error::ApiError,
     extract::Query,
     openapi::Refusals,
@@ -112,6 +113,9 @@ pub(crate) struct Revenue {
     currency: Option<String>,
     /// Sum of the charges; null where no price is known.
     revenue: Option<String>,
+    /// `revenue` in the currency that `display_currency` asks for, by the rate of the last day of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revenue_display: Option<Display>,
     /// Lines of usage.
     lines: i64,
     /// Of these: without a known price.
@@ -129,6 +133,9 @@ pub(crate) struct Cost {
     currency: Option<String>,
     /// Sum of the costs; null where no cost is known.
     cost: Option<String>,
+    /// `cost` in the currency that `display_currency` asks for, by the rate of the last day of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_display: Option<Display>,
     /// Lines of usage.
     lines: i64,
     /// Of these: without a known cost.
@@ -170,6 +177,15 @@ pub(crate) struct MarginSums {
     /// The margin in percent of the charge, to two decimals half to even; null without a margin, and
     /// where the charge is zero.
     margin_percent: Option<String>,
+    /// `charge` in the currency that `display_currency` asks for, by the rate of the last day of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    charge_display: Option<Display>,
+    /// `cost` in the currency that `display_currency` asks for, by the rate of the last day of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_display: Option<Display>,
+    /// `margin` in the currency that `display_currency` asks for, by the rate of the last day of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    margin_display: Option<Display>,
 }
 
 /// Read usage by group and window
@@ -197,41 +213,61 @@ pub(crate) async fn usage(
 /// Sums of charges by currency. `group_by=month,team` is what a computation of recurring revenue
 /// starts from: what each team was charged in each month of the zone, to the last decimal; a row
 /// with a null currency says how much of a month has no price yet.
-#[utoipa::path(get, path = "/v1/analytics/revenue", tag = "analytics", params(SelectionQuery, GroupQuery), responses((status = 200, body = Page<Revenue>), Refusals))]
+#[utoipa::path(get, path = "/v1/analytics/revenue", tag = "analytics", params(SelectionQuery, GroupQuery, DisplayQuery), responses((status = 200, body = Page<Revenue>), Refusals))]
 pub(crate) async fn revenue(
     State(api): State<Api>,
     caller: Caller,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<Page<Revenue>>, ApiError> {
-    let mut ask = Ask::read(pairs, Takes::Groups)?;
+    let mut ask = Ask::read(pairs, Takes::Sums)?;
     let tenant = may_see_money(&caller, &mut ask.selection)?;
+    let display = ask.display();
     let rows = sums(&api, tenant, ask, Measure::Revenue, |row, place| {
         let [currency] = own(row).map(some);
         let revenue = text(known(row.charge.as_deref())?);
         let (lines, unpriced_lines) = (row.lines, row.unpriced_lines);
-        Ok(Revenue { place, currency, revenue, lines, unpriced_lines })
+        let revenue_display = None;
+        Ok(Revenue { place, currency, revenue, revenue_display, lines, unpriced_lines })
     });
-    Ok(Json(rows.await?))
+    let mut found = rows.await?;
+    if let Some((wanted, at_us)) = display {
+        let currencies = found.items.iter().filter_map(|row| row.currency.as_deref());
+        let rates = wanted.rates(&api, tenant, currencies, at_us).await?;
+        for row in &mut found.items {
+            let shown = rates.show(row.currency.as_deref(), row.revenue.as_deref());
+            row.revenue_display = Some(shown);
+        }
+    }
+    Ok(Json(found))
 }
 
 /// Read cost by group and window
 ///
 /// Sums of costs by their currency.
-#[utoipa::path(get, path = "/v1/analytics/cost", tag = "analytics", params(SelectionQuery, GroupQuery), responses((status = 200, body = Page<Cost>), Refusals))]
+#[utoipa::path(get, path = "/v1/analytics/cost", tag = "analytics", params(SelectionQuery, GroupQuery, DisplayQuery), responses((status = 200, body = Page<Cost>), Refusals))]
 pub(crate) async fn cost(
     State(api): State<Api>,
     caller: Caller,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<Page<Cost>>, ApiError> {
-    let mut ask = Ask::read(pairs, Takes::Groups)?;
+    let mut ask = Ask::read(pairs, Takes::Sums)?;
     let tenant = may_see_money(&caller, &mut ask.selection)?;
+    let display = ask.display();
     let rows = sums(&api, tenant, ask, Measure::Cost, |row, place| {
         let [currency] = own(row).map(some);
         let cost = text(known(row.cost.as_deref())?);
         let (lines, uncosted_lines) = (row.lines, row.uncosted_lines);
-        Ok(Cost { place, currency, cost, lines, uncosted_lines })
+        Ok(Cost { place, currency, cost, cost_display: None, lines, uncosted_lines })
     });
-    Ok(Json(rows.await?))
+    let mut found = rows.await?;
+    if let Some((wanted, at_us)) = display {
+        let currencies = found.items.iter().filter_map(|row| row.currency.as_deref());
+        let rates = wanted.rates(&api, tenant, currencies, at_us).await?;
+        for row in &mut found.items {
+            row.cost_display = Some(rates.show(row.currency.as_deref(), row.cost.as_deref()));
+        }
+    }
+    Ok(Json(found))
 }
 
 /// Read margin by group and window
@@ -239,14 +275,15 @@ pub(crate) async fn cost(
 /// Charge minus cost, a row for each pair of currencies: what has no price or no cost is in rows of
 /// its own, whose margin is null. The same rule as that of the views `margin_by_team`,
 /// `margin_by_model` and `margin_by_day`.
-#[utoipa::path(get, path = "/v1/analytics/margin", tag = "analytics", params(SelectionQuery, GroupQuery), responses((status = 200, body = Page<Margin>), Refusals))]
+#[utoipa::path(get, path = "/v1/analytics/margin", tag = "analytics", params(SelectionQuery, GroupQuery, DisplayQuery), responses((status = 200, body = Page<Margin>), Refusals))]
 pub(crate) async fn margin(
     State(api): State<Api>,
     caller: Caller,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<Page<Margin>>, ApiError> {
-    let mut ask = Ask::read(pairs, Takes::Groups)?;
+    let mut ask = Ask::read(pairs, Takes::Sums)?;
     let tenant = may_see_money(&caller, &mut ask.selection)?;
+    let display = ask.display();
     let rows = sums(&api, tenant, ask, Measure::Margin, |row, place| {
         let (charge, cost) = (known(row.charge.as_deref())?, known(row.cost.as_deref())?);
         let complete = row.unpriced_lines == 0 && row.uncosted_lines == 0;
@@ -258,7 +295,13 @@ pub(crate) async fn margin(
             uncosted_lines: row.uncosted_lines,
         })
     });
-    Ok(Json(rows.await?))
+    let mut found = rows.await?;
+    if let Some((wanted, at_us)) = display {
+        let currencies = found.items.iter().flat_map(|row| row.sums.currencies());
+        let rates = wanted.rates(&api, tenant, currencies, at_us).await?;
+        found.items.iter_mut().for_each(|row| row.sums.show(&rates));
+    }
+    Ok(Json(found))
 }
 
 /// One page of sums.
@@ -296,8 +339,24 @@ impl MarginSums {
             cost: text(cost),
             margin: text(margin),
             margin_percent: text(percent),
+            ..Self::default()
         };
         (sums, margin)
+    }
+}
+
+impl MarginSums {
+    /// Its currencies.
+    fn currencies(&self) -> impl Iterator<Item = &str> {
+        [&self.currency, &self.cost_currency].into_iter().filter_map(Option::as_deref)
+    }
+
+    /// Shows its amounts in another currency too.
+    fn show(&mut self, rates: &Rates) {
+        let (currency, cost_currency) = (self.currency.as_deref(), self.cost_currency.as_deref());
+        self.charge_display = Some(rates.show(currency, self.charge.as_deref()));
+        self.cost_display = Some(rates.show(cost_currency, self.cost.as_deref()));
+        self.margin_display = Some(rates.show(currency, self.margin.as_deref()));
     }
 }
 

@@ -5,6 +5,7 @@ use domain::{money::Amount, time};
 use runtime::{
     http::{Path, Problem},
     postgres::scoped,
+    task,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,7 +13,9 @@ use utoipa::ToSchema;
 use super::no_team;
 use crate::{
     auth::{Caller, Scope},
+    display::{Display, DisplayQuery, Rates, Wanted},
     error::ApiError,
+    extract::Query,
     live::{Owed, Reach},
     openapi::{NotFound, Refusals},
     state::Api,
@@ -41,6 +44,12 @@ pub(crate) struct Balance {
     posted: String,
     /// Posted, and what was rated after it.
     live: String,
+    /// `posted` in the currency that `display_currency` asks for, by the rate of today.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    posted_display: Option<Display>,
+    /// `live` in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_display: Option<Display>,
     /// The team's wallet in the currency; null without one.
     wallet: Option<BalanceWallet>,
 }
@@ -52,6 +61,12 @@ pub(crate) struct BalanceWallet {
     balance: String,
     /// What of it, and of its credit limit, is held.
     held: String,
+    /// `balance` in the currency that `display_currency` asks for, by the rate of today.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance_display: Option<Display>,
+    /// `held` in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_display: Option<Display>,
 }
 
 /// How far a partition is.
@@ -84,17 +99,26 @@ impl From<Reach> for PartitionReach {
 /// Read a team's balance
 ///
 /// From memory: what is posted, wallets as they changed at most about a second ago, and what was rated
-/// after it.
-#[utoipa::path(get, path = "/v1/teams/{team}/balance", tag = "balances", params(("team" = String, Path, description = "Key of the team")),
+/// after it. With `display_currency` each amount is shown in that currency too, by the stored rate of exchange of today,
+/// which is read from the database.
+#[utoipa::path(get, path = "/v1/teams/{team}/balance", tag = "balances", params(("team" = String, Path, description = "Key of the team"), DisplayQuery),
     responses((status = 200, body = TeamBalance), NotFound, Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,
     Path(team): Path<String>,
+    Query(query): Query<DisplayQuery>,
 ) -> Result<Json<TeamBalance>, ApiError> {
     let tenant = caller.may_of(Scope::BalancesRead, &team)?;
+    let wanted = query.display_currency.map(Wanted::read).transpose()?;
     if let Some((reach, owed)) = api.live.owed(tenant, &team) {
-        return Ok(Json(answer(team, vec![reach], &owed)));
+        let mut found = answer(team, vec![reach], &owed);
+        if let Some(wanted) = wanted {
+            let currencies = found.balances.iter().map(|one| one.currency.as_str());
+            let rates = wanted.rates(&api, tenant, currencies, task::now_us()).await?;
+            found.balances.iter_mut().for_each(|balance| balance.show(&rates));
+        }
+        return Ok(Json(found));
     }
     // Not in memory: without usage and wallet, or unknown.
     let name = &team;
@@ -124,17 +148,35 @@ fn answer(team: String, reach: Vec<Reach>, owed: &[Owed]) -> TeamBalance {
     TeamBalance { team, as_of: time::format(as_of_us), balances, partitions }
 }
 
+impl Balance {
+    /// Shows its amounts in another currency too.
+    fn show(&mut self, rates: &Rates) {
+        let shown = |amount: &str| Some(rates.show(Some(&self.currency), Some(amount)));
+        self.posted_display = shown(&self.posted);
+        self.live_display = shown(&self.live);
+        if let Some(wallet) = &mut self.wallet {
+            wallet.balance_display = shown(&wallet.balance);
+            wallet.held_display = shown(&wallet.held);
+        }
+    }
+}
+
 /// A balance is minus what is owed.
 fn balance(owed: &Owed) -> Balance {
     let text = |owed: i128| Amount::of_sum(owed).negated().to_string();
     let stored = |raw: i128| Amount::of_sum(raw).to_string();
-    let wallet = owed
-        .stored
-        .map(|wallet| BalanceWallet { balance: stored(wallet.balance), held: stored(wallet.held) });
+    let wallet = owed.stored.map(|wallet| BalanceWallet {
+        balance: stored(wallet.balance),
+        held: stored(wallet.held),
+        balance_display: None,
+        held_display: None,
+    });
     Balance {
         currency: owed.currency.to_string(),
         posted: text(owed.posted),
         live: text(owed.live),
+        posted_display: None,
+        live_display: None,
         wallet,
     }
 }

@@ -281,7 +281,7 @@ pub(super) async fn found(
 }
 
 /// Checks a currency as those of cards are checked.
-async fn check_currency(
+pub(super) async fn check_currency(
     connection: &mut PgConnection,
     tenant: TenantScope,
     currency: &str,

@@ -206,6 +206,12 @@ async fn make(world: &World, mark: &str, key: &str) -> Result<Names> {
         ask(Method::PUT, &format!("/v1/catalog/drafts/{mark}{draft}"), body).await?;
     }
     found.insert("draft", format!("{mark}-spring"));
+    let rate = |day: &str| {
+        json!({"from_currency": "USD", "to_currency": "EUR", "effective_on": day,
+        "rate": "0.9", "source": named("source")})
+    };
+    let rates = json!({"rates": [rate("2026-01-01"), rate("2026-01-02")]});
+    ask(Method::PUT, "/v1/exchange-rates", rates).await?;
     Ok(found)
 }
 

@@ -18,7 +18,7 @@ pub struct Route {
 
 /// Filters: as the document has them, as they are sent, and the kind of what they name; empty for
 /// those that name nothing.
-pub const FILTERS: [(&str, &str, &str); 35] = [
+pub const FILTERS: [(&str, &str, &str); 38] = [
     ("limit", "limit", ""),
     // It has a place of its own.
     ("cursor", "cursor", ""),
@@ -55,6 +55,9 @@ pub const FILTERS: [(&str, &str, &str); 35] = [
     ("snapshots", "snapshots", ""),
     ("tolerance_amount", "tolerance_amount", ""),
     ("tolerance_percent", "tolerance_percent", ""),
+    ("display_currency", "display_currency", ""),
+    ("from_currency", "from_currency", ""),
+    ("to_currency", "to_currency", ""),
 ];
 
 /// A report is of a period; this one has all that is reported while the test runs.
@@ -230,6 +233,10 @@ pub fn routes() -> Vec<Route> {
     add("POST /v1/credits/consume", "holds:write", &[], &credits);
     add("POST /v1/credits/purchase", "wallets:write", &[], &credits);
     add("GET /v1/teams/{team}/balance", "balances:read", &["team"], &[]);
+    let rate = r#"{"rates": [{"from_currency": "USD", "to_currency": "EUR", "effective_on": "2026-01-01", "rate": "0.9",
+        "source": "<source>"}], "replace": true}"#;
+    add("GET /v1/exchange-rates", "catalog:read", &[], &[]);
+    add("PUT /v1/exchange-rates", "catalog:write", &[], &[rate]);
     add("GET /v1/teams/{team}/transfers", "balances:read", &["team"], &[]);
     add("GET /v1/teams/{team}/journals", "balances:read", &["team"], &[]);
     add("GET /v1/teams/{team}/timeline", "usage:read", &["team"], &[]);

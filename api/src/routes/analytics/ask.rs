@@ -6,6 +6,7 @@ use runtime::http::Problem;
 
 use super::{Place, some, window};
 use crate::{
+    display::Wanted,
     extract::time_us,
     page::{Asked, asked, cursor_invalid},
     store::analytics::{Group, Measure, Selection, SumQuestion, SumRow, Window},
@@ -23,12 +24,14 @@ const DAY_US: i64 = 24 * 3_600 * 1_000_000;
 pub(crate) enum Takes {
     /// None.
     Team,
-    /// The other filters.
+    /// The other filters, and a currency to show amounts in.
     Filters,
     /// Filters, and the page.
     Pages,
     /// Filters, the page, groups and their zone.
     Groups,
+    /// All of it.
+    Sums,
 }
 
 impl Takes {
@@ -37,7 +40,15 @@ impl Takes {
     }
 
     fn pages(self) -> bool {
-        matches!(self, Takes::Pages | Takes::Groups)
+        matches!(self, Takes::Pages | Takes::Groups | Takes::Sums)
+    }
+
+    fn groups(self) -> bool {
+        matches!(self, Takes::Groups | Takes::Sums)
+    }
+
+    fn shows(self) -> bool {
+        matches!(self, Takes::Filters | Takes::Sums)
     }
 }
 
@@ -51,6 +62,7 @@ pub(crate) struct Ask {
     zone: TimeZone,
     limit: Option<u32>,
     cursor: Option<String>,
+    display: Option<Wanted>,
 }
 
 fn invalid(detail: String, action: &str) -> Problem {
@@ -68,6 +80,7 @@ impl Ask {
             zone: TimeZone::UTC,
             limit: None,
             cursor: None,
+            display: None,
         };
         let (mut from, mut to) = (None, None);
         let mut seen = std::collections::HashSet::new();
@@ -102,8 +115,9 @@ impl Ask {
                 self.limit = Some(limit);
             }
             "cursor" if takes.pages() => self.cursor = Some(value),
-            "group_by" if takes == Takes::Groups => self.group_by(&value)?,
-            "time_zone" if takes == Takes::Groups => self.set_zone(value)?,
+            "group_by" if takes.groups() => self.group_by(&value)?,
+            "time_zone" if takes.groups() => self.set_zone(value)?,
+            "display_currency" if takes.shows() => self.display = Some(Wanted::read(value)?),
             _ => self.filter(name, value, takes)?,
         }
         Ok(())
@@ -160,6 +174,11 @@ impl Ask {
         }
         self.selection.dimensions.push((dimension.to_owned(), value));
         Ok(())
+    }
+
+    /// The currency that amounts are to be shown in, and the last instant of the period, whose day's rates count.
+    pub fn display(&self) -> Option<(Wanted, i64)> {
+        Some((self.display.clone()?, self.selection.to_us.saturating_sub(1)))
     }
 
     /// What the archive is asked, and the page that is asked for.
@@ -281,6 +300,9 @@ mod tests {
             ("team=a&team=b", Takes::Groups, "query_invalid"),
             ("group_by=team", Takes::Pages, "query_invalid"),
             ("limit=1", Takes::Filters, "query_invalid"),
+            ("display_currency=eur", Takes::Sums, "display_currency_unknown"),
+            ("display_currency=EUR", Takes::Groups, "query_invalid"),
+            ("display_currency=EUR", Takes::Team, "query_invalid"),
             ("meter=m", Takes::Team, "query_invalid"),
             ("filter[model]=m", Takes::Team, "query_invalid"),
         ] {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    display::{Display, DisplayQuery, Rates},
     error::ApiError,
     extract::Query,
     openapi::Refusals,
@@ -72,8 +73,14 @@ pub(crate) struct AmountChange {
     currency: String,
     /// In the period; null where nothing is known.
     current: Option<String>,
+    /// `current` in the currency that `display_currency` asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_display: Option<Display>,
     /// In the one before; null where nothing is known.
     previous: Option<String>,
+    /// `previous` in the currency that `display_currency` asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_display: Option<Display>,
     /// The change in percent of the one before, to two decimals; null where that is zero or null.
     change_percent: Option<String>,
 }
@@ -87,6 +94,9 @@ pub(crate) struct MarginChange {
     current: MarginSums,
     /// The margin in the one before; null where it is not known.
     previous_margin: Option<String>,
+    /// `previous_margin` in the currency that `display_currency` asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_margin_display: Option<Display>,
     /// The change in percent of the one before, to two decimals; null where that is zero or null.
     change_percent: Option<String>,
 }
@@ -101,6 +111,9 @@ pub(crate) struct TopTeam {
     currency: String,
     /// Sum of its charges.
     revenue: String,
+    /// `revenue` in the currency that `display_currency` asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revenue_display: Option<Display>,
 }
 
 /// A model and its cost.
@@ -115,13 +128,17 @@ pub(crate) struct TopModel {
     currency: String,
     /// Sum of its costs.
     cost: String,
+    /// `cost` in the currency that `display_currency` asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_display: Option<Display>,
 }
 
 /// Read an overview of a period
 ///
 /// Totals of the period and of the one of the same length before it, with the change; the teams of
-/// the largest revenue and the models of the largest cost. Currencies are never added together.
-#[utoipa::path(get, path = "/v1/analytics/overview", tag = "analytics", params(SelectionQuery), responses((status = 200, body = Overview), Refusals))]
+/// the largest revenue and the models of the largest cost. Currencies are never added together. What `display_currency`
+/// shows of either period is by the same rates, those of the last day of the period.
+#[utoipa::path(get, path = "/v1/analytics/overview", tag = "analytics", params(SelectionQuery, DisplayQuery), responses((status = 200, body = Overview), Refusals))]
 pub(crate) async fn read(
     State(api): State<Api>,
     caller: Caller,
@@ -129,6 +146,7 @@ pub(crate) async fn read(
 ) -> Result<Json<Overview>, ApiError> {
     let mut ask = Ask::read(pairs, Takes::Filters)?;
     let tenant = may_see_money(&caller, &mut ask.selection)?;
+    let display = ask.display();
     let now = ask.selection;
     let middle_us = now.from_us;
     let previous_us = middle_us.saturating_sub(now.to_us.saturating_sub(middle_us));
@@ -149,7 +167,7 @@ pub(crate) async fn read(
         let sum = |later: u8| counts.iter().filter(|row| row.later == later).map(of).sum();
         count_change(sum(1), sum(0))
     };
-    Ok(Json(Overview {
+    let mut found = Overview {
         previous_from: time::format(previous_us),
         from: time::format(now.from_us),
         to: time::format(now.to_us),
@@ -162,7 +180,42 @@ pub(crate) async fn read(
         uncosted_lines: lines(|row| row.uncosted_lines),
         top_teams_by_revenue: teams.into_iter().map(top_team).collect::<Result<_, _>>()?,
         top_models_by_cost: models.into_iter().map(top_model).collect::<Result<_, _>>()?,
-    }))
+    };
+    if let Some((wanted, at_us)) = display {
+        let rates = wanted.rates(&api, tenant, found.currencies(), at_us).await?;
+        found.show(&rates);
+    }
+    Ok(Json(found))
+}
+
+impl Overview {
+    /// The currencies of its amounts.
+    fn currencies(&self) -> impl Iterator<Item = &str> {
+        let sums = self.revenue.iter().chain(&self.cost).map(|one| one.currency.as_str());
+        sums.chain(self.margin.iter().flat_map(|one| one.current.currencies()))
+    }
+
+    /// Shows its amounts in another currency too.
+    fn show(&mut self, rates: &Rates) {
+        for one in self.revenue.iter_mut().chain(&mut self.cost) {
+            let shown =
+                |amount: &Option<String>| rates.show(Some(&one.currency), amount.as_deref());
+            let (current, previous) = (shown(&one.current), shown(&one.previous));
+            (one.current_display, one.previous_display) = (Some(current), Some(previous));
+        }
+        for one in &mut self.margin {
+            one.current.show(rates);
+            let currency = one.current.currency.as_deref();
+            one.previous_margin_display =
+                Some(rates.show(currency, one.previous_margin.as_deref()));
+        }
+        for top in &mut self.top_teams_by_revenue {
+            top.revenue_display = Some(rates.show(Some(&top.currency), Some(&top.revenue)));
+        }
+        for top in &mut self.top_models_by_cost {
+            top.cost_display = Some(rates.show(Some(&top.currency), Some(&top.cost)));
+        }
+    }
 }
 
 fn count_change(current: i64, previous: i64) -> CountChange {
@@ -195,6 +248,8 @@ fn amounts(
         currency: currency.clone(),
         current: text(current),
         previous: text(previous),
+        current_display: None,
+        previous_display: None,
         change_percent: text(change(current, previous)),
     });
     Ok(changes.collect())
@@ -217,6 +272,7 @@ fn margins(totals: &[TotalRow]) -> Result<Vec<MarginChange>, ApiError> {
     let changes = pairs.into_values().map(|[(_, previous), (sums, current)]| MarginChange {
         current: sums,
         previous_margin: text(previous),
+        previous_margin_display: None,
         change_percent: text(change(current, previous)),
     });
     Ok(changes.collect())
@@ -225,12 +281,12 @@ fn margins(totals: &[TotalRow]) -> Result<Vec<MarginChange>, ApiError> {
 fn top_team(row: TopRow) -> Result<TopTeam, ApiError> {
     let revenue = known(Some(&row.amount))?.unwrap_or(Amount::ZERO).to_string();
     let team = row.keys.into_iter().next().unwrap_or_default();
-    Ok(TopTeam { team, currency: row.currency, revenue })
+    Ok(TopTeam { team, currency: row.currency, revenue, revenue_display: None })
 }
 
 fn top_model(row: TopRow) -> Result<TopModel, ApiError> {
     let cost = known(Some(&row.amount))?.unwrap_or(Amount::ZERO).to_string();
     let mut keys = row.keys.into_iter();
     let (provider, model) = (keys.next().and_then(some), keys.next().unwrap_or_default());
-    Ok(TopModel { provider, model, currency: row.currency, cost })
+    Ok(TopModel { provider, model, currency: row.currency, cost, cost_display: None })
 }
