@@ -30,7 +30,7 @@ const NAMING: [&str; 20] = [
 ];
 
 /// Members with such a word that say a kind of thing and name none.
-const KINDS: [&str; 2] = ["rates.model", "offers.source"];
+const KINDS: [&str; 3] = ["rates.model", "offers.source", "columns.model"];
 
 /// Members of an operation's bodies that name something: names from the outermost in, with a dot
 /// between them.

@@ -258,9 +258,6 @@ pub fn routes() -> Vec<Route> {
     ] {
         add(operation, "balances:read and usage:read", &[], &[]);
     }
-    let invoice = r#"{"invoice": "<new_app>", "provider": "<provider>", "csv": "date,model,cost_usd\n2026-03-01,<model>,1\n",
-        "models": {"m": "<model>"}, "classes": {"c": "<meter>"}}"#;
-    add("POST /v1/provider-invoices", "catalog:write", &[], &[invoice]);
     for operation in [
         "GET /v1/provider-invoices/{invoice}",
         "GET /v1/provider-invoices/{invoice}/lines",
@@ -269,6 +266,11 @@ pub fn routes() -> Vec<Route> {
         add(operation, "balances:read and usage:read", &["invoice"], &[]);
     }
     add("GET /v1/provider-invoices", "balances:read and usage:read", &[], &[]);
+    // After those that read, which would see what a caller stores under another's name; one of the
+    // caller's own is there with other content.
+    let invoice = r#"{"invoice": "<invoice>", "provider": "<provider>", "csv": "date,model,cost_usd\n2026-03-01,<model>,1\n",
+        "models": {"m": "<model>"}, "classes": {"c": "<meter>"}}"#;
+    add("POST /v1/provider-invoices", "catalog:write", &[], &[invoice]);
     add("GET /v1/exports/events.csv", "usage:read", &[], &[]);
     add("GET /v1/exports/events.parquet", "usage:read", &[], &[]);
     add("GET /v1/events", "usage:read", &[], &[]);
