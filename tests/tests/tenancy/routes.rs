@@ -139,7 +139,8 @@ pub fn routes() -> Vec<Route> {
     let bodies = draft.each_ref().map(String::as_str);
     add("PUT /v1/catalog/drafts/{draft}", "catalog:write", &["draft"], &bodies);
     add("POST /v1/catalog/drafts/{draft}/publish", "catalog:write", &["draft"], &[]);
-    add("DELETE /v1/catalog/drafts/{draft}", "catalog:write", &["draft"], &[]);
+    // Saving has made drafts of these very names, so what is deleted has times of its own.
+    add("DELETE /v1/catalog/drafts/{draft}", "catalog:write", &["draft"], &["{}"]);
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
     add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
     let calculation = r#"{"type": "<event_type>", "team": "<team>", "source": "<source>", "user": "<user>",
