@@ -256,7 +256,7 @@ const CASES: &[Case] = &[
     ("meter_periods", "close", Finds, &["{tenant}", "calls", "0", "{lease}", "1", ""]),
     ("meter_periods", "due", Finds, &["2678400000000"]),
     ("meter_periods", "any_since", Finds, &["0"]),
-    ("meter_periods", "keep", Finds, &["{tenant}", "calls", "0", "{lease}", "60", ""]),
+    ("meter_periods", "keep", Finds, &["{tenant}", "calls", "0", "{lease}", "60", "0", ""]),
     ("meter_periods", "give_back", Finds, &["{tenant}", "calls", "0", "{lease}", "1", NULL, ""]),
     ("meter_periods", "lease", Finds, &["{tenant}", "calls", "0", "{new}", "1", ""]),
     ("meter_periods", "list", Finds, &["{tenant}", "calls", NULL, NULL, "10"]),

@@ -303,6 +303,31 @@ async fn a_close_that_is_killed_comes_to_the_same() -> Result<()> {
     Ok(())
 }
 
+/// What closes a period may reach the archive after what it was counted from was taken back, and the period was closed
+/// with nothing to say. So its period is counted once more as soon as it is there.
+#[tokio::test]
+async fn what_closes_a_period_late_is_looked_at_again() -> Result<()> {
+    let system = System::embedded_with(&AT_ONCE, &[], &[]).await?;
+    let meters = [meter("peak", "gauge", json!({"aggregation": "max"}))];
+    publish(&system, &meters, json!([{"meter": "peak", "price": "1"}])).await?;
+    send(&system, &[event("1", "acme", "2026-03-01T00:00:00Z", json!({"n": "10"}))]).await?;
+    come_to(&system, &[("peak", "10")]).await?;
+    closed(&system, "peak", 1).await?;
+    let found = system.api()?.get("/v1/events?type=weir.closed.peak").await?;
+    let receipt = found["items"][0]["receipt"].as_str().context("a receipt")?;
+    let place: Vec<i64> = receipt.split(':').map(str::parse).collect::<Result<_, _>>()?;
+    // As if it had just come, and nothing had been observed.
+    let gone = "ALTER TABLE usage_events DELETE WHERE event_id = '1' SETTINGS mutations_sync = 2";
+    system.clickhouse().execute(gone).await?;
+    let back = "UPDATE observed_positions SET position = $2 WHERE partition = $1";
+    let back = sqlx::query(back).bind(i32::try_from(place[0])?).bind(place[1] - 1);
+    back.execute(&mut system.superuser().await?).await?;
+    come_to(&system, &[("peak", "0")]).await?;
+    let periods = closed(&system, "peak", 1).await?;
+    ensure!(periods[0]["closings"] == 2, "{periods:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_closes_periods_is_ours_to_say() -> Result<()> {
     let system = System::embedded_with(&AT_ONCE, &[], &[]).await?;

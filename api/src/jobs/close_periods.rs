@@ -4,6 +4,10 @@
 //! The archive is searched for observations first, so that a period of which something is observed after it was
 //! closed is opened again. Closing compares what the archive has with what it should have: what is missing is
 //! appended, what differs is amended, until nothing does. So it may be killed anywhere, and done twice.
+//!
+//! What it appends may be on its way for long: its process was killed, or the slow lane has it. Meanwhile what it says
+//! may be taken back, and the period be closed as one of which nothing is to be said. So what closes a period opens it
+//! once more as soon as the archive has it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,7 +44,7 @@ use crate::{
     store::{
         corrected::{self, Corrected, Selection, StoredEvent},
         meter_periods::{self, OpenPeriod},
-        observations::{self, Whose},
+        observations::{self, Seen, Whose},
         running_totals,
     },
 };
@@ -156,7 +160,7 @@ async fn search(
         while after < *to && !api.shutdown.is_cancelled() {
             let to = after.saturating_add(SEARCH_BLOCKS).min(*to);
             for seen in observations::seen(&api.clickhouse, *partition, (after, to)).await? {
-                open(api, TenantScope::of_task(seen.tenant_id), &seen.meter, seen.time_us).await?;
+                open(api, &seen).await?;
             }
             transaction(&api.pool, |mut transaction| async move {
                 meter_periods::note_searched(&mut transaction, place, to).await
@@ -174,15 +178,17 @@ fn meter_of<'c>(compiled: &'c Compiled, meter: &str) -> Option<(&'c MeterDefinit
     Some((meter, meter.period?))
 }
 
-/// Opens the periods of a meter that a time lies in, one for each zone that teams have.
-async fn open(api: &Api, tenant: TenantScope, meter: &str, time_us: i64) -> Result<(), ApiError> {
+/// Opens the periods that were seen, one for each zone that teams have, and those that rest on them.
+async fn open(api: &Api, seen: &Seen) -> Result<(), ApiError> {
+    let Seen { tenant_id, meter, time_us, closes } = seen;
+    let (tenant, time_us) = (TenantScope::of_task(*tenant_id), *time_us);
     let compiled = compiled::newest(api, tenant).await?;
     let found = meter_of(&compiled, meter);
-    let carries_over = found.is_some_and(|(meter, _)| meter.aggregation.carries_over());
+    let and_later = !closes && found.is_some_and(|(meter, _)| meter.aggregation.carries_over());
     // A meter that is gone, or adds up by now, has none: its events are to be rated again, and show nothing then.
     let zones = &compiled.catalog.zones;
     let of_teams = zones.of_any_team().into_iter().map(|zone| (&*zone.name, zone));
-    let all = found.into_iter().flat_map(|(_, kind)| {
+    let all = found.filter(|_| !closes).into_iter().flat_map(|(_, kind)| {
         let of = move |zone: &Zone| Period::of(kind, &zone.time_zone, time_us);
         let all = std::iter::once(("", zones.own())).chain(of_teams.clone());
         all.map(move |(name, zone)| (name, of(zone)))
@@ -190,7 +196,7 @@ async fn open(api: &Api, tenant: TenantScope, meter: &str, time_us: i64) -> Resu
     let periods: &Vec<(&str, Period)> = &all.collect();
     scoped(&api.pool, tenant.id(), |mut transaction| async move {
         let opened =
-            meter_periods::open_at(&mut transaction, tenant, meter, time_us, carries_over).await?;
+            meter_periods::open_at(&mut transaction, tenant, meter, time_us, and_later).await?;
         for (zone, period) in periods.iter().filter(|(zone, _)| !opened.iter().any(|o| o == zone)) {
             let added = (period, time_us);
             meter_periods::add(&mut transaction, tenant, (meter, zone), added).await?;
@@ -301,16 +307,20 @@ async fn close(
     let identity_key = meter_periods::identity_key(&api.reader).await?;
     let (compiled, zone) = (&*compiled, open.zone.as_str());
     let work = Work { api, tenant, compiled, identity_key, meter, measure, period, zone };
+    let own = open.own();
+    let keep = async |said| {
+        scoped(&api.pool, tenant.id(), |mut transaction| async move {
+            meter_periods::keep(&mut transaction, tenant, own, (lease, said)).await
+        })
+        .await
+    };
+    let mut has_said = false;
     for _ in 0..ROUNDS_MAX {
         // What is amended is amended as of here: whatever happens to it later refuses that.
         let archived = archived(api).await?;
         let mut round = Round::default();
         for partition in 0..api.log.partitions() {
-            let own = open.own();
-            let kept = scoped(&api.pool, tenant.id(), |mut transaction| async move {
-                meter_periods::keep(&mut transaction, tenant, own, lease).await
-            });
-            if !kept.await? || api.shutdown.is_cancelled() {
+            if !keep(false).await? || api.shutdown.is_cancelled() {
                 return Ok(Outcome::Later(LATER_AFTER_S));
             }
             let to = archived.get(&partition).copied().unwrap_or(-1);
@@ -324,6 +334,10 @@ async fn close(
         }
         if round.appended.is_empty() {
             return Ok(Outcome::Closed(round.quantities, round.is_held));
+        }
+        if !has_said {
+            has_said = true;
+            keep(true).await?;
         }
         if !work.are_archived(&round.appended).await? {
             return Ok(Outcome::Later(LATER_AFTER_S));

@@ -95,8 +95,8 @@ pub(crate) async fn any_since(reader: &Pool, after: i64) -> Result<(bool, i64), 
     Ok(rows)
 }
 
-/// Opens the periods that something was observed in, where they were closed, and all behind them of a meter whose
-/// numbers carry over; answers the zones of those that there are at that time.
+/// Opens the periods that something was archived of, where they were closed, and all behind them with `and_later`;
+/// answers the zones of those that there are at that time.
 pub(crate) async fn open_at(
     connection: &mut PgConnection,
     tenant: TenantScope,
@@ -192,29 +192,31 @@ pub(crate) async fn lease(
     Ok(leased.rows_affected() == 1)
 }
 
-/// Keeps a period for this process; false where something was observed of it meanwhile, or another process has it.
+/// Keeps a period for this process, and counts a close where it has `said` something; false where something was
+/// archived of it meanwhile, or another process has it.
 pub(crate) async fn keep(
     connection: &mut PgConnection,
     tenant: TenantScope,
     (meter, zone, from_us): OwnPeriod<'_>,
-    lease: Uuid,
+    (lease, said): (Uuid, bool),
 ) -> Result<bool, ApiError> {
     let kept = sqlx::query(
-        "UPDATE meter_periods SET leased_until = clock_timestamp() + make_interval(secs => $5)
-         WHERE tenant_id = $1 AND meter = $2 AND zone = $6 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
+        "UPDATE meter_periods SET leased_until = clock_timestamp() + make_interval(secs => $5), closings = closings + $6
+         WHERE tenant_id = $1 AND meter = $2 AND zone = $7 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
     )
     .bind(tenant.id())
     .bind(meter)
     .bind(from_us)
     .bind(lease)
     .bind(LEASE_S)
+    .bind(i32::from(said))
     .bind(zone)
     .execute(connection)
     .await?;
     Ok(kept.rows_affected() == 1)
 }
 
-/// Closes a period; false where something was observed of it meanwhile, or another process has it.
+/// Closes a period; false where something was archived of it meanwhile, or another process has it.
 pub(crate) async fn close(
     connection: &mut PgConnection,
     tenant: TenantScope,
@@ -223,7 +225,7 @@ pub(crate) async fn close(
     quantities: i64,
 ) -> Result<bool, ApiError> {
     let closed = sqlx::query(
-        "UPDATE meter_periods SET state = 'closed', closings = closings + 1, quantities = $5, error = NULL,
+        "UPDATE meter_periods SET state = 'closed', closings = greatest(closings, 1), quantities = $5, error = NULL,
              closed_at = clock_timestamp(), lease = NULL, leased_until = NULL
          WHERE tenant_id = $1 AND meter = $2 AND zone = $6 AND period_from = (to_timestamp(0) + $3::bigint * interval '1 microsecond') AND lease = $4",
     )

@@ -1,7 +1,10 @@
 //! What meters that do not add up have observed, and what a period of it comes to. The archive counts; exactly, in
 //! whole numbers of 256 bits.
 
-use domain::{meter::UNIQUE_DIMENSION, period::Period};
+use domain::{
+    meter::{CLOSING_TYPE, UNIQUE_DIMENSION},
+    period::Period,
+};
 use runtime::clickhouse::ClickHouse;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -16,7 +19,7 @@ use crate::{
     error::ApiError,
 };
 
-/// A quarter of an hour in which something was observed.
+/// A quarter of an hour in which something was observed, or a period is closed.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Seen {
     pub tenant_id: Uuid,
@@ -24,10 +27,13 @@ pub(crate) struct Seen {
     /// When it began, microseconds.
     #[serde(deserialize_with = "number")]
     pub time_us: i64,
+    /// Whether a period is closed in it.
+    pub closes: bool,
 }
 
 /// What was archived of a partition behind `after` and up to `to`: of all tenants, for the task that closes their
-/// periods. Each state of an event counts, also one that a correction has taken back.
+/// periods. Each state of an event counts, also one that a correction has taken back. So do events that close periods:
+/// one that was on its way may stand there after somebody has found that nothing is to be said.
 pub(crate) async fn seen(
     clickhouse: &ClickHouse,
     partition: u32,
@@ -36,11 +42,17 @@ pub(crate) async fn seen(
     let mut statement = Statement::default();
     let partition = statement.bind("UInt32", partition.to_string());
     let [after, to] = [after, to].map(|number| statement.bind("Int64", number.to_string()));
+    let own = format!("e.partition = {partition} AND e.position > {after} AND e.position <= {to}");
+    let quarter = "intDiv(toUnixTimestamp64Micro(e.time), 900000000) * 900000000 AS time_us";
+    let behind = CLOSING_TYPE.len() + 1;
     statement.sql = format!(
-        "SELECT DISTINCT e.tenant_id AS tenant_id, meter, intDiv(toUnixTimestamp64Micro(e.time), 900000000) * 900000000 AS time_us
-         FROM usage_events AS e ARRAY JOIN e.lines.meter AS meter, e.lines.status AS status
-         WHERE e.partition = {partition} AND e.position > {after} AND e.position <= {to} AND status = 'observed'
-         ORDER BY tenant_id, meter, time_us SETTINGS max_execution_time = 60"
+        "SELECT DISTINCT tenant_id, meter, time_us, closes FROM (
+             SELECT e.tenant_id AS tenant_id, toString(meter) AS meter, {quarter}, false AS closes
+             FROM usage_events AS e ARRAY JOIN e.lines.meter AS meter, e.lines.status AS status WHERE {own} AND status = 'observed'
+             UNION ALL
+             SELECT e.tenant_id AS tenant_id, substring(toString(e.type), {behind}) AS meter, {quarter}, true AS closes
+             FROM usage_events AS e WHERE {own} AND startsWith(e.type, '{CLOSING_TYPE}'))
+         ORDER BY tenant_id, meter, time_us, closes SETTINGS max_execution_time = 60"
     );
     read_rows(statement.rows(clickhouse).await?)
 }

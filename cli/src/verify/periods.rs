@@ -1,8 +1,9 @@
 //! Closed periods of meters that do not add up: a sample of them, counted again from what the archive has observed.
 //! What closed them must say the same, once for each team and combination of dimensions.
 //!
-//! Whatever is observed later opens its period again, once the archive was searched for it. So of a team of which
-//! something stands behind that, nothing is said: its period is opened, and closed anew, in a moment.
+//! Whatever is observed later opens its period again, once the archive was searched for it, and so does what closes
+//! one. So of a team of which something stands behind that, nothing is said: its period is opened, and closed anew,
+//! in a moment.
 
 use std::collections::BTreeMap;
 
@@ -145,9 +146,9 @@ fn rows_of(bytes: &[u8]) -> Result<Vec<Row<'_>>> {
 }
 
 impl Row<'_> {
-    /// Whether it was observed and may not have opened its period yet.
+    /// Whether it may not have opened its period yet.
     fn is_ahead_of(&self, searched: &BTreeMap<u32, i64>) -> bool {
-        !self.closes && self.position > searched.get(&self.partition).copied().unwrap_or(-1)
+        self.position > searched.get(&self.partition).copied().unwrap_or(-1)
     }
 }
 

@@ -68,7 +68,9 @@ async fn system_with_periods() -> Result<System> {
 async fn all_closed(system: &System) -> Result<()> {
     let mut postgres = system.postgres().await?;
     eventually("all periods are closed", async || {
-        let sql = "SELECT count(*) = 7 AND bool_and(state = 'closed') FROM meter_periods WHERE period_to < now()";
+        let sql = "SELECT count(*) = 7 AND bool_and(state = 'closed') AND NOT EXISTS (
+                SELECT FROM partitions p LEFT JOIN observed_positions o USING (partition) WHERE coalesce(o.position, -1) < p.x)
+            FROM meter_periods WHERE period_to < now()";
         Ok(sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut postgres).await?)
     })
     .await
