@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_no_catalog_is_refused_where_it_stands() {
         for (text, says) in [
-            ("cards:\n- kye: a", "there is no field `kye`; there are: currency, effective_from"),
+            ("cards:\n- kye: a", "there is no field `kye`; there are: archived, currency"),
             ("cards:\n- key: a\n  key: b", "key"),
             ("cards:\n- rates:\n  - per: 0.5", "line 3"),
             ("cards:\n- rates:\n  - unlimited: yes", "line 3"),
