@@ -52,11 +52,9 @@ pub(crate) struct HolderForm {
     /// The key of the offer.
     offer: String,
     /// The first event time, RFC 3339.
-    #[schema(format = DateTime)]
     from: String,
     /// The first event time after it, RFC 3339; absent where it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(format = DateTime)]
     until: Option<String>,
 }
 

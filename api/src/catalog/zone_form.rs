@@ -20,7 +20,6 @@ pub(crate) struct TeamZoneForm {
     /// From which event time it holds, RFC 3339; absent for ever. Before it, the team has the zone that stands before
     /// this one, or that of the catalog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(format = DateTime)]
     from: Option<String>,
 }
 

@@ -124,7 +124,7 @@ pub fn routes() -> Vec<Route> {
         "kind": "rate", "currency": "none", "versions": [{{"rates": [{{"meter": "<meter>", "price": "1"}}]}}]}}],
         "default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>",
         "offers": [{{"key": "<new_card>", "source": "team", "card": "<rate_card>", "meters": ["<meter>"],
-        "overriding_key": "<newer_card>"}}], "holders": [{{"team": "<team>", "offer": "none", "from": "2026-01-01T00:00:00Z"}}]}}"#
+        "overriding_key": "<newer_card>"}}], "team_zones": [{{"team": "<team>", "zone": "Asia/Tokyo"}}], "holders": [{{"team": "<team>", "offer": "none", "from": "2026-01-01T00:00:00Z"}}]}}"#
     );
     add("PUT /v1/catalog", "catalog:write", &[], &[catalog.as_str(), faulty.as_str()]);
     add("POST /v1/catalog/preview", "catalog:read", &[], &[catalog.as_str(), faulty.as_str()]);
