@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
     exchange::{ExchangeRate, minor_digits, shown},
-    money::Amount,
+    money::{Amount, is_currency_code},
 };
 use jiff::{Timestamp, tz::TimeZone};
 use runtime::{http::Problem, postgres::scoped, task};
@@ -69,7 +69,7 @@ pub(crate) struct Rates {
 impl Wanted {
     /// Reads the parameter.
     pub fn read(text: String) -> Result<Self, Problem> {
-        if is_currency(&text) {
+        if is_currency_code(&text) {
             return Ok(Self(text));
         }
         Err(Problem::bad_request(
@@ -98,11 +98,6 @@ impl Wanted {
         let by_currency = found.into_iter().map(|rate| (rate.currency.clone(), rate)).collect();
         Ok(Rates { currency: self.0, by_currency })
     }
-}
-
-/// Whether a text is a code of three capitals.
-pub(crate) fn is_currency(text: &str) -> bool {
-    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 fn day_of(at_us: i64) -> Result<String, Problem> {

@@ -6,7 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{catalog::Fault, llm_usage::UsageClass, money::Amount, time};
+use domain::{
+    catalog::Fault,
+    llm_usage::UsageClass,
+    money::{Amount, is_currency_code},
+    time,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -248,8 +253,7 @@ impl PriceList {
             faults.add("date", "write the day like 2026-07-02");
             0
         });
-        if self.currency.len() != 3 || !self.currency.bytes().all(|byte| byte.is_ascii_uppercase())
-        {
+        if !is_currency_code(&self.currency) {
             faults.add("currency", "a currency is three capital letters");
         }
         let mut prices = BTreeMap::new();

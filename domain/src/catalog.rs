@@ -14,7 +14,7 @@ use crate::{
         Aggregation, CLOSING_TYPE, EnvelopeField, Field, Filter, MeterDefinition, Paths,
         UNIQUE_DIMENSION,
     },
-    money::Amount,
+    money::{Amount, is_currency_code},
     offer::{Holder, Offer},
     period::PeriodKind,
     rate_card::{Card, CardKind, RateTable},
@@ -215,10 +215,6 @@ pub fn is_key(text: &str) -> bool {
         })
 }
 
-fn is_iso(currency: &str) -> bool {
-    currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase())
-}
-
 const KEY_RULE: &str = "a key is 1 to 64 of a-z, 0-9, `_`, `-`, `.`";
 
 impl CatalogDocument {
@@ -259,7 +255,7 @@ impl CatalogDocument {
 
     /// Whether a currency is an ISO-like code or one of the document's credit units.
     fn knows_currency(&self, currency: &str) -> bool {
-        is_iso(currency) || self.credit_units.iter().any(|unit| unit.key == currency)
+        is_currency_code(currency) || self.credit_units.iter().any(|unit| unit.key == currency)
     }
 }
 
@@ -334,7 +330,9 @@ impl Compiler {
             }
             if let Some(value) = &unit.value {
                 let amount = Amount::parse_exact(&value.amount);
-                if !amount.is_ok_and(|amount| amount > Amount::ZERO) || !is_iso(&value.currency) {
+                if !amount.is_ok_and(|amount| amount > Amount::ZERO)
+                    || !is_currency_code(&value.currency)
+                {
                     let reason =
                         "its value is an amount above zero and a currency code of three capitals";
                     self.fault(format!("{}.value", place()), reason);

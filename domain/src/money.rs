@@ -204,6 +204,12 @@ pub(crate) fn format_scaled(raw: i128, formatter: &mut fmt::Formatter<'_>) -> fm
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i128);
 
+/// Whether a text is a code of three capitals, as those of ISO 4217 are.
+#[must_use]
+pub fn is_currency_code(text: &str) -> bool {
+    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
 impl Amount {
     /// Nothing.
     pub const ZERO: Amount = Amount(0);

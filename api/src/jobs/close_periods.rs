@@ -17,7 +17,6 @@ use std::{
 
 use bytes::Bytes;
 use domain::{
-    catalog::Zone,
     event::IdentityKey,
     meter::MeterDefinition,
     period::{Period, PeriodKind},
@@ -186,14 +185,12 @@ async fn open(api: &Api, seen: &Seen) -> Result<(), ApiError> {
     let found = meter_of(&compiled, meter);
     let and_later = !closes && found.is_some_and(|(meter, _)| meter.aggregation.carries_over());
     // A meter that is gone, or adds up by now, has none: its events are to be rated again, and show nothing then.
-    let zones = &compiled.catalog.zones;
-    let of_teams = zones.of_any_team().into_iter().map(|zone| (&*zone.name, zone));
-    let all = found.filter(|_| !closes).into_iter().flat_map(|(_, kind)| {
-        let of = move |zone: &Zone| Period::of(kind, &zone.time_zone, time_us);
-        let all = std::iter::once(("", zones.own())).chain(of_teams.clone());
-        all.map(move |(name, zone)| (name, of(zone)))
-    });
-    let periods: &Vec<(&str, Period)> = &all.collect();
+    let of_kind = |kind| {
+        let zones = compiled.catalog.zones.each();
+        zones.map(move |(name, zone)| (name, Period::of(kind, &zone.time_zone, time_us)))
+    };
+    let kind = found.filter(|_| !closes).map(|(_, kind)| kind);
+    let periods: &Vec<(&str, Period)> = &kind.into_iter().flat_map(of_kind).collect();
     scoped(&api.pool, tenant.id(), |mut transaction| async move {
         let opened =
             meter_periods::open_at(&mut transaction, tenant, meter, time_us, and_later).await?;
@@ -209,11 +206,7 @@ async fn open(api: &Api, seen: &Seen) -> Result<(), ApiError> {
 /// The period of a kind at a time in a zone of the catalog: by its name, or its own by an empty one. None where no team
 /// has it any more.
 fn period_of(compiled: &Compiled, zone: &str, kind: PeriodKind, time_us: i64) -> Option<Period> {
-    let zones = &compiled.catalog.zones;
-    let zone = match zone {
-        "" => zones.own(),
-        name => zones.of_any_team().into_iter().find(|zone| &*zone.name == name)?,
-    };
+    let (_, zone) = compiled.catalog.zones.each().find(|(name, _)| *name == zone)?;
     Some(Period::of(kind, &zone.time_zone, time_us))
 }
 
@@ -397,23 +390,18 @@ impl Work<'_> {
             let all = (period, period.end_us);
             observations::counted(&self.api.clickhouse, self.tenant, measured, whose, all).await
         };
-        let (start_us, end_us) = (self.period.start_us, self.period.end_us);
+        let zones = &self.compiled.catalog.zones;
         let mut counted = of(Whose::Partition(partition), &self.period).await?;
         let mut cut = BTreeMap::new();
-        counted.retain(|one| {
-            let span = self.compiled.catalog.zones.span(&one.team, self.zone);
-            match span.map(|(from, until)| (from.max(start_us), until.min(end_us))) {
-                Some(span) if span == (start_us, end_us) => true,
-                Some((from, until)) if from < until => {
-                    cut.insert(one.team.clone(), (from, until));
-                    false
-                }
-                _ => false,
+        counted.retain(|one| match zones.part(&one.team, self.zone, self.period) {
+            Some(part) if part != self.period => {
+                cut.insert(one.team.clone(), part);
+                false
             }
+            part => part.is_some(),
         });
-        for (team, (start_us, end_us)) in &cut {
-            let part = Period { start_us: *start_us, end_us: *end_us, ..self.period };
-            counted.extend(of(Whose::Team(team), &part).await?);
+        for (team, part) in &cut {
+            counted.extend(of(Whose::Team(team), part).await?);
         }
         Ok(counted)
     }

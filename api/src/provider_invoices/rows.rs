@@ -1,6 +1,6 @@
 //! A provider's CSV, read whole or refused with all that is wrong with it.
 
-use domain::money::{AMOUNT_RAW_LIMIT, Amount, NumberError, parse_scaled};
+use domain::money::{AMOUNT_RAW_LIMIT, Amount, NumberError, is_currency_code, parse_scaled};
 use jiff::{
     Timestamp,
     civil::{Date, DateTime},
@@ -357,7 +357,7 @@ impl<'a> File<'a> {
             return currency;
         }
         let currency = own.to_ascii_uppercase();
-        if !is_currency(&currency) {
+        if !is_currency_code(&currency) {
             let reason = format!("`{}` is no currency of three letters", shown(own));
             let name = place.as_ref().map(|place| place.name.as_str());
             self.faults.push(Fault::new(line, name, "currency_invalid", reason));
@@ -436,11 +436,6 @@ fn cell<'a>(record: &'a csv::StringRecord, place: &Place) -> &'a str {
 /// The beginning of a text.
 fn shown(text: &str) -> String {
     text.chars().take(40).collect()
-}
-
-/// Whether a currency is three capital letters.
-pub(crate) fn is_currency(text: &str) -> bool {
-    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 /// A day that is written as one.

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use domain::{money::Amount, time};
+use domain::{
+    money::{Amount, is_currency_code},
+    time,
+};
 use jiff::civil::Date;
 use runtime::{http::Problem, postgres::scoped};
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::wallets::check_currency;
 use crate::{
     auth::{Actor, Caller, Scope, TenantScope},
-    display::is_currency,
     error::ApiError,
     extract::Query,
     idempotency::{self, Answer, Call, IdempotencyKey, Made},
@@ -139,7 +141,7 @@ impl NewExchangeRate {
     /// What is wrong with it by itself.
     fn check(&self) -> Result<(), Problem> {
         let (from, to, on) = self.name();
-        if !is_currency(to) {
+        if !is_currency_code(to) {
             return Err(Problem::unprocessable(
                 "currency_unknown",
                 format!("`to_currency` is `{to}`, no code of three capitals"),
@@ -245,33 +247,27 @@ async fn store_all(
         };
         if is_same {
             stored.unchanged += 1;
-        } else {
-            if let Some(row) = &found
-                && !new.replace
-            {
-                return Err(exists(row));
+            stored.rates.extend(found.map(StoredRate::from));
+            continue;
+        }
+        if let Some(row) = found.as_ref().filter(|_| !new.replace) {
+            return Err(exists(row));
+        }
+        match (rate.map(|rate| rate.to_string()), &found) {
+            (Some(rate), found) => {
+                let values = (rate.as_str(), wanted.source.as_str());
+                let name = wanted.name();
+                let row = exchange_rates::store(connection, tenant, name, values, actor).await?;
+                stored.rates.push(row.into());
+                let count = if found.is_none() { &mut stored.added } else { &mut stored.replaced };
+                *count += 1;
             }
-            match (&rate, found) {
-                (Some(_), None) => stored.added += 1,
-                (Some(_), Some(row)) => {
-                    stored.replaced += 1;
-                    before.push(StoredRate::from(row));
-                }
-                (None, found) => {
-                    stored.removed += 1;
-                    before.extend(found.map(StoredRate::from));
-                }
-            }
-            match rate.map(|rate| rate.to_string()) {
-                Some(rate) => {
-                    let values = (rate.as_str(), wanted.source.as_str());
-                    exchange_rates::store(connection, tenant, wanted.name(), values, actor).await?;
-                }
-                None => exchange_rates::remove(connection, tenant, wanted.name()).await?,
+            (None, _) => {
+                exchange_rates::remove(connection, tenant, wanted.name()).await?;
+                stored.removed += 1;
             }
         }
-        let now = exchange_rates::find(connection, tenant, wanted.name()).await?;
-        stored.rates.extend(now.map(StoredRate::from));
+        before.extend(found.map(StoredRate::from));
     }
     let made = Made::new(StatusCode::OK, &stored)?;
     match (stored.unchanged == new.rates.len(), before.is_empty()) {

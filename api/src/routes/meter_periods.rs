@@ -165,17 +165,12 @@ pub(crate) async fn estimate(
     let meter = meter_of(&compiled, &key)?;
     let Some(kind) = meter.period else { return Err(adds_up(&key).into()) };
     let zones = &compiled.catalog.zones;
-    let zone = zones.of(&team, at_us);
-    let is_own =
-        zones.span(&team, &zone.name).is_some_and(|span| (span.0..span.1).contains(&at_us));
-    let name = if is_own { &*zone.name } else { "" };
-    let period = Period::of(kind, &zone.time_zone, at_us);
+    let name = zones.name_of(&team, at_us);
+    let period = Period::of(kind, &zones.of(&team, at_us).time_zone, at_us);
     let Some(measure) = Measure::of(meter, &period) else { return Err(adds_up(&key).into()) };
     // What the team observed while it had another zone is in a period of that one.
-    let (from_us, to_us) = zones.span(&team, name).unwrap_or((i64::MIN, i64::MAX));
-    let (start_us, end_us) = (period.start_us.max(from_us), period.end_us.min(to_us));
-    let part = Period { start_us, end_us, ..period };
-    let until_us = now_us.clamp(start_us, end_us);
+    let part = zones.part(&team, name, period).unwrap_or(period);
+    let until_us = now_us.clamp(part.start_us, part.end_us);
     let counted = observations::counted(
         &api.clickhouse,
         tenant,

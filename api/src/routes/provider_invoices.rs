@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use domain::{money::Amount, time};
+use domain::{
+    money::{Amount, is_currency_code},
+    time,
+};
 use jiff::{Span, civil::Date, tz::TimeZone};
 use runtime::{
     http::{Path, Problem},
@@ -26,7 +29,7 @@ use crate::{
     page::{Page, PageQuery, asked, page},
     provider_invoices::{
         Columns, Invoice, Line,
-        rows::{self, Reading, civil_day, is_currency},
+        rows::{self, Reading, civil_day},
     },
     state::Api,
     store::provider_invoices::{self, InvoiceRow, LineRow, NewInvoice},
@@ -282,7 +285,7 @@ fn check(new: NewProviderInvoice, by: String) -> Result<Checked, Problem> {
     check_key("provider", &new.provider)?;
     check_names("models", &new.models)?;
     check_names("classes", &new.classes)?;
-    if new.currency.as_deref().is_some_and(|currency| !is_currency(currency)) {
+    if new.currency.as_deref().is_some_and(|currency| !is_currency_code(currency)) {
         return Err(field("currency", "it is three capital letters"));
     }
     let zone = zone(new.time_zone.as_deref().unwrap_or("UTC"))?;

@@ -1,7 +1,11 @@
 //! Wallets: a team's stored value in one currency or credit unit, and every change of it.
 
 use axum::{Json, extract::State, http::StatusCode};
-use domain::{money::Amount, partition::partition_of, time};
+use domain::{
+    money::{Amount, is_currency_code},
+    partition::partition_of,
+    time,
+};
 use ledger::wallet::NewWallet as Made;
 use runtime::{
     http::{Path, Problem},
@@ -286,7 +290,7 @@ pub(super) async fn check_currency(
     tenant: TenantScope,
     currency: &str,
 ) -> Result<(), ApiError> {
-    if currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+    if is_currency_code(currency) {
         return Ok(());
     }
     let (document, ..) = catalog::newest(connection, tenant).await?;

@@ -196,10 +196,12 @@ pub(crate) async fn published_over_unpriced(
     task: &str,
 ) -> Result<Vec<(Uuid, i64)>, PostgresError> {
     let rows = sqlx::query_as(
-        "SELECT tenant_id, catalog_version FROM (SELECT DISTINCT tenant_id FROM partition_counts WHERE unpriced > 0) AS counts
-             JOIN (SELECT tenant_id, max(catalog_version) AS catalog_version FROM catalog_versions GROUP BY tenant_id) AS newest
-                 USING (tenant_id)
-         WHERE NOT EXISTS (SELECT FROM corrections c WHERE c.tenant_id = newest.tenant_id AND c.created_by = $1
+        "SELECT tenant_id, catalog_version FROM (
+             SELECT tenant_id, (SELECT v.catalog_version FROM catalog_versions v WHERE v.tenant_id = counts.tenant_id
+                 ORDER BY v.catalog_version DESC LIMIT 1) AS catalog_version
+             FROM (SELECT DISTINCT tenant_id FROM partition_counts WHERE unpriced > 0) AS counts
+         ) AS newest
+         WHERE catalog_version IS NOT NULL AND NOT EXISTS (SELECT FROM corrections c WHERE c.tenant_id = newest.tenant_id AND c.created_by = $1
              AND c.catalog_version >= newest.catalog_version)",
     )
     .bind(task)

@@ -89,19 +89,21 @@ pub(crate) async fn find(
     Ok(row)
 }
 
-/// Stores a rate, in place of one of the same key.
+/// Stores a rate, in place of one of the same key; answers it.
 pub(crate) async fn store(
     connection: &mut PgConnection,
     tenant: TenantScope,
     (from, to, on): RateName<'_>,
     (rate, source): (&str, &str),
     stored_by: &str,
-) -> Result<(), ApiError> {
-    sqlx::query(
+) -> Result<RateRow, ApiError> {
+    let row = sqlx::query_as(
         "INSERT INTO exchange_rates (tenant_id, from_currency, to_currency, effective_on, rate, source, stored_by)
          VALUES ($1, $2, $3, $4::date, $5::numeric, $6, $7)
          ON CONFLICT (tenant_id, from_currency, to_currency, effective_on) DO UPDATE
-             SET rate = excluded.rate, source = excluded.source, stored_by = excluded.stored_by, stored_at = clock_timestamp()",
+             SET rate = excluded.rate, source = excluded.source, stored_by = excluded.stored_by, stored_at = clock_timestamp()
+         RETURNING from_currency, to_currency, effective_on::text, trim_scale(rate)::text AS rate, source, stored_by,
+             (extract(epoch FROM stored_at) * 1000000)::bigint AS stored_at_us",
     )
     .bind(tenant.id())
     .bind(from)
@@ -110,9 +112,9 @@ pub(crate) async fn store(
     .bind(rate)
     .bind(source)
     .bind(stored_by)
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(row)
 }
 
 /// Takes a rate out.

@@ -183,13 +183,7 @@ impl Of<'_> {
             format!("{meter}{dimensions} of team {team} of tenant {tenant_id} from {from}")
         };
         let zone = self.closed.zone.as_str();
-        let Some((from, until)) = self.zones.span(team, zone) else { return Ok(None) };
-        let whole = period(self.closed);
-        let (start_us, end_us) = (whole.start_us.max(from), whole.end_us.min(until));
-        if start_us >= end_us {
-            return Ok(None);
-        }
-        let part = Period { start_us, end_us, ..whole };
+        let Some(part) = self.zones.part(team, zone, period(self.closed)) else { return Ok(None) };
         let (mut observations, mut closed) = (Vec::new(), Closed::new());
         for row in newest(rows) {
             if !row.closes {

@@ -7,7 +7,11 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::{CatalogDocument, Compiler};
-use crate::{event::FIELD_BYTES_MAX, period, time};
+use crate::{
+    event::FIELD_BYTES_MAX,
+    period::{self, Period},
+    time,
+};
 
 /// Zones of teams in a catalog.
 pub const TEAM_ZONES_MAX: usize = 100_000;
@@ -47,13 +51,15 @@ pub struct Zones {
     own: Zone,
     /// Of a team, with the first event time, ascending.
     of_teams: HashMap<String, Vec<(i64, Zone)>>,
+    /// Those that teams have, each once.
+    named: Vec<Zone>,
 }
 
 /// UTC for all.
 impl Default for Zones {
     fn default() -> Zones {
         let own = Zone { name: Arc::from("UTC"), time_zone: TimeZone::UTC };
-        Zones { own, of_teams: HashMap::new() }
+        Zones { own, of_teams: HashMap::new(), named: Vec::new() }
     }
 }
 
@@ -67,35 +73,43 @@ impl Zones {
     /// The zone of a team at a time.
     #[must_use]
     pub fn of(&self, team: &str, time_us: i64) -> &Zone {
-        if self.of_teams.is_empty() {
-            return &self.own;
-        }
-        let zones = self.of_teams.get(team).map(Vec::as_slice).unwrap_or_default();
-        let found = zones.iter().rev().find(|(from_us, _)| *from_us <= time_us);
-        found.map_or(&self.own, |(_, zone)| zone)
+        self.of_team(team, time_us).unwrap_or(&self.own)
     }
 
-    /// When a team has a zone of its own by this name, or with an empty one none of its own: from the first time up to
-    /// the second. `None` where it never does. A team has each zone once.
+    /// The name of the zone that a team has of its own at a time; empty where it has none.
     #[must_use]
-    pub fn span(&self, team: &str, name: &str) -> Option<(i64, i64)> {
+    pub fn name_of(&self, team: &str, time_us: i64) -> &str {
+        self.of_team(team, time_us).map_or("", |zone| &zone.name)
+    }
+
+    fn of_team(&self, team: &str, time_us: i64) -> Option<&Zone> {
+        if self.of_teams.is_empty() {
+            return None;
+        }
+        let zones = self.of_teams.get(team)?;
+        zones.iter().rev().find(|(from_us, _)| *from_us <= time_us).map(|(_, zone)| zone)
+    }
+
+    /// The part of a period in which a team has a zone of its own by this name, or with an empty one none of its own;
+    /// `None` where it never does. A team has each zone once.
+    #[must_use]
+    pub fn part(&self, team: &str, name: &str, period: Period) -> Option<Period> {
         let zones = self.of_teams.get(team).map(Vec::as_slice).unwrap_or_default();
         let from_us = |number: usize| zones.get(number).map_or(i64::MAX, |(from_us, _)| *from_us);
-        if name.is_empty() {
-            return Some((i64::MIN, from_us(0))).filter(|(from_us, until_us)| from_us < until_us);
-        }
-        let number = zones.iter().position(|(_, zone)| &*zone.name == name)?;
-        Some((from_us(number), from_us(number.saturating_add(1))))
+        let (from_us, until_us) = if name.is_empty() {
+            (i64::MIN, from_us(0))
+        } else {
+            let number = zones.iter().position(|(_, zone)| &*zone.name == name)?;
+            (from_us(number), from_us(number.saturating_add(1)))
+        };
+        let (start_us, end_us) = (period.start_us.max(from_us), period.end_us.min(until_us));
+        (start_us < end_us).then_some(Period { start_us, end_us, ..period })
     }
 
-    /// The zones that teams have, each once.
-    #[must_use]
-    pub fn of_any_team(&self) -> Vec<&Zone> {
-        let mut zones: Vec<&Zone> =
-            self.of_teams.values().flatten().map(|(_, zone)| zone).collect();
-        zones.sort_unstable_by(|one, two| one.name.cmp(&two.name));
-        zones.dedup_by(|one, two| one.name == two.name);
-        zones
+    /// The zones that teams may have, each with the name that it has of its own: first that of the catalog, without.
+    pub fn each(&self) -> impl Iterator<Item = (&str, &Zone)> {
+        let named = self.named.iter().map(|zone| (&*zone.name, zone));
+        std::iter::once(("", &self.own)).chain(named)
     }
 }
 
@@ -111,7 +125,6 @@ impl Compiler {
             }
         }
         self.limit("team_zones", document.team_zones.len(), TEAM_ZONES_MAX);
-        let mut known: HashMap<&str, Zone> = HashMap::new();
         for (index, of_team) in document.team_zones.iter().enumerate() {
             let place = |field: &str| format!("team_zones[{index}].{field}");
             if of_team.team.is_empty() || of_team.team.len() > FIELD_BYTES_MAX {
@@ -119,15 +132,10 @@ impl Compiler {
                 self.fault(place("team"), reason);
             }
             let name = of_team.zone.as_str();
-            let zone = match known.get(name) {
-                Some(zone) => Some(zone.clone()),
-                None => Zone::named(name),
-            };
-            let Some(zone) = zone else {
+            let Some(zone) = self.named_zone(name) else {
                 self.fault(place("zone"), unknown(name));
                 continue;
             };
-            known.insert(name, zone.clone());
             let from_us = of_team.from_us.unwrap_or(i64::MIN);
             let zones = self.catalog.zones.of_teams.entry_ref(of_team.team.as_str()).or_default();
             let twice = if zones.iter().any(|(_, other)| other.name == zone.name) {
@@ -157,9 +165,26 @@ impl Compiler {
     }
 }
 
+impl Compiler {
+    /// A zone that teams have, read once.
+    fn named_zone(&mut self, name: &str) -> Option<Zone> {
+        let named = &mut self.catalog.zones.named;
+        if let Some(known) = named.iter().find(|zone| &*zone.name == name) {
+            return Some(known.clone());
+        }
+        let zone = Zone::named(name)?;
+        // A second name of a zone is none of its own.
+        if !named.contains(&zone) {
+            named.push(zone.clone());
+        }
+        Some(zone)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::period::PeriodKind;
 
     fn document(zones: &str) -> CatalogDocument {
         serde_json::from_str(&format!(r#"{{"zone": "Europe/Berlin", "team_zones": {zones}}}"#))
@@ -185,14 +210,23 @@ mod tests {
             "Europe/Berlin",
         ];
         assert_eq!(found, want);
-        assert_eq!(zones.span("a", ""), Some((i64::MIN, 10)));
-        assert_eq!(zones.span("a", "Asia/Tokyo"), Some((10, 20)));
-        assert_eq!(zones.span("a", "UTC"), Some((20, i64::MAX)));
-        assert_eq!(zones.span("b", ""), None);
-        assert_eq!(zones.span("b", "Asia/Tokyo"), None);
-        assert_eq!(zones.span("c", ""), Some((i64::MIN, i64::MAX)));
-        let names: Vec<&str> = zones.of_any_team().iter().map(|zone| &*zone.name).collect();
-        assert_eq!(names, ["America/New_York", "Asia/Tokyo", "UTC"]);
+        let part = |team, name| {
+            let whole = Period { kind: PeriodKind::Ever, start_us: 5, end_us: 25 };
+            zones.part(team, name, whole).map(|part| (part.start_us, part.end_us))
+        };
+        assert_eq!(part("a", ""), Some((5, 10)));
+        assert_eq!(part("a", "Asia/Tokyo"), Some((10, 20)));
+        assert_eq!(part("a", "UTC"), Some((20, 25)));
+        assert_eq!((part("b", ""), part("b", "Asia/Tokyo")), (None, None));
+        assert_eq!(part("c", ""), Some((5, 25)));
+        assert_eq!(
+            ["a", "b", "c"].map(|team| zones.name_of(team, 10)),
+            ["Asia/Tokyo", "America/New_York", ""]
+        );
+        let each: Vec<(&str, &str)> =
+            zones.each().map(|(name, zone)| (name, &*zone.name)).collect();
+        let want = ["Asia/Tokyo", "America/New_York", "UTC"].map(|name| (name, name));
+        assert_eq!(each, [&[("", "Europe/Berlin")], want.as_slice()].concat());
     }
 
     #[test]
