@@ -30,7 +30,10 @@ use runtime::{
 };
 use uuid::Uuid;
 
-use super::correct::{PAGE_EVENTS, Stretches};
+use super::{
+    correct::{PAGE_EVENTS, Stretches},
+    rest,
+};
 use crate::{
     USAGE,
     auth::TenantScope,
@@ -70,15 +73,8 @@ pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.periods", Duration::ZERO);
     let mut known = Known::default();
     while !api.shutdown.is_cancelled() {
-        if let Err(error) = look(&api, &mut known, &heartbeat).await {
-            tracing::warn!(?error, "periods wait to be closed");
-        }
-        // Without the archive it goes on waiting, and the api answers what it can.
-        heartbeat.beat();
-        tokio::select! {
-            () = api.shutdown.cancelled() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+        let looked = look(&api, &mut known, &heartbeat).await;
+        rest(&api, &heartbeat, looked, ("periods wait to be closed", LOOK_EVERY)).await;
     }
     Ok(())
 }

@@ -23,7 +23,10 @@ use runtime::{
 use serde_json::json;
 use uuid::Uuid;
 
-use super::correct::{PAGE_EVENTS, Stretches};
+use super::{
+    correct::{PAGE_EVENTS, Stretches},
+    rest,
+};
 use crate::{
     USAGE,
     auth::{Actor, TenantScope},
@@ -55,15 +58,8 @@ const FAILED_FOR_US: i64 = 60_000_000;
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.merges", Duration::ZERO);
     while !api.shutdown.is_cancelled() {
-        if let Err(error) = look(&api, &heartbeat).await {
-            tracing::warn!(?error, "merges of teams wait");
-        }
-        // Without the archive it goes on waiting, and the api answers what it can.
-        heartbeat.beat();
-        tokio::select! {
-            () = api.shutdown.cancelled() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+        let looked = look(&api, &heartbeat).await;
+        rest(&api, &heartbeat, looked, ("merges of teams wait", LOOK_EVERY)).await;
     }
     Ok(())
 }

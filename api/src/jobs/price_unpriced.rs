@@ -10,6 +10,7 @@ use runtime::{http::Heartbeat, postgres::scoped, task::TaskError};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::rest;
 use crate::{
     auth::{Actor, TenantScope},
     error::ApiError,
@@ -47,20 +48,15 @@ struct Known {
 
 /// The task.
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
+    if api.config.unpriced == Unpriced::Leave {
+        api.shutdown.cancelled().await;
+        return Ok(());
+    }
     let heartbeat = Heartbeat::new(&api.readiness, "api.unpriced", Duration::ZERO);
     let mut known = Known::default();
     while !api.shutdown.is_cancelled() {
-        if api.config.unpriced != Unpriced::Leave
-            && let Err(error) = look(&api, &mut known).await
-        {
-            tracing::warn!(?error, "unpriced usage waits to be looked at");
-        }
-        // Without the archive it goes on waiting, and the api answers what it can.
-        heartbeat.beat();
-        tokio::select! {
-            () = api.shutdown.cancelled() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+        let looked = look(&api, &mut known).await;
+        rest(&api, &heartbeat, looked, ("unpriced usage waits to be looked at", LOOK_EVERY)).await;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use runtime::{
     task::TaskError,
 };
 
+use super::rest;
 use crate::{
     USAGE,
     auth::TenantScope,
@@ -38,15 +39,8 @@ const STRETCH_BLOCKS: i64 = 20_000;
 pub(crate) async fn run(api: Api) -> Result<(), TaskError> {
     let heartbeat = Heartbeat::new(&api.readiness, "api.twins", Duration::ZERO);
     while !api.shutdown.is_cancelled() {
-        if let Err(error) = look(&api, &heartbeat).await {
-            tracing::warn!(?error, "twins wait to be looked for");
-        }
-        // Without the archive it goes on waiting, and the api answers what it can.
-        heartbeat.beat();
-        tokio::select! {
-            () = api.shutdown.cancelled() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+        let looked = look(&api, &heartbeat).await;
+        rest(&api, &heartbeat, looked, ("twins wait to be looked for", LOOK_EVERY)).await;
     }
     Ok(())
 }
