@@ -30,11 +30,13 @@ impl Total {
         let Findings { events, accepted, ignored, effects, duplicates, conflicts, .. } =
             walked.findings;
         let Findings { rejected, forwarded, rounds, switches, .. } = walked.findings;
-        let Findings { corrected, uncorrected, .. } = walked.findings;
+        let Findings { corrected, uncorrected, closings, amended_closings, .. } = walked.findings;
+        let Findings { voided_closings, periods, held, .. } = walked.findings;
         let Faults { crashes, zombies, lost, unknown, discards, interrupted, .. } =
             walked.world.faults;
         let Faults { departures, mended, fenced, posted_unheard, .. } = walked.world.faults;
         let Faults { conflicts: borders, repeats, trims, copies, .. } = walked.world.faults;
+        let Faults { reopened, stolen, .. } = walked.world.faults;
         self.events += events;
         for (name, number) in [
             ("batches_accepted", accepted),
@@ -48,6 +50,13 @@ impl Total {
             ("catalog_switches", switches),
             ("corrections", corrected),
             ("corrections_refused", uncorrected),
+            ("periods_closed", periods),
+            ("periods_held_over", held),
+            ("periods_opened_again", reopened),
+            ("periods_taken_from_another", stolen),
+            ("closings", closings),
+            ("closings_amended", amended_closings),
+            ("closings_voided", voided_closings),
             ("crashes", crashes),
             ("zombies", zombies),
             ("calls_lost", lost),
@@ -139,6 +148,7 @@ fn what_is_broken_at_the_edges_is_found_out() {
         Planted::NewWithoutLimit,
         Planted::FilterForgets,
         Planted::GroupsCutAnew,
+        Planted::ClosingsUnseen,
     ] {
         let found = (1..=2_000)
             .find(|seed| std::panic::catch_unwind(|| drop(walk(*seed, planted))).is_err());

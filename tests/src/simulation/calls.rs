@@ -10,6 +10,8 @@ use ledger::post::{Posting, Standing};
 use rater::queue::Move;
 use uuid::Uuid;
 
+use super::traffic::Entry;
+
 /// Number of a call.
 pub type CallId = u32;
 
@@ -20,6 +22,8 @@ pub enum Effect {
     Rated(u32, Bytes),
     /// Appends a lane's copies to a partition of `[usage]`.
     Copies(u32, Bytes),
+    /// Appends to a partition of `[usage]` what closes periods, or amends what closed them.
+    Close(u32, Bytes, Vec<Entry>),
     /// The ledger-writer's transaction, behind the head of the audit chain that it believes in.
     Post(Box<Posting>, Hash),
     /// The lane's transaction.
@@ -115,7 +119,7 @@ impl Calls {
     pub fn is_first_append(&self, at: usize) -> bool {
         let append = |effect: &Effect| match effect {
             Effect::Rated(partition, _) => Some((0, *partition)),
-            Effect::Copies(partition, _) => Some((1, *partition)),
+            Effect::Copies(partition, _) | Effect::Close(partition, ..) => Some((1, *partition)),
             _ => None,
         };
         let (call, target) = (&self.flying[at], append(&self.flying[at].effect));

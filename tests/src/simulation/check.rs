@@ -9,11 +9,12 @@ use domain::{
     chain::{GENESIS, Place},
     wire::rated::{Counts, Sections},
 };
-use ledger::seal;
 use uuid::Uuid;
 
 mod books;
 mod corrections;
+mod periods;
+mod readers;
 
 use self::{
     books::Books,
@@ -56,6 +57,16 @@ pub struct Findings {
     pub corrected: u64,
     /// Corrections that were not.
     pub uncorrected: u64,
+    /// Events that closed periods.
+    pub closings: u64,
+    /// Corrections of those, made because of what was observed later.
+    pub amended_closings: u64,
+    /// Those that somebody has voided.
+    pub voided_closings: u64,
+    /// Quantities of periods that were closed.
+    pub periods: u64,
+    /// Of those, what was held for some time.
+    pub held: u64,
 }
 
 /// The outcome of an entry.
@@ -114,11 +125,23 @@ impl Sent<'_> {
     /// The event of an entry, where it first stood, and when that was appended.
     fn event(&self, at: At) -> Option<(Event, At, i64)> {
         match self.entry(at) {
-            Entry::Event(event) => Some((*event, at, self.log.block(at.0).unwrap().append_time_us)),
+            Entry::Event(event) | Entry::Closing { event, .. } => {
+                Some((*event, at, self.log.block(at.0).unwrap().append_time_us))
+            }
             Entry::Copy { event, origin, append_time_us } => {
                 Some((*event, *origin, *append_time_us))
             }
             Entry::Refused { .. } | Entry::Marker(_) | Entry::Correct(_) => None,
+        }
+    }
+
+    /// Identity and content of an event.
+    fn identity(&self, at: At) -> (u128, u64) {
+        match self.entry(at) {
+            Entry::Event(event) => (event.identity(), event.content()),
+            Entry::Closing { identity, content, .. } => (*identity, *content),
+            Entry::Copy { origin, .. } => self.identity(*origin),
+            other => panic!("{other:?} has no identity"),
         }
     }
 
@@ -331,6 +354,7 @@ fn same_lines(found: &[ArchivedLine], lines: &[Line]) -> bool {
     found.len() == lines.len()
         && found.iter().zip(lines).all(|(found, line)| {
             found.meter == line.meter
+                && found.status == line.status()
                 && found.quantity == line.quantity
                 && found.charge == money(&line.charge)
                 && found.cost == money(&line.cost)
@@ -346,8 +370,8 @@ fn outcomes(sent: &Sent<'_>, chain: &Chain, partition: u32, findings: &mut Findi
         match (outcome, event) {
             (Outcome::Effect(row), Some((event, _, append_time_us))) => {
                 findings.effects += 1;
-                let place = (*at, event.content());
-                let first = effects.insert(event.identity(), place);
+                let (identity, content) = sent.identity(*at);
+                let first = effects.insert(identity, (*at, content));
                 assert!(
                     first.is_none(),
                     "{partition}: {event:?} took effect at {first:?} and {at:?}"
@@ -357,8 +381,9 @@ fn outcomes(sent: &Sent<'_>, chain: &Chain, partition: u32, findings: &mut Findi
                 findings.switches += u64::from((0..at.1).any(marker));
             }
             (Outcome::Other(row), Some((event, ..))) if row.outcome < 3 => {
-                let twin = effects.get(&event.identity());
-                let same = twin.is_some_and(|(_, content)| *content == event.content());
+                let (identity, own) = sent.identity(*at);
+                let twin = effects.get(&identity);
+                let same = twin.is_some_and(|(_, content)| *content == own);
                 assert!(
                     twin.is_some_and(|(twin, _)| *twin == row.twin) && same == (row.outcome == 1),
                     "{partition}: {event:?} at {at:?} is dropped as {row:?}, before it is {twin:?}"
@@ -422,176 +447,9 @@ fn check_effect(
             && row.team == event.team()
             && row.partition == partition
             && row.time_us == event.time_us.unwrap_or(append_time_us)
-            && (row.head.identity, row.head.content) == (event.identity(), event.content()),
+            && (row.head.identity, row.head.content) == sent.identity(at),
         "{partition}: {event:?} at {at:?} is archived as {row:?}"
     );
-}
-
-/// The ledger stands on the chain, its audit rows are linked, and its counts are what was sent.
-fn ledger(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32, books: &mut Books) {
-    let database = &world.database;
-    let standing = database.standings[partition as usize];
-    assert!(
-        chain.places.contains(&standing.place),
-        "{partition}: the ledger stands at {:?}, which is not on the chain",
-        standing.place
-    );
-    let (mut head, mut last) = (seal::GENESIS, -1);
-    for row in &database.audit[partition as usize] {
-        let (entry, seal) = row;
-        assert!(
-            entry.previous == head && entry.from == last + 1 && database.is_sealed(row),
-            "{partition}: the audit row from {} is not linked to the one to {last}",
-            entry.from
-        );
-        assert!(chain.places.contains(&entry.to), "{partition}: {entry:?} is not on the chain");
-        (head, last) = (*seal, entry.to.x);
-    }
-    assert!(
-        last == standing.place.x,
-        "{partition}: the ledger's place is {}, its effects end at {last}",
-        standing.place.x
-    );
-    let x = standing.place.x;
-    let counts = database.counts.iter().filter(|((of, _), _)| *of == partition);
-    let counts: BTreeMap<Uuid, Counts> =
-        counts.map(|((_, tenant), counts)| (*tenant, *counts)).collect();
-    let own = count(sent, &chain.outcomes, 0, x);
-    assert!(counts == own, "{partition}: up to {x} the ledger counts {counts:?}, not {own:?}");
-    assert!(own.values().all(Counts::balanced));
-    for (at, outcome) in &chain.outcomes {
-        if at.0 <= x && matches!(outcome, Outcome::Effect(_)) {
-            books.add(sent, *at);
-        }
-    }
-    for (at, change) in &sent.changes {
-        if at.0 <= x {
-            books.change(change);
-        }
-    }
-}
-
-/// The archive has what the chain says up to its position, each group as it was fixed.
-fn archive(world: &World, chain: &Chain, partition: u32) {
-    let archive = &world.archive;
-    let position = archive.position(partition);
-    assert!(
-        chain.places.contains(&position),
-        "{partition}: the archive is at {position:?}, which is not on the chain"
-    );
-    let own = |key: &&(u32, i64, u32)| key.0 == partition;
-    let (mut rows, mut others) = (BTreeMap::new(), BTreeMap::new());
-    for (at, outcome) in &chain.outcomes {
-        let key = (partition, at.0, at.1);
-        let (found, meant) = match outcome {
-            Outcome::Effect(row) => {
-                *rows.entry(at.0).or_insert(0u64) += 1;
-                (archive.usage.get(&key).map(|found| found == row), at.0 <= position.x)
-            }
-            Outcome::Other(row) => {
-                *others.entry(at.0).or_insert(0u64) += 1;
-                (archive.others.get(&key).map(|found| found == row), at.0 <= position.x)
-            }
-            Outcome::Forwarded => continue,
-        };
-        assert!(
-            found == Some(true) || (found.is_none() && !meant),
-            "{partition}: {at:?} became {outcome:?}, the archive at {} has it: {found:?}",
-            position.x
-        );
-    }
-    for (at, done) in &chain.commands {
-        let key = (partition, at.0, at.1);
-        let has = |row: &UsageRow| {
-            archive.corrections.get(&(key.0, key.1, key.2, row.sign)).map(|found| found == row)
-        };
-        let found: Vec<Option<bool>> = done
-            .rows()
-            .map(has)
-            .chain(
-                done.refused.iter().map(|row| archive.others.get(&key).map(|found| found == row)),
-            )
-            .collect();
-        let meant = at.0 <= position.x;
-        assert!(
-            found.iter().all(|found| *found == Some(true) || (found.is_none() && !meant)),
-            "{partition}: the command {at:?} became {done:?}, the archive at {} has {found:?}",
-            position.x
-        );
-        *rows.entry(at.0).or_insert(0) += done.rows().count() as u64;
-        *others.entry(at.0).or_insert(0) += u64::from(done.refused.is_some());
-    }
-    let known = |key: &(u32, i64, u32)| {
-        let at = (key.1, key.2);
-        chain.outcomes.contains_key(&at) || chain.commands.contains_key(&at)
-    };
-    assert!(
-        archive.usage.keys().filter(own).all(known) && archive.others.keys().filter(own).all(known),
-        "{partition}: the archive has rows that no accepted batch has"
-    );
-    assert!(archive.repeated == 0, "{} rows came under two tokens", archive.repeated);
-    let mut last = -1;
-    for row in archive.archived.iter().filter(|row| row.partition == partition) {
-        let of = |rows: &BTreeMap<i64, u64>| {
-            rows.range(row.from_x..=row.to_x).map(|(_, n)| n).sum::<u64>()
-        };
-        assert!(
-            row.from_x == last + 1 && (row.rows, row.others) == (of(&rows), of(&others)),
-            "{partition}: after {last} the archive has {row:?}"
-        );
-        let place = Place { x: row.to_x, r: row.r, c: row.c };
-        assert!(chain.places.contains(&place), "{partition}: {row:?} is not on the chain");
-        let fixed = world.database.groups.get(&(partition, row.from_x));
-        assert!(
-            fixed.is_some_and(|(fixed, _)| fixed.to_x == row.to_x && fixed.c == row.c),
-            "{partition}: {row:?} was fixed as {fixed:?}"
-        );
-        last = row.to_x;
-    }
-}
-
-/// The lane's place is past only what has a copy.
-fn lane(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32) {
-    let stored = world.database.late[partition as usize];
-    assert!(
-        chain.places.contains(&stored.place),
-        "{partition}: the lane is at {stored:?}, which is not on the chain"
-    );
-    let copied: BTreeSet<(At, i64)> = sent
-        .entries(sent.log.usage_end() - 1)
-        .filter(|at| matches!(sent.entry(*at), Entry::Copy { .. }))
-        .map(|at| (sent.event(at).unwrap().1, at.0))
-        .collect();
-    let mut answers: BTreeMap<Uuid, i64> = BTreeMap::new();
-    for (before, forwards) in &chain.forwards {
-        let passed = match before.x.cmp(&stored.place.x) {
-            std::cmp::Ordering::Less => forwards.len(),
-            std::cmp::Ordering::Equal => stored.index as usize,
-            std::cmp::Ordering::Greater => 0,
-        };
-        for at in &forwards[..passed] {
-            let (_, origin, _) = sent.event(*at).unwrap();
-            assert!(
-                copied.range((origin, at.0 + 1)..=(origin, i64::MAX)).next().is_some(),
-                "{partition}: the lane has passed {at:?} and no copy of it stands behind"
-            );
-            *answers.entry(sent.tenant(*at)).or_default() += 1;
-        }
-    }
-    let told = world.database.late_answers.iter().filter(|((of, _), _)| *of == partition);
-    let told: BTreeMap<Uuid, i64> = told.map(|((_, tenant), count)| (*tenant, *count)).collect();
-    assert!(told == answers, "{partition}: the lane told {told:?} answers, it gave {answers:?}");
-}
-
-/// Raters believe nothing that is not accepted.
-fn owners(world: &World, chain: &Chain, partition: u32) {
-    for owner in world.owners[partition as usize].iter().flatten() {
-        let place = owner.state.place();
-        assert!(
-            chain.places.contains(&place),
-            "{partition}: a rater believes in {place:?}, which is not on the chain"
-        );
-    }
 }
 
 /// After healing everything is accounted for by everybody, and every id has its one effect.
@@ -621,7 +479,7 @@ fn healed(world: &World, sent: &Sent<'_>, chain: &Chain, partition: u32) {
             && sent.worth(at).is_some()
         {
             assert!(
-                effects.contains(&event.identity()),
+                effects.contains(&sent.identity(at).0),
                 "{partition}: {event:?}, sent at {at:?}, never took effect: it is lost"
             );
         }
@@ -639,10 +497,11 @@ pub fn check(world: &World, is_healed: bool) -> Findings {
         sent.count_days(&chain, i64::MAX);
         outcomes(&sent, &chain, partition, &mut findings);
         corrections::judge(&sent, &chain, partition, &mut findings);
-        owners(world, &chain, partition);
-        ledger(world, &sent, &chain, partition, &mut books);
-        archive(world, &chain, partition);
-        lane(world, &sent, &chain, partition);
+        periods::judge((world, is_healed), &sent, &chain, partition, &mut findings);
+        readers::owners(world, &chain, partition);
+        readers::ledger(world, &sent, &chain, partition, &mut books);
+        readers::archive(world, &chain, partition);
+        readers::lane(world, &sent, &chain, partition);
         if is_healed {
             healed(world, &sent, &chain, partition);
         }

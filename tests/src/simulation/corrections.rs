@@ -14,7 +14,7 @@ use domain::{
 use super::{
     random::Random,
     rows::{ArchivedLine, UsageRow},
-    traffic::{DAY_US, Entry, Event, Line, ONE, TENANTS, TIERED, lines, put_event},
+    traffic::{DAY_US, Entry, Event, Kind, Line, ONE, TENANTS, TIERED, lines, put_event},
     world::World,
 };
 
@@ -50,7 +50,7 @@ fn money<'a>(part: Money<'a>) -> StoredMoney<'a> {
 
 /// A line as a command has it; `time_us` is when its event happened.
 fn stored<'a>(
-    (meter, quantity, total_before): (&'a str, i128, i128),
+    (meter, quantity, total_before, status): (&'a str, i128, i128, u8),
     (charge, cost): (Money<'a>, Money<'a>),
     time_us: i64,
 ) -> StoredLine<'a> {
@@ -64,7 +64,7 @@ fn stored<'a>(
         meter: meter.into(),
         unit: "unit".into(),
         quantity,
-        status: if charge.is_some() { 1 } else { 3 },
+        status,
         charge: money(charge),
         cost: money(cost),
         dimensions: Vec::new(),
@@ -77,12 +77,12 @@ fn of_archive(line: &ArchivedLine, time_us: i64) -> StoredLine<'_> {
     fn part((card, version, currency, amount): &(String, u32, String, Option<i128>)) -> Money<'_> {
         amount.map(|amount| (card.as_str(), *version, currency.as_str(), amount))
     }
-    let of = (line.meter.as_str(), line.quantity, line.total_before);
+    let of = (line.meter.as_str(), line.quantity, line.total_before, line.status);
     stored(of, (part(&line.charge), part(&line.cost)), time_us)
 }
 
 fn of_worth(line: &Line, time_us: i64) -> StoredLine<'_> {
-    let of = (line.meter, line.quantity, line.total_before.unwrap_or(0));
+    let of = (line.meter, line.quantity, line.total_before.unwrap_or(0), line.status());
     stored(of, (line.charge, line.cost), time_us)
 }
 
@@ -107,7 +107,9 @@ impl World {
         let row = own[random.below(own.len())];
         let of = (row.head.position, row.head.index);
         let event = match &self.log[partition].block(of.0).unwrap().entries[of.1 as usize] {
-            Entry::Event(event) | Entry::Copy { event, .. } => *event,
+            Entry::Event(event) | Entry::Copy { event, .. } | Entry::Closing { event, .. } => {
+                *event
+            }
             other => panic!("{other:?} took an id"),
         };
         let corrections = self.archive.corrections.iter();
@@ -125,6 +127,10 @@ impl World {
         let tiered = effective.lines.iter().find(|line| line.meter == TIERED);
         let given = tiered.map_or(0, |line| line.total_before / ONE);
         let now = (!random.one_in(3)).then(|| 1 + random.below(40) as i64);
+        // What closed a period follows what is observed. It can only be voided.
+        if event.kind() == Kind::Closing && now.is_some() {
+            return false;
+        }
         let correct = Correct {
             of,
             run: effective.run + 1,
@@ -144,7 +150,7 @@ impl World {
 }
 
 /// The block of the command; `None` where the event would be rejected.
-fn encode(correct: &Correct, effective: &UsageRow) -> Option<Vec<u8>> {
+pub(super) fn encode(correct: &Correct, effective: &UsageRow) -> Option<Vec<u8>> {
     let time_us = effective.time_us;
     let mut block = BlockWriter::default();
     put_event(&mut block, &correct.event, 0);

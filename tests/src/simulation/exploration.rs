@@ -275,6 +275,8 @@ fn most(one: &Findings, other: &Findings) -> Findings {
         switches: one.switches.max(other.switches),
         corrected: one.corrected.max(other.corrected),
         uncorrected: one.uncorrected.max(other.uncorrected),
+        // No period is closed here.
+        ..*one
     }
 }
 
@@ -645,7 +647,7 @@ fn hash_of(fact: &impl std::hash::Hash) -> i64 {
 fn effect(effect: &Effect, caller: usize) -> u64 {
     let fact = match effect {
         Effect::Rated(_, message) => hash_of(&&message[60..92]),
-        Effect::Copies(_, payload) => hash_of(payload),
+        Effect::Copies(_, payload) | Effect::Close(_, payload, _) => hash_of(payload),
         Effect::Post(posting, _) => hash_of(&(posting.from.x, posting.to.x, posting.to.c)),
         Effect::Move(_, moved) => hash_of(&format!("{moved:?}")),
         Effect::Fix(_, wanted) => hash_of(&format!("{wanted:?}")),

@@ -4,14 +4,17 @@
 //!
 //! Reading order: `traffic` (what is sent and what it is worth), `stores`, `calls`, `world` and its
 //! processes `owner`, `lane`, `writer`, `archiver`; `walk` draws the steps of a seed, `exploration`
-//! takes every order of a few; `corrections` corrects what the archive has; `check` says what must be true.
+//! takes every order of a few; `corrections` corrects what the archive has, `closings` closes its periods; `check` says
+//! what must be true.
 
 pub mod archiver;
 pub mod calls;
 pub mod check;
+pub mod closings;
 pub mod corrections;
 pub mod exploration;
 pub mod lane;
+pub mod observing;
 pub mod owner;
 pub mod random;
 pub mod rows;

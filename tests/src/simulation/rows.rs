@@ -14,6 +14,8 @@ pub struct ArchivedLine {
     pub meter: String,
     /// The quantity, in units of the last decimal.
     pub quantity: i128,
+    /// 1 priced, 3 unpriced, 4 observed.
+    pub status: u8,
     /// Card, version, currency and amount of the charge.
     pub charge: (String, u32, String, Option<i128>),
     /// The same of the cost.
@@ -31,6 +33,8 @@ pub struct UsageRow {
     pub partition: u32,
     /// The tenant.
     pub tenant: Uuid,
+    /// The type of the event.
+    pub event_type: String,
     /// The team.
     pub team: String,
     /// Event time.
@@ -49,6 +53,8 @@ pub struct UsageRow {
     pub run: u32,
     /// −1 where it takes something back.
     pub sign: i8,
+    /// The text of the event.
+    pub raw: String,
 }
 
 /// A row of `rejected_events`.
@@ -158,7 +164,7 @@ fn lines(input: &mut Input<'_>) -> Result<Vec<ArchivedLine>> {
     let meters = column(input, text)?;
     column(input, text)?;
     let quantities = column(input, decimal)?;
-    column(input, |input| input.u8())?;
+    let statuses = column(input, |input| input.u8())?;
     let (charge, cost) = (money(input)?, money(input)?);
     column(input, |input| column(input, |input| Ok((text(input)?, text(input)?))))?;
     let totals = column(input, decimal)?;
@@ -168,6 +174,7 @@ fn lines(input: &mut Input<'_>) -> Result<Vec<ArchivedLine>> {
     let line = |(at, meter): (usize, String)| ArchivedLine {
         meter,
         quantity: quantities[at],
+        status: statuses[at],
         charge: of(&charge, at),
         cost: of(&cost, at),
         total_before: totals[at],
@@ -191,13 +198,15 @@ pub fn usage_row(input: &mut Input<'_>) -> Result<UsageRow> {
     nullable(input, decimal)?;
     let _quote = (text(input)?, input.u64()?, input.i64()?);
     let lines = lines(input)?;
-    let _raw = (input.bytes()?, input.u128()?);
+    let raw = text(input)?;
+    let _hash = input.u128()?;
     let (sign, run) = (input.u8()?.cast_signed(), input.u32()?);
-    let team = names[4].clone();
+    let (event_type, team) = (names[2].clone(), names[4].clone());
     Ok(UsageRow {
         head,
         partition,
         tenant,
+        event_type,
         team,
         time_us,
         append_time_us,
@@ -207,6 +216,7 @@ pub fn usage_row(input: &mut Input<'_>) -> Result<UsageRow> {
         origin,
         run,
         sign,
+        raw,
     })
 }
 

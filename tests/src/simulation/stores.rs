@@ -29,6 +29,7 @@ use runtime::config::Secret;
 use uuid::Uuid;
 
 use super::{
+    closings::{PeriodKey, StoredPeriod},
     rows::{ArchivedRow, OtherRow, UsageRow, all, archived_row, other_row, row_binary, usage_row},
     traffic::Entry,
 };
@@ -113,6 +114,12 @@ pub struct Database {
     pub late_answers: BTreeMap<(u32, Uuid), i64>,
     /// `archive_groups`.
     pub groups: BTreeMap<(u32, i64), (Borders, Uuid)>,
+    /// `meter_periods`.
+    pub periods: BTreeMap<PeriodKey, StoredPeriod>,
+    /// `observed_positions`, one of each partition.
+    pub searched: Vec<i64>,
+    /// Leases of periods so far.
+    pub leases: u32,
     accounts: HashMap<AccountName, i64>,
     key: AuditKey,
 }
@@ -133,6 +140,9 @@ impl Database {
             late: vec![Cursor::EMPTY; partitions],
             late_answers: BTreeMap::new(),
             groups: BTreeMap::new(),
+            periods: BTreeMap::new(),
+            searched: vec![-1; partitions],
+            leases: 0,
             accounts: HashMap::new(),
             key: AuditKey::parse(&Secret::new("5a".repeat(32))).unwrap(),
         }

@@ -18,7 +18,10 @@ use domain::{
 use rater::catalogs::Catalogs;
 use uuid::Uuid;
 
-use super::corrections::Correct;
+use super::{
+    closings::{CLOSINGS, OBSERVING, closing_price, definition, put_closing},
+    corrections::Correct,
+};
 use crate::oracle::Price;
 
 /// A unit of the last of twelve decimals.
@@ -33,6 +36,10 @@ pub const FUTURE_US: i64 = 300_000_000;
 const METERED: &str = "llm";
 /// The type of events whose meter has no price.
 const DARK: &str = "dark";
+/// The type of events that are observed.
+pub const GAUGE: &str = "gauge";
+/// Ids of events that are observed begin here.
+pub const GAUGES: u8 = 16;
 
 /// What kind of event it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +50,10 @@ pub enum Kind {
     Unmetered,
     /// A meter without a price.
     Unpriced,
+    /// Meters that do not add up: it is observed.
+    Observed,
+    /// It closes a period of such a meter.
+    Closing,
 }
 
 /// A client's event. An id says which tenant, team and kind it is of.
@@ -50,7 +61,7 @@ pub enum Kind {
 pub struct Event {
     /// Number of the id.
     pub id: u8,
-    /// The quantity; a negative one is rejected.
+    /// The quantity; a negative one is rejected. In units of the last decimal where it closes a period.
     pub quantity: i64,
     /// The client's time.
     pub time_us: Option<i64>,
@@ -61,6 +72,15 @@ pub struct Event {
 pub enum Entry {
     /// A client's event.
     Event(Event),
+    /// An event that closes a period, and what it is known by.
+    Closing {
+        /// The event.
+        event: Event,
+        /// Its identity.
+        identity: u128,
+        /// The hash of what it says.
+        content: u64,
+    },
     /// A message that a door could not accept.
     Refused {
         /// Whose door.
@@ -105,6 +125,8 @@ impl Event {
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self.id / 4 % 4 {
+            _ if self.id >= CLOSINGS => Kind::Closing,
+            _ if self.id >= GAUGES => Kind::Observed,
             0 | 2 => Kind::Metered,
             1 => Kind::Unmetered,
             _ => Kind::Unpriced,
@@ -116,6 +138,8 @@ impl Event {
             Kind::Metered => METERED,
             Kind::Unmetered => "free",
             Kind::Unpriced => DARK,
+            Kind::Observed => GAUGE,
+            Kind::Closing => panic!("{self:?} is sent by nobody"),
         }
     }
 
@@ -172,7 +196,9 @@ pub fn encode(entries: &[Entry]) -> Bytes {
                 });
             }
             Entry::Copy { .. } => panic!("copies are made by lanes"),
-            Entry::Correct(_) => panic!("corrections have blocks of their own"),
+            Entry::Correct(_) | Entry::Closing { .. } => {
+                panic!("{entry:?} has a block of its own")
+            }
         }
     }
     writer.finish().into()
@@ -180,6 +206,9 @@ pub fn encode(entries: &[Entry]) -> Bytes {
 
 /// Appends an event under an identity.
 pub fn put_event(writer: &mut BlockWriter, event: &Event, identity: u128) {
+    if event.kind() == Kind::Closing {
+        return put_closing(writer, event, identity);
+    }
     let number = event.quantity.to_string();
     let raw = format!("{{\"tokens\":{number}}}");
     let (name, kind) = (event.name(), event.event_type());
@@ -247,6 +276,17 @@ pub struct Line {
     pub total_before: Option<i128>,
 }
 
+impl Line {
+    /// Its status, as the archive has it.
+    pub fn status(&self) -> u8 {
+        match self.charge {
+            Some(_) => 1,
+            None if OBSERVING.contains(&self.meter) => 4,
+            None => 3,
+        }
+    }
+}
+
 /// The meter whose price depends on the day's total.
 pub const TIERED: &str = "tiered";
 /// Units of the first tier.
@@ -278,6 +318,18 @@ fn token_cost(tenant: usize) -> Price {
     Price { amount: (10 + tenant as i128) * ONE, per: 1_000_000 }
 }
 
+fn observed(meter: &'static str, quantity: i64) -> Line {
+    let quantity = i128::from(quantity) * ONE;
+    Line { meter, quantity, charge: None, cost: None, total_before: None }
+}
+
+fn closing(event: &Event, own: u64) -> Line {
+    let (meter, quantity) = (OBSERVING[event.closes()], i128::from(event.quantity));
+    let amount = closing_price(own).of(quantity);
+    let charge = Some(("standard", u32::try_from(own).unwrap(), "EUR", amount));
+    Line { meter, quantity, charge, cost: None, total_before: None }
+}
+
 /// The lines of an event under a version, when `before` units of its day were counted before it; `None`
 /// if it is rejected.
 pub fn lines(event: &Event, version: u64, before: i128) -> Option<Vec<Line>> {
@@ -293,6 +345,12 @@ pub fn lines(event: &Event, version: u64, before: i128) -> Option<Vec<Line>> {
     }
     if event.is_negative() {
         return None;
+    }
+    if event.kind() == Kind::Observed {
+        return Some(OBSERVING.map(|meter| observed(meter, event.quantity)).into());
+    }
+    if event.kind() == Kind::Closing {
+        return Some(vec![closing(event, own)]);
     }
     let (tokens, card) = (i128::from(event.quantity), u32::try_from(own).unwrap());
     let charge = token_price(tenant, own).of(tokens);
@@ -397,16 +455,22 @@ fn catalog(tenant: usize, version: u64) -> Catalog {
     };
     let rates = |own| {
         let tokens = rate("tokens", token_price(tenant, own));
-        vec![tokens, rate("calls", call_price(own)), tiered(own)]
+        let closing = closing_price(own);
+        let closing = Price { per: closing.per / ONE, ..closing };
+        let closings = OBSERVING.map(|meter| rate(meter, closing));
+        [vec![tokens, rate("calls", call_price(own)), tiered(own)], closings.into()].concat()
     };
     let costs = |_| vec![rate("tokens", token_cost(tenant))];
     let document = CatalogDocument {
-        meters: vec![
+        meters: [
             meter("tokens", METERED, Some("$.tokens")),
             meter("calls", METERED, None),
             meter(TIERED, METERED, Some("$.tokens")),
             meter("dark", DARK, None),
-        ],
+        ]
+        .into_iter()
+        .chain((0..OBSERVING.len()).map(|number| definition(number).clone()))
+        .collect(),
         credit_units: Vec::new(),
         cards: vec![
             card("standard", CardKind::Rate, "EUR", &rates),

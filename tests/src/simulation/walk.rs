@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError};
 use rater::table::Limits;
 
 use super::{
+    calls::{Call, Effect},
     check::{Findings, check},
+    observing::Closing,
     owner::Bits,
     random::Random,
     traffic::{Entry, Event, VERSIONS},
@@ -15,15 +17,17 @@ use super::{
 /// Steps before healing.
 const STEPS: usize = 800;
 /// Ids of clients.
-const IDS: u8 = 16;
+pub(super) const IDS: u8 = 16;
 /// Corrections of a walk, and one of how many steps has one.
 const CORRECTIONS: usize = 8;
 const CORRECTED_ONE_IN: usize = 50;
+/// One of how many steps is of those who close periods.
+const CLOSED_ONE_IN: usize = 6;
 /// Rounds of healing: late events that go round as often are stuck.
 const ROUNDS_MAX: usize = 40;
 /// 2026-01-31 at 20:00 UTC: a month ends soon.
 const BEGIN_US: i64 = 1_769_889_600_000_000;
-const MINUTE_US: i64 = 60_000_000;
+pub(super) const MINUTE_US: i64 = 60_000_000;
 
 /// What a walk came to.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ struct Walk {
     corrector: Option<Random>,
     /// Corrections still to come.
     corrections: usize,
+    /// What is observed and closed, if anything is, by chance of its own.
+    closing: Option<Closing>,
 }
 
 /// Walks. Panics with what is wrong.
@@ -86,12 +92,17 @@ fn walk_telling(seed: u64, planted: Planted, corrections: usize, trace: Option<T
     let (blocks, ordered) = (8 + random.below(12), random.one_in(3));
     let corrector = (corrections > 0).then(|| Random::new(!seed));
     let times = vec![None; usize::from(IDS)];
-    let mut walk = Walk { random, world, blocks, times, ordered, corrector, corrections };
+    // What was found before anything could be corrected was found before anything was closed.
+    let closing = (corrections > 0).then(|| Closing::new(seed));
+    let mut walk = Walk { random, world, blocks, times, ordered, corrector, corrections, closing };
     for _ in 0..STEPS {
         walk.step();
     }
     check(&walk.world, false);
     walk.heal();
+    if let Some(mut closing) = walk.closing.take() {
+        closing.go_on(&mut walk.world);
+    }
     let findings = check(&walk.world, true);
     Walked { world: walk.world, findings }
 }
@@ -119,6 +130,11 @@ impl Walk {
         {
             let partition = corrector.below(self.world.settings.partitions);
             self.corrections -= usize::from(self.world.correct(partition, corrector));
+        }
+        if let Some(closing) = &mut self.closing
+            && closing.random.one_in(CLOSED_ONE_IN)
+        {
+            closing.step(&mut self.world);
         }
         let random = &mut self.random;
         let partition = random.below(self.world.settings.partitions);
@@ -357,6 +373,11 @@ pub fn heal(world: &mut World, bits: u64) {
     }
     world.archivers = [None, None];
     world.start_archiver(0);
+    quiet(world);
+}
+
+/// Lets everything become quiet.
+pub(super) fn quiet(world: &mut World) {
     for _ in 0..ROUNDS_MAX {
         if is_quiet(world) {
             return;
@@ -368,13 +389,16 @@ pub fn heal(world: &mut World, bits: u64) {
     panic!("late events go round for ever, or a reader is stuck");
 }
 
+/// What closes periods may stay on its way.
 fn perform_all(world: &mut World) {
-    while !world.calls.flying.is_empty() {
-        world.perform(0, false);
+    let is_ours = |call: &Call| !matches!(call.effect, Effect::Close(..));
+    while let Some(at) = world.calls.flying.iter().position(is_ours) {
+        world.perform(at, false);
     }
 }
 
-fn heal_round(world: &mut World, partition: usize) {
+/// A round of each process of a partition.
+pub(super) fn heal_round(world: &mut World, partition: usize) {
     while world.owners[partition][0]
         .as_ref()
         .is_some_and(|owner| owner.state.batch().is_some() || !owner.reports.is_empty())

@@ -13,6 +13,7 @@ use rater::{
 use super::{
     archiver::Archiver,
     calls::{Answer, Call, Calls, Effect},
+    closings::Closer,
     lane::Lane,
     owner::Owner,
     stores::{Archive, Block, Database, LogPartition},
@@ -40,6 +41,8 @@ pub enum Planted {
     FilterForgets,
     /// An archiver that finds other borders fixed inserts its own groups.
     GroupsCutAnew,
+    /// What closes a period does not open it once more when the archive has it.
+    ClosingsUnseen,
 }
 
 /// What a world is made of.
@@ -88,6 +91,10 @@ pub struct Faults {
     pub trims: u64,
     /// Copies appended.
     pub copies: u64,
+    /// Periods that were opened again.
+    pub reopened: u64,
+    /// Periods that were taken from one who closed them.
+    pub stolen: u64,
 }
 
 /// What happened in words; it outlives a panic.
@@ -118,6 +125,8 @@ pub struct World {
     pub writers: Vec<[Option<Writer>; 2]>,
     /// Archivers: two, each of all partitions.
     pub archivers: [Option<Archiver>; 2],
+    /// Who closes periods: two, each of all partitions.
+    pub closers: [Option<Closer>; 2],
     /// Filters that raters keep on disk.
     pub folders: Vec<[Folder; 2]>,
     /// Flushes so far.
@@ -144,6 +153,7 @@ impl World {
             lanes: (0..count).map(|_| [None, None]).collect(),
             writers: (0..count).map(|_| [None, None]).collect(),
             archivers: [None, None],
+            closers: [None, None],
             folders: (0..count).map(|_| Default::default()).collect(),
             flushes: 0,
             faults: Faults::default(),
@@ -186,6 +196,12 @@ impl World {
             Effect::Copies(partition, payload) => {
                 Answer::At(self.append_copies(*partition as usize, payload))
             }
+            Effect::Close(partition, payload, entries) => {
+                let log = &self.log[*partition as usize];
+                let position = log.usage_end();
+                self.append(*partition as usize, entries.clone(), payload.clone());
+                Answer::At(position)
+            }
             Effect::Post(posting, head) => {
                 if self.database.move_place(posting) {
                     if !(torn && self.settings.planted == Planted::PlaceApart) {
@@ -224,10 +240,13 @@ impl World {
         let log = &mut self.log[partition];
         let origin_of = |(identity, origin, _): (u128, (i64, u32), _)| {
             let block = log.block(origin.0).unwrap();
-            let entry = &block.entries[origin.1 as usize];
-            let Entry::Event(event) = entry else { panic!("a copy of {entry:?} at {origin:?}") };
-            assert!(event.identity() == identity, "a copy is not of the event at {origin:?}");
-            Entry::Copy { event: *event, origin, append_time_us: block.append_time_us }
+            let (event, own) = match &block.entries[origin.1 as usize] {
+                Entry::Event(event) => (*event, event.identity()),
+                Entry::Closing { event, identity, .. } => (*event, *identity),
+                other => panic!("a copy of {other:?} at {origin:?}"),
+            };
+            assert!(own == identity, "a copy is not of the event at {origin:?}");
+            Entry::Copy { event, origin, append_time_us: block.append_time_us }
         };
         let entries: Vec<Entry> = copies_in(payload).into_iter().map(origin_of).collect();
         self.faults.copies += entries.len() as u64;
@@ -270,6 +289,7 @@ fn name(effect: &Effect) -> String {
         Effect::Copies(partition, payload) => {
             format!("copies {:?} to [usage] {partition}", copies_in(payload))
         }
+        Effect::Close(partition, _, entries) => format!("{entries:?} to [usage] {partition}"),
         Effect::Post(posting, _) => {
             format!("post {} from {} to {}", posting.partition, posting.from.x, posting.to.x)
         }

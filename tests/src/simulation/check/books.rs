@@ -47,7 +47,8 @@ impl Books {
     fn book(&mut self, event: &Event, time_us: i64, lines: &[Line], sign: i64) {
         let (tenant, team) = (TENANTS[event.tenant()], event.team());
         let (bucket, signed) = (bucket_of(time_us), i128::from(sign));
-        for line in lines {
+        // What is observed is in no book.
+        for line in lines.iter().filter(|line| line.status() != 4) {
             let currency = line.charge.map_or("", |charge| charge.2).to_owned();
             let cost_currency = line.cost.map_or("", |cost| cost.2).to_owned();
             let key = (tenant, team.into(), line.meter.into(), bucket, currency, cost_currency);
