@@ -35,7 +35,9 @@ plants="\
 16 ledger of_two_settlements_at_once_one_is_stale a settlement does not compare its number, and locks no partition
 17 ledger what_rests_on_the_credit_limit a hold takes an item on again at each settlement
 18 simulation $walks a rater that starts takes running totals for zero
-19 simulation $walks a correction is carried out however often it comes"
+19 simulation $walks a correction is carried out however often it comes
+20 simulation $walks what closes a period has another id each time
+21 simulation $walks what is observed after the close of a period does not amend it"
 
 check() { # test file, which test of it
     cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 "$2"

@@ -43,6 +43,10 @@ pub enum Bug {
     TotalsNotRecovered,
     /// 19: a correction is carried out however often it comes.
     CorrectedTwice,
+    /// 20: what closes a period has another id each time.
+    ClosedAnew,
+    /// 21: what is observed after the close of a period does not amend it.
+    NotAmended,
 }
 
 #[cfg(feature = "planted")]
@@ -68,6 +72,8 @@ impl Bug {
             Self::CapturedAgain => "17",
             Self::TotalsNotRecovered => "18",
             Self::CorrectedTwice => "19",
+            Self::ClosedAnew => "20",
+            Self::NotAmended => "21",
         }
     }
 }
