@@ -37,7 +37,8 @@ plants="\
 18 simulation $walks a rater that starts takes running totals for zero
 19 simulation $walks a correction is carried out however often it comes
 20 simulation $walks what closes a period has another id each time
-21 simulation $walks what is observed after the close of a period does not amend it"
+21 simulation $walks what is observed after the close of a period does not amend it
+22 simulation $walks a reversal does not name the event that it takes back"
 
 check() { # test file, which test of it
     cargo test --locked --workspace --features "$features" --test "$1" -- --test-threads 2 "$2"

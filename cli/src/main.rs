@@ -15,6 +15,7 @@ use nix::sys::{
 mod bench;
 mod catalog_diff;
 mod catalog_file;
+mod catalog_lines;
 mod client;
 mod commands;
 mod config;

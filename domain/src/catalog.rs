@@ -18,6 +18,7 @@ use crate::{
     offer::{Holder, Offer},
     period::PeriodKind,
     rate_card::{Card, CardKind, RateTable},
+    rating::{Charge, Line},
 };
 
 mod cards;
@@ -614,6 +615,18 @@ impl Catalog {
             Some(Field::Envelope(field)) => Some(*field),
             _ => None,
         }
+    }
+
+    /// Whether the cost of a line is unknown although the cost card has rows for its meter: a provider's
+    /// price that is missing, of a new model perhaps.
+    #[must_use]
+    pub fn misses_cost(&self, line: &Line<'_>) -> bool {
+        line.cost.is_none()
+            && line.charge != Charge::Observed
+            && self
+                .meters
+                .get(line.meter)
+                .is_some_and(|meter| meter.costs.iter().any(|rates| !rates.table.is_empty()))
     }
 }
 

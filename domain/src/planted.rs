@@ -47,6 +47,8 @@ pub enum Bug {
     ClosedAnew,
     /// 21: what is observed after the close of a period does not amend it.
     NotAmended,
+    /// 22: a reversal does not name the event that it takes back.
+    WithoutOriginal,
 }
 
 #[cfg(feature = "planted")]
@@ -74,6 +76,7 @@ impl Bug {
             Self::CorrectedTwice => "19",
             Self::ClosedAnew => "20",
             Self::NotAmended => "21",
+            Self::WithoutOriginal => "22",
         }
     }
 }

@@ -84,6 +84,16 @@ pub fn preview(
     totals: &dyn Totals,
     asked: &Hypothetical<'_>,
 ) -> Result<(Outcome, Vec<PreviewLine>), PreviewError> {
+    preview_with(catalog, totals, asked, &mut Scratch::default())
+}
+
+/// The same with a scratch of its own, as [`Scratch::holding`] makes one.
+pub fn preview_with(
+    catalog: &Catalog,
+    totals: &dyn Totals,
+    asked: &Hypothetical<'_>,
+    scratch: &mut Scratch,
+) -> Result<(Outcome, Vec<PreviewLine>), PreviewError> {
     let message = block(asked);
     let read = |error| PreviewError::Data(format!("the event cannot be read: {error}"));
     let header = BlockHeader::decode(&message).map_err(read)?;
@@ -100,8 +110,8 @@ pub fn preview(
         append_time_us: asked.time_us,
     };
     let mut lines = Lines::new();
-    let outcome = rate(&rating, event, totals, &mut Scratch::default(), &mut lines)
-        .map_err(PreviewError::Rejected)?;
+    let outcome =
+        rate(&rating, event, totals, scratch, &mut lines).map_err(PreviewError::Rejected)?;
     let card = |number: u32| {
         let number = usize::try_from(number).ok()?;
         catalog.card_versions.get(number).cloned()

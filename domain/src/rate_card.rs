@@ -228,6 +228,12 @@ fn push_value(key: &mut Vec<u8>, value: &str) {
 }
 
 impl RateTable {
+    /// Whether it has no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shapes.is_empty()
+    }
+
     /// Adds a row for values of the meter's dimensions, given by number in ascending order.
     /// Answers false where there is one already.
     pub fn insert(&mut self, dimensions: &[(usize, &str)], rate: Rate) -> bool {

@@ -206,6 +206,8 @@ pub struct Scratch {
     key: Vec<u8>,
     /// Numbers of the offers that the event's team has at its time.
     offers: Vec<usize>,
+    /// Numbers of offers that it is taken to have besides: none but where somebody asks for a price.
+    assumed: Vec<usize>,
     /// The periods found last, with the name of their zone: most events lie in them.
     periods: Vec<(Arc<str>, Period)>,
 }
@@ -214,6 +216,16 @@ pub struct Scratch {
 const PERIODS_KEPT: usize = 16;
 
 impl Scratch {
+    /// For a team that is taken to hold these offers besides. Answers the first of them that there is none of.
+    pub fn holding<'k>(catalog: &Catalog, offers: &[&'k str]) -> Result<Scratch, &'k str> {
+        let mut scratch = Scratch::default();
+        for key in offers {
+            let number = catalog.offers.number(key).ok_or(*key)?;
+            scratch.assumed.extend(catalog.offers.given(number));
+        }
+        Ok(scratch)
+    }
+
     fn period(&mut self, zone: &Zone, kind: PeriodKind, time_us: i64) -> Period {
         let of = |(name, period): &&(Arc<str>, Period)| {
             period.kind == kind && period.contains(time_us) && *name == zone.name
@@ -281,6 +293,11 @@ pub fn rate<'a>(
     place_attributes(rating, event, scratch);
     let team = rating.dictionary.get(event.team).unwrap_or_default();
     rating.catalog.offers.of(team, rating.time_us, &mut scratch.offers);
+    if !scratch.assumed.is_empty() {
+        scratch.offers.extend(&scratch.assumed);
+        scratch.offers.sort_unstable();
+        scratch.offers.dedup();
+    }
     let zone = rating.catalog.zones.of(team, rating.time_us);
     for number in meters {
         let Some(meter) = rating.catalog.meters.get(*number) else { continue };

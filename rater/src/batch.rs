@@ -125,7 +125,7 @@ pub struct Batch {
     /// Events that it corrected.
     pub corrects: Corrects,
     /// Events since it was last asked that are not simply rated, by reason: the code of a rejection,
-    /// `unmetered` or `unpriced`.
+    /// `unmetered`, `unpriced`, or `uncosted`, which may be rated all the same.
     pub unrated: BTreeMap<String, u64>,
     /// Quantities since it was last asked that were rounded to the decimals that are kept.
     pub rounded: u64,
@@ -412,6 +412,9 @@ impl Batch {
                     Outcome::Rated => {}
                     Outcome::Unmetered => self.note("unmetered"),
                     Outcome::Unpriced => self.note("unpriced"),
+                }
+                if lines.iter().any(|line| rules.catalog.misses_cost(line)) {
+                    self.note("uncosted");
                 }
                 self.count(desk, case.event.tenant, |counts| match outcome {
                     Outcome::Rated => counts.rated += 1,

@@ -9,7 +9,7 @@ pub struct RaterMetrics {
     /// Entries rated into batches, accepted or not.
     pub entries: IntCounter,
     /// Events in batches, accepted or not, that are not simply rated, by reason: the code of a
-    /// rejection, `unmetered` or `unpriced`.
+    /// rejection, `unmetered`, `unpriced`, or `uncosted`, which may be rated all the same.
     pub unrated: IntCounterVec,
     /// Quantities in batches, accepted or not, that were rounded to twelve decimals.
     pub rounded: IntCounter,
@@ -51,7 +51,7 @@ impl RaterMetrics {
             )?,
             unrated: metrics.counters(
                 "weir_rater_unrated_events_total",
-                "Events without a meter or a price, or rejected",
+                "Events without a meter, price or cost, or rejected",
                 &["reason"],
             )?,
             rounded: metrics.counter(

@@ -129,6 +129,63 @@ default_rate_card: standard
     )
 }
 
+const FAULTY: &str = "\
+zone: Mars/Olympus
+meters:
+- {key: api_calls, event_types: [api.request.v1], aggregation: count, unit: call, dimensions: {route: $.route}}
+- key: endless
+  event_types: [api.request.v1]
+  aggregation: sum
+  formula: data.items.map(item, item.n)
+cards:
+- key: standard
+  kind: rate
+  currency: USD
+  rates:
+  - meter: api_calls
+    price: -1
+  - meter: api_calls
+    dimensions: {route: /overlap}
+    model: graduated
+    tiers:
+    - {up_to: 10, price: 1}
+    - {up_to: 5, price: 2}
+    - {price: 3}
+  - meter: api_calls
+    dimensions: {route: /gap}
+    model: graduated
+    tiers:
+    - {up_to: 10, price: 1}
+    - {up_to: 20, price: 1}
+offers:
+- {key: one, source: team, multiplier: 0.5, parent: two}
+- {key: two, source: team, multiplier: 0.5, parent: one}
+";
+
+/// Tiers that overlap or end, a negative price, parents in a circle, a formula without a bound and an unknown zone.
+async fn every_fault_has_its_line(system: &System) -> Result<()> {
+    let file = write(system, "faulty.yaml", FAULTY)?;
+    let (code, _, log) = run(system, &["apply", &file, "--yes"]).await?;
+    ensure!(code == 1, "{code} {log}");
+    for (line, place, reason) in [
+        (1, "zone", "there is no time zone `Mars/Olympus`"),
+        (7, "meters[endless].formula", "a number is wanted here"),
+        (13, "cards[standard].versions[2].rates[0]", "the price `-1` is negative"),
+        (15, "cards[standard].versions[2].rates[1]", "its `up_to` is 5; it must be above 10"),
+        (22, "cards[standard].versions[2].rates[2]", "the last tier has no `up_to`"),
+        (29, "offers[one].parent", "its parents lead back to itself"),
+        // What the file does not have: the version before, and a card that is published.
+        (9, "cards[standard].versions[1].rates[0]", "there is no meter `llm_input_tokens`"),
+        (8, "cards[providers]", "it is published and cannot be removed"),
+    ] {
+        let said = format!("{file}:{line}: {place}: ");
+        let fault = log.lines().find(|told| told.contains(&said));
+        let fault = fault.with_context(|| format!("{said} {log}"))?;
+        ensure!(fault.contains(reason), "{fault}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_is_compared_and_applied_once() -> Result<()> {
     let system = System::embedded().await?;
@@ -153,6 +210,8 @@ async fn a_file_is_compared_and_applied_once() -> Result<()> {
         ensure!(code == 1 && output.contains("- cards[providers]"), "{code} {output} {log}");
         ensure!(log.contains("cards[providers]: it is published and cannot be removed"), "{log}");
     }
+
+    every_fault_has_its_line(&system).await?;
 
     // Prices of the demo's card as code; its other card stands with its versions.
     let mut file = exported.clone();

@@ -24,6 +24,8 @@ mod tokens;
 #[path = "tidy/totals.rs"]
 mod totals;
 
+use tokens::{Token, tokens, without_tests};
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -151,6 +153,45 @@ fn runtime_knows_no_business_nouns() {
         }
     }
     check_none("runtime is plumbing", &found);
+}
+
+/// Where a float stands in a source: a type, or a number with a point.
+fn floats(source: &str) -> Vec<String> {
+    let found = without_tests(tokens(source));
+    let sign = |at: usize| found.get(at).is_some_and(|(token, _)| token.is('.'));
+    let other = |at: usize| matches!(found.get(at), Some((Token::Other, _)));
+    let mut floats = Vec::new();
+    for (at, (token, line)) in found.iter().enumerate() {
+        match token.word() {
+            Some(word) if ["f32", "f64"].contains(&word) => floats.push(format!("{line}: {word}")),
+            // Not the second field of a field, which has a point before it.
+            None if other(at) && sign(at + 1) && other(at + 2) && !(at > 0 && sign(at - 1)) => {
+                floats.push(format!("{line}: a number with a point"));
+            }
+            _ => {}
+        }
+    }
+    floats
+}
+
+#[test]
+fn no_float_on_the_way_of_quantities_and_money() {
+    // What CEL reads of a number with a point tells its sign, and that the text is the number's.
+    let but = [("domain/src/formula/parse.rs", 2)];
+    let on_the_way = ["domain", "ledger", "ingest", "rater", "ledger-writer"];
+    let mut checked = 0;
+    for (file, text) in sources() {
+        let is_test = file.ends_with("/tests.rs") || file.contains("/tests/");
+        if !is_test && on_the_way.iter().any(|krate| file.starts_with(&format!("{krate}/src/"))) {
+            checked += 1;
+            let found = floats(&text);
+            let allowed = but.iter().find(|(name, _)| *name == file).map_or(0, |(_, count)| *count);
+            assert_eq!(found.len(), allowed, "{file} {found:?}");
+        }
+    }
+    assert!(checked > 100, "{checked} files");
+    let seen = floats("fn a(b: f64) -> (u8, c) { (1.5 * b, d.0.1, 0..5, 2, \"1.5 f64\") } // 2.5");
+    assert_eq!(seen, ["1: f64", "1: a number with a point"]);
 }
 
 #[test]

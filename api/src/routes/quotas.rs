@@ -65,6 +65,10 @@ pub(crate) struct Quota {
     used: i64,
     /// Events that are left; null without a quota.
     remaining: Option<i64>,
+    /// What is used of it, in percent with two decimals, rounded down; null without a quota, or for one of zero.
+    used_percent: Option<String>,
+    /// Whether it is used up: nothing more is accepted.
+    is_over_quota: bool,
     /// When it begins anew.
     resets_at: String,
 }
@@ -90,10 +94,18 @@ async fn read(connection: &mut PgConnection, tenant: TenantScope) -> Result<Vec<
             events,
             used,
             remaining: events.map(|events| events.saturating_sub(used).max(0)),
+            used_percent: events.and_then(|events| percent(used, events)),
+            is_over_quota: events.is_some_and(|events| used >= events),
             resets_at: time::format(resets_at),
         })
     };
     [Period::Day, Period::Month].into_iter().map(quota).collect()
+}
+
+/// So many of so many in percent, with two decimals, rounded down; `None` of nothing.
+fn percent(part: i64, whole: i64) -> Option<String> {
+    let hundredths = i128::from(part).checked_mul(10_000)?.checked_div(i128::from(whole))?;
+    Some(format!("{}.{:02}", hundredths / 100, hundredths % 100))
 }
 
 async fn read_one(

@@ -6,8 +6,8 @@ use axum::{Json, extract::State};
 use domain::{
     catalog::{Catalog, CatalogDocument},
     money::Amount,
-    preview::{Data, Hypothetical, PreviewError, PreviewLine, preview},
-    rating::{Charge, Outcome, TotalName, Totals},
+    preview::{Data, Hypothetical, PreviewError, PreviewLine, preview_with},
+    rating::{Charge, Outcome, Scratch, TotalName, Totals},
     time,
 };
 use runtime::{http::Problem, postgres::scoped};
@@ -43,6 +43,8 @@ pub(crate) struct CalculationForm {
     /// The team whose running totals decide (or `subject`, `teamId`, `customer_id` with `user_id`); absent
     /// for a team that has used nothing yet.
     team: Option<String>,
+    /// Keys of offers that the team is taken to hold besides those that it holds, 100 at most.
+    offers: Option<Vec<String>>,
     /// The source, for meters that look at it.
     source: Option<String>,
     /// The user.
@@ -154,7 +156,23 @@ impl<'a> Members<'a> {
             .with("field", name)
         })
     }
+
+    fn texts(&self, name: &'static str) -> Result<Vec<String>, Problem> {
+        let Some(value) = self.get(&[name]) else { return Ok(Vec::new()) };
+        let texts: Option<Vec<String>> = serde_json::from_str(value.get()).ok();
+        texts.filter(|texts| texts.len() <= OFFERS_MAX).ok_or_else(|| {
+            Problem::unprocessable(
+                "field_invalid",
+                format!("`{name}` is no list of at most {OFFERS_MAX} texts"),
+                "send it as a list of strings",
+            )
+            .with("field", name)
+        })
+    }
 }
+
+/// Offers that may be assumed at once.
+const OFFERS_MAX: usize = 100;
 
 /// What a team has used, as posted.
 pub(crate) struct PostedTotals(pub BTreeMap<TotalName, i128>);
@@ -203,6 +221,9 @@ pub(crate) async fn calculate(
         _ => BTreeMap::new(),
     };
     let (source, feature) = (members.text(&["source"])?, members.text(&["feature", "feature_id"])?);
+    let offers = members.texts("offers")?;
+    let keys: Vec<&str> = offers.iter().map(String::as_str).collect();
+    let mut scratch = Scratch::holding(&compiled.catalog, &keys).map_err(no_offer)?;
     let data = members.get(&["data", "payload"]).unwrap_or(&body.value);
     let data = Data::read(data).map_err(refused)?;
     let asked = Hypothetical {
@@ -217,7 +238,7 @@ pub(crate) async fn calculate(
     };
     let event_type = members.text(&["type", "event_type", "eventType"])?;
     let (event_type, outcome, lines) =
-        rate(&compiled.catalog, &PostedTotals(posted), asked, event_type)?;
+        rate(&compiled.catalog, &PostedTotals(posted), (asked, &mut scratch), event_type)?;
     let calculated = calculated(&compiled.document, outcome, lines);
     let version = compiled.version;
     Ok(Json(Calculated { catalog_version: version, r#type: event_type, team, ..calculated }))
@@ -227,25 +248,31 @@ pub(crate) async fn calculate(
 fn rate(
     catalog: &Catalog,
     totals: &dyn Totals,
-    asked: Hypothetical<'_>,
+    (asked, scratch): (Hypothetical<'_>, &mut Scratch),
     event_type: Option<String>,
 ) -> Result<(String, Outcome, Vec<PreviewLine>), ApiError> {
-    let of_type =
-        |event_type: &str| preview(catalog, totals, &Hypothetical { event_type, ..asked });
+    let of_type = |event_type: &str, scratch: &mut Scratch| {
+        preview_with(catalog, totals, &Hypothetical { event_type, ..asked }, scratch)
+    };
     if let Some(event_type) = event_type {
-        let (outcome, lines) = of_type(&event_type).map_err(refused)?;
+        let (outcome, lines) = of_type(&event_type, scratch).map_err(refused)?;
         return Ok((event_type, outcome, lines));
     }
     let mut types: Vec<&str> = catalog.event_types().collect();
     types.sort_unstable_by_key(|name| (*name != TOKEN_USAGE, *name));
     let mut best: Option<(String, Outcome, Vec<PreviewLine>)> = None;
     for name in types.into_iter().take(TYPES_TRIED) {
-        let (outcome, lines) = of_type(name).map_err(refused)?;
+        let (outcome, lines) = of_type(name, scratch).map_err(refused)?;
         if best.as_ref().is_none_or(|(.., most)| lines.len() > most.len()) {
             best = Some((name.to_owned(), outcome, lines));
         }
     }
     Ok(best.unwrap_or_else(|| (TOKEN_USAGE.to_owned(), Outcome::Unmetered, Vec::new())))
+}
+
+fn no_offer(key: &str) -> Problem {
+    let detail = format!("the catalog has no offer `{key}`");
+    Problem::unprocessable("offer_unknown", detail, "see `offers` of `GET /v1/catalog`")
 }
 
 fn refused(error: PreviewError) -> ApiError {

@@ -16,7 +16,7 @@ use benches::{
 };
 use bytes::Bytes;
 use domain::{
-    catalog::CatalogDocument,
+    catalog::{Catalog, CatalogDocument},
     chain::{GENESIS, Place},
     wire::rated::Sections,
 };
@@ -85,6 +85,14 @@ pub struct More {
 }
 
 impl More {
+    /// The bench's catalog with it.
+    pub fn catalog(self) -> Result<Catalog> {
+        let mut catalog = catalog();
+        self.add_to(&mut catalog);
+        let document: CatalogDocument = serde_json::from_value(stored(catalog))?;
+        document.compile().map_err(|faults| anyhow::anyhow!("{faults:?}"))
+    }
+
     fn add_to(self, catalog: &mut Value) {
         let meters = catalog.get_mut("meters").and_then(Value::as_array_mut);
         meters.into_iter().for_each(|meters| meters.extend((0..self.meters).map(other_meter)));
@@ -135,12 +143,8 @@ fn other_rate(number: u32) -> Value {
 /// identities whose table the events are too old for, those that a filter reports wrongly come again,
 /// as the slow lane answers where the archive has no twin; their time is not counted.
 pub fn rate(blocks: &[Bytes], more: More, behind: u64, now_us: i64) -> Result<Rated> {
-    let mut catalog = catalog();
-    more.add_to(&mut catalog);
-    let document: CatalogDocument = serde_json::from_value(stored(catalog))?;
-    let compiled = document.compile().map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
-    let catalogs =
-        Catalogs { version: 1, by_tenant: HashMap::from([(TENANT, Arc::new(compiled))]) };
+    let by_tenant = HashMap::from([(TENANT, Arc::new(more.catalog()?))]);
+    let catalogs = Catalogs { version: 1, by_tenant };
     let ranges = ranges(behind)?;
     let from = ranges.last().map_or(0, |range| range.name.to + 1);
     let horizon_us = if behind == 0 { i64::MIN } else { i64::MAX };

@@ -77,6 +77,11 @@ impl Offers {
         self.held.get(team).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// The number of an offer.
+    pub fn number(&self, key: &str) -> Option<usize> {
+        self.list.iter().position(|offer| *offer.key == *key)
+    }
+
     /// Numbers of the offers that holders of an offer have.
     pub fn given(&self, offer: usize) -> &[usize] {
         self.list.get(offer).map(|offer| offer.gives.as_slice()).unwrap_or_default()

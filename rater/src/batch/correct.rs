@@ -14,6 +14,7 @@ use crate::{
     totals::{OfTeam, TeamName},
 };
 use domain::{
+    planted::{self, Bug},
     rating::{
         self, Binding, Lines, Outcome, Rating, Rejection, Scratch, TotalName, Totals as _, rate,
     },
@@ -112,10 +113,14 @@ impl Batch {
             return Err(damaged(DecodeError::Field("corrected event")));
         }
         let correction = &unpacked.correction;
+        let original = match planted::is(Bug::WithoutOriginal) {
+            true => position,
+            false => correction.position,
+        };
         let place = RowPlace {
             dictionary: &block.dictionary,
             corrects: Some(Corrected {
-                position: correction.position,
+                position: original,
                 index: correction.index,
                 run: correction.run,
                 checked_to: correction.checked_to,
@@ -186,6 +191,9 @@ impl Batch {
             });
             if outcome == Outcome::Unpriced {
                 self.note("unpriced");
+            }
+            if lines.iter().any(|line| catalog.misses_cost(line)) {
+                self.note("uncosted");
             }
         }
         Ok(())

@@ -119,6 +119,7 @@ fn closing(event: &Event) -> Closing<'static> {
     Closing {
         meter: definition(meter),
         period: day(from_us),
+        zone: "",
         team: event.team(),
         dimensions: &NONE,
         quantity: Quantity::from_raw(event.quantity.into()).unwrap(),
@@ -496,10 +497,10 @@ impl World {
             if first.event_type != of_type || first.time_us != at_us {
                 continue;
             }
-            let (dimensions, quantity) = read(&effective.unwrap_or(first).raw).unwrap();
+            let said = read(&effective.unwrap_or(first).raw).unwrap();
             let of = (first.head.position, first.head.index);
             let found = Found { of, run, effective: effective.cloned() };
-            closed.insert((first.team.clone(), dimensions), (found, quantity));
+            closed.insert((first.team.clone(), said.dimensions), (found, said.quantity));
         }
         closed
     }

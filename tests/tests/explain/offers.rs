@@ -51,6 +51,7 @@ async fn an_offered_price_is_told_charged_and_explained() -> Result<()> {
     assert_eq!(stored["catalog"]["offers"][1]["multiplier"], "0.5");
     assert_eq!(stored["catalog"]["holders"][1]["until"], "2026-03-02T00:00:00.000000Z");
     told(&world).await?;
+    assumed(&world).await?;
     for team in ["acme", "bolt", "carl"] {
         world.post("/v1/events", events(team, 0..30)).await?.expect(200)?;
     }
@@ -93,6 +94,31 @@ async fn told(world: &World) -> Result<()> {
     world.get(path).await?.refused(400, "query_invalid")?;
     let unknown = format!("{path}meter=calls&filter%5Bmodel%5D=own");
     world.get(&unknown).await?.refused(400, "query_invalid").map(drop)
+}
+
+/// What 10 tokens would cost a team, had it an offer that it does not hold.
+async fn assumed(world: &World) -> Result<()> {
+    for (team, model, offers, wanted) in [
+        (json!("carl"), "own", json!([]), ["5", "USD"]),
+        (json!("carl"), "own", json!(["half"]), ["2.5", "USD"]),
+        (Value::Null, "own", json!(["half"]), ["2.5", "USD"]),
+        (Value::Null, "gpt", json!(["deal", "half"]), ["10", "EUR"]),
+        // Acme holds it anyway.
+        (json!("acme"), "own", json!(["half"]), ["2.5", "USD"]),
+        // Besides those that it holds.
+        (json!("acme"), "gpt", json!(["deal"]), ["10", "EUR"]),
+    ] {
+        let asked = json!({"type": "llm.call", "team": team, "offers": offers, "time": "2026-03-01T00:00:00Z",
+            "data": {"tokens": 10, "model": model, "region": "eu"}});
+        let price = world.post("/v1/rating/calculate", asked).await?.expect(200)?;
+        let lines = price["lines"].as_array().context("lines")?;
+        let tokens = lines.iter().find(|line| line["meter"] == "tokens").context("a line")?;
+        assert_eq!(json!([tokens["charge"], tokens["currency"]]), json!(wanted), "{price}");
+    }
+    let unknown = json!({"type": "llm.call", "offers": ["none"], "data": {"tokens": 1}});
+    world.post("/v1/rating/calculate", unknown).await?.refused(422, "offer_unknown")?;
+    let no_list = json!({"type": "llm.call", "offers": "half", "data": {"tokens": 1}});
+    world.post("/v1/rating/calculate", no_list).await?.refused(422, "field_invalid").map(drop)
 }
 
 /// Each event has its charge and its currency.

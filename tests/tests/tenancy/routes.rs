@@ -144,7 +144,7 @@ pub fn routes() -> Vec<Route> {
     let defaults = r#"{"default_rate_card": "<rate_card>", "default_cost_card": "<cost_card>"}"#;
     add("PUT /v1/catalog/defaults", "catalog:write", &[], &[defaults]);
     let calculation = r#"{"type": "<event_type>", "team": "<team>", "source": "<source>", "user": "<user>",
-        "feature": "<feature>", "data": {"n": "1"}}"#;
+        "feature": "<feature>", "offers": [], "data": {"n": "1"}}"#;
     add("POST /v1/rating/calculate", "catalog:read", &[], &[calculation]);
     add("GET /v1/meters", "catalog:read", &[], &[]);
     add("GET /v1/meters/{key}", "catalog:read", &["meter"], &[]);

@@ -31,6 +31,8 @@ enum Run {
     RateMeters,
     /// By a catalog of 100,000 prices.
     RatePrices,
+    /// Each price by the heaviest model.
+    RateTiers,
     /// Of events that are late, with 50 million identities behind them.
     RateLate,
     Post,
@@ -57,12 +59,13 @@ enum Run {
     HalfOnes,
 }
 
-const RUNS: [Run; 18] = [
+const RUNS: [Run; 19] = [
     Run::Ingest,
     Run::IngestOnes,
     Run::Rate,
     Run::RateMeters,
     Run::RatePrices,
+    Run::RateTiers,
     Run::RateLate,
     Run::Post,
     Run::Archive,
@@ -137,7 +140,7 @@ const fn rater(run: Run) -> Figure {
     figure(run, "/us_per_event/rater")
 }
 
-const BARS: [Bar; 23] = [
+const BARS: [Bar; 25] = [
     bar(
         "gateway, batches of 100, per event",
         figure(Run::Ingest, "/us_per_event"),
@@ -165,6 +168,18 @@ const BARS: [Bar; 23] = [
     ),
     growth("rater, 1,000 meters to 2", rater(Run::RateMeters), rater(Run::Rate), GROWTH),
     growth("rater, 100,000 prices to 8", rater(Run::RatePrices), rater(Run::Rate), GROWTH),
+    growth(
+        "rater, the heaviest price model to the plain one",
+        rater(Run::RateTiers),
+        rater(Run::Rate),
+        3.0,
+    ),
+    bar(
+        "preview by the heaviest price model, in process, p99",
+        figure(Run::RateTiers, "/us_per_event/preview_p99"),
+        Bound::AtMost(1_000.0),
+        "µs",
+    ),
     times(
         "rater, timely to late events, 50 million identities behind them",
         rater(Run::Rate),
@@ -295,6 +310,7 @@ impl Run {
             Run::Rate => "rate".to_owned(),
             Run::RateMeters => "rate --more-meters 998".to_owned(),
             Run::RatePrices => "rate --more-rates 99992".to_owned(),
+            Run::RateTiers => "rate --tiers".to_owned(),
             Run::RateLate => "rate --behind 50000000".to_owned(),
             Run::Post => "post".to_owned(),
             Run::Archive => "archive".to_owned(),

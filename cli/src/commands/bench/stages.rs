@@ -18,6 +18,7 @@ use crate::{
         ingest::{Packing, Taken, take},
         load::Plan,
         post::Ledger,
+        preview::previews,
         rate::{More, check, one_by_one, rate as rate_blocks},
         system::System,
     },
@@ -53,7 +54,10 @@ pub struct RateArguments {
     json: bool,
 }
 
-/// Runs it; the sums of both ways must be the account's.
+/// Events that are also previewed, at most.
+const PREVIEWS: u64 = 10_000;
+
+/// Runs it; the sums of both ways must be the account's, and so must each preview.
 pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
     let now_us = now_us();
     let generator = arguments.load.generator(1, now_us)?;
@@ -64,6 +68,9 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
         More { meters: arguments.more_meters, rates: arguments.more_rates, tiers: arguments.tiers };
     let rated = rate_blocks(&blocks.messages, more, arguments.behind, now_us)?;
     check(&rated.messages, &account, arguments.tiers)?;
+    let previews = previews(&generator, events.min(PREVIEWS), &more.catalog()?, now_us)?;
+    let nearly_all = previews.len().saturating_sub(1).saturating_mul(99) / 100;
+    let preview = previews.get(nearly_all).copied().unwrap_or_default();
     let (plain, books) = one_by_one(&generator, events, arguments.load.batch)?;
     let difference = account.first_difference(&books);
     ensure!(difference.is_none(), "the sums of the plain loop are wrong: {difference:?}");
@@ -78,6 +85,7 @@ pub fn rate(arguments: &RateArguments) -> Result<ExitCode> {
         ("cut", each(rated.cutting, events)),
         ("rater", each(rated.total(), events)),
         ("one_by_one", each(plain, events)),
+        ("preview_p99", each(preview, 1)),
     ];
     if arguments.json {
         let us: serde_json::Map<String, serde_json::Value> =

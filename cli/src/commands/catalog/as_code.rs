@@ -15,6 +15,7 @@ use super::{agreed, change, text};
 use crate::{
     catalog_diff::{Difference, differences},
     catalog_file,
+    catalog_lines::line_of,
     client::{Client, Target},
     output::{note, sayln},
 };
@@ -76,7 +77,7 @@ pub(super) async fn diff(diff: Diff) -> Result<ExitCode> {
     } else {
         show(&compared);
     }
-    refuse_faults(&compared.preview)?;
+    refuse_faults(&diff.file, &compared)?;
     Ok(if compared.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }
 
@@ -88,7 +89,7 @@ pub(super) async fn apply(apply: Apply) -> Result<ExitCode> {
     if compared.differences.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    refuse_faults(&compared.preview)?;
+    refuse_faults(&apply.file, &compared)?;
     show_affected(&compared.preview);
     if !agreed(apply.yes, "Publish this catalog?")? {
         return Ok(ExitCode::FAILURE);
@@ -122,14 +123,15 @@ async fn published(client: &Client) -> Result<(Value, Value)> {
     Ok((take("catalog")?, take("catalog_version")?))
 }
 
-async fn compare(client: &Client, file: &Path) -> Result<Compared> {
-    let file = catalog_file::read(file)?;
+async fn compare(client: &Client, path: &Path) -> Result<Compared> {
+    let file = catalog_file::read(path)?;
     let (before, version) = published(client).await?;
     let Settled { catalog, notes } = match settle(file, &before) {
         Ok(settled) => settled,
         Err(faults) => {
+            let at = At::of(path, Value::Null);
             for fault in &faults {
-                note(&format!("{}: {}", fault.place, fault.reason));
+                note(&format!("{}{}: {}", at.line(&fault.place), fault.place, fault.reason));
             }
             bail!("the catalog has {} fault(s); nothing was changed", faults.len());
         }
@@ -159,10 +161,43 @@ fn show(compared: &Compared) {
 }
 
 /// A catalog with faults is not published; all that the api tells are shown.
-fn refuse_faults(preview: &Value) -> Result<()> {
+/// A file in which places are looked up, and what it means.
+struct At {
+    name: String,
+    text: String,
+    catalog: Value,
+}
+
+impl At {
+    fn of(path: &Path, catalog: Value) -> At {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        At { name: path.display().to_string(), text, catalog }
+    }
+
+    /// The file and the line of a place, where that is found, to stand before it.
+    fn line(&self, place: &str) -> String {
+        let line = line_of(&self.text, place, &self.newest(place).unwrap_or_default());
+        line.map_or_else(String::new, |line| format!("{}:{line}: ", self.name))
+    }
+
+    /// The number of the newest version of the card that a place is of.
+    fn newest(&self, place: &str) -> Option<String> {
+        let cards = self.catalog.get("cards")?.as_array()?;
+        let card = cards.iter().find(|card| {
+            let key = text(card, "key");
+            place.strip_prefix(&format!("cards[{key}]")).is_some()
+        })?;
+        Some(text(card.get("versions")?.as_array()?.last()?, "version"))
+    }
+}
+
+fn refuse_faults(file: &Path, compared: &Compared) -> Result<()> {
+    let preview = &compared.preview;
+    let at = At::of(file, compared.catalog.clone());
     let faults = preview.get("faults").and_then(Value::as_array).into_iter().flatten();
     for fault in faults {
-        note(&format!("{}: {}", text(fault, "place"), text(fault, "reason")));
+        let place = text(fault, "place");
+        note(&format!("{}{place}: {}", at.line(&place), text(fault, "reason")));
     }
     match preview.get("fault_count").and_then(Value::as_u64) {
         None | Some(0) => Ok(()),
