@@ -1,11 +1,14 @@
 //! Limits of what clients may send, one below, at and one above each: called by the tests whose world
-//! they use.
+//! they use. And what is said of a quota.
 
 use anyhow::{Context as _, Result};
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, TENANT, World};
+use crate::{
+    events,
+    world::{Answer, TENANT, World},
+};
 
 async fn post_with(world: &World, path: &str, key: &str, body: Value) -> Result<Answer> {
     world.send(Method::POST, path, &world.key, &[("idempotency-key", key)], Some(body)).await
@@ -165,4 +168,41 @@ pub async fn pages(world: &World, teams: i64) -> Result<()> {
     }
     assert!(paths >= 12, "{paths}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_says_how_much_of_it_is_used() -> Result<()> {
+    let world = World::all().await?;
+    let set = json!({"period": "month", "events": 8});
+    world.put("/v1/quotas", set).await?.expect(200)?;
+    for (sent, used, percent, is_over) in
+        [(0..0, 0, "0.00", false), (0..5, 5, "62.50", false), (5..8, 8, "100.00", true)]
+    {
+        if !sent.is_empty() {
+            world.post("/v1/events", events("acme", sent)).await?.expect(200)?;
+        }
+        let counted = |body: &Value| body["items"][1]["used"] == used;
+        let quotas = world.until("/v1/quotas", counted).await?;
+        let month = &quotas["items"][1];
+        assert_eq!(
+            json!([
+                month["period"],
+                month["events"],
+                month["remaining"],
+                month["used_percent"],
+                month["is_over_quota"]
+            ]),
+            json!(["month", 8, 8 - used, percent, is_over])
+        );
+        // A day has none.
+        let day = &quotas["items"][0];
+        assert_eq!(
+            json!([day["used_percent"], day["is_over_quota"]]),
+            json!([null, false]),
+            "{day}"
+        );
+    }
+    let more = world.post("/v1/events", events("acme", 8..9)).await?;
+    more.refused(429, "quota_exceeded")?;
+    world.stop().await
 }
