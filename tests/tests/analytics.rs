@@ -10,12 +10,16 @@ use crate::{
     world::{TENANT, World, add_key},
 };
 
+#[path = "analytics/apps.rs"]
+mod apps;
 #[path = "analytics/data.rs"]
 mod data;
 #[path = "analytics/files.rs"]
 mod files;
 #[path = "analytics/provider_invoices.rs"]
 mod provider_invoices;
+#[path = "analytics/unpriced.rs"]
+mod unpriced_later;
 #[allow(dead_code, reason = "this binary needs less of it than the api's own")]
 #[path = "api/world.rs"]
 mod world;

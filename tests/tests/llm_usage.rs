@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
+#[path = "llm_usage/costs.rs"]
+mod costs;
 #[path = "api/world.rs"]
 #[allow(dead_code, reason = "shared with the api's tests")]
 mod world;
@@ -321,6 +323,9 @@ async fn costs_come_from_the_price_list() -> Result<()> {
     let data = json!({"provider": "openai", "model": "gpt-9", "usage": {"prompt_tokens": 5, "completion_tokens": 1}});
     let (status, found) = lines(&world, &llm("unknown-model", data)).await?;
     assert_eq!((status.as_str(), &found["llm_input"]["cost"]), ("rated", &Value::Null));
+    let metrics = world.context.metrics.render();
+    let counted = "weir_rater_unrated_events_total{reason=\"uncosted\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
     world.stop().await
 }
 

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::{owed::comes_to, system::System};
 
+#[path = "meter_periods/versions.rs"]
+mod versions;
 #[path = "meter_periods/zones.rs"]
 mod zones;
 

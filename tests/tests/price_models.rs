@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tests::{
     oracle::parse,
@@ -62,6 +63,13 @@ impl Example {
         )
     }
 
+    /// A time in the period of its events.
+    fn within(&self) -> Result<String> {
+        let first = self.event(0).context("a first event")?["time"].take();
+        let month = first.as_str().and_then(|time| time.get(..7)).context("a time")?;
+        Ok(format!("{month}-28T12:00:00Z"))
+    }
+
     /// Its event of a round, if it has so many.
     fn event(&self, round: usize) -> Option<Value> {
         let usage = self.usage.get(round)?;
@@ -76,8 +84,11 @@ impl Example {
     }
 }
 
-/// An instant of the first week of June 2026, whose first is a Monday: `sat 21:30`.
+/// An instant of the first week of June 2026, whose first is a Monday: `sat 21:30`; or one that is written in full.
 fn moment(local: &str) -> String {
+    if local.ends_with('Z') {
+        return local.to_owned();
+    }
     let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
     let (day, time) = local.split_once(' ').unwrap_or_default();
     let day = days.iter().position(|name| *name == day).unwrap_or_default() + 1;
@@ -174,6 +185,13 @@ async fn check(system: &System, example: &Example) -> Result<()> {
         let charge = line["charge"].as_str().map(parse).transpose()?;
         let wanted = usage.get(1).and_then(|text| text.as_deref()).map(parse).transpose()?;
         ensure!(charge == wanted, "event {round}: {line} is not {usage:?}");
+        // What was used stays as it was reported, however the row converts and rounds it.
+        let quantity = line["quantity"].as_str().map(parse).transpose()?;
+        let reported = usage.first().and_then(|text| text.as_deref()).map(parse).transpose()?;
+        ensure!(
+            quantity.is_some() && quantity == reported,
+            "event {round}: {line} is not {usage:?}"
+        );
         sum += charge.unwrap_or(0);
         if let Some(transfer) = line["transfer_id"].as_str() {
             transfers.insert(transfer.to_owned(), ());
@@ -205,7 +223,7 @@ async fn totals_are_posted(system: &System, examples: &[Example]) -> Result<()> 
     ensure!(rows.len() > 10, "{rows:?}");
     for (meter, quantity) in rows {
         let example = examples.iter().find(|one| one.key == meter).context("an example")?;
-        let time = "2026-06-30T12:00:00Z";
+        let time = example.within()?;
         let asked = json!({"type": meter, "team": meter, "time": time, "data": {"n": "0"}});
         let answer = api.send("POST", "/v1/rating/calculate", &asked).await?;
         let line = &answer["lines"][0];
@@ -221,6 +239,105 @@ async fn totals_are_posted(system: &System, examples: &[Example]) -> Result<()> 
         let charge = answer["credits"].as_str().map(parse).transpose()?;
         let wanted = first[1].as_deref().map(parse).transpose()?;
         ensure!(charge == wanted && answer["lines"][0]["total_before"] == "0", "{answer}");
+    }
+    Ok(())
+}
+
+/// An example of the document with a catalog of its own, whose events may have several lines.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Events {
+    name: String,
+    catalog: Value,
+    events: Vec<Used>,
+    /// What each team owes.
+    totals: BTreeMap<String, String>,
+    /// By team and user: quantity and charge, of the first meter.
+    #[serde(default)]
+    shares: BTreeMap<String, BTreeMap<String, [String; 2]>>,
+}
+
+/// An event, and its charges by meter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Used {
+    team: String,
+    #[serde(default)]
+    user: Option<String>,
+    time: String,
+    n: String,
+    charges: BTreeMap<String, String>,
+}
+
+#[tokio::test]
+async fn every_example_of_events_is_charged_as_written() -> Result<()> {
+    let blocks = DOCUMENT.split("```json events\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    let examples: Vec<Events> = blocks.map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(examples.len() == 2, "{} examples", examples.len());
+    let system = System::embedded().await?;
+    let mut sent = 0;
+    for example in &examples {
+        publish(&system, &example.catalog).await?;
+        for (number, used) in example.events.iter().enumerate() {
+            let event = json!({"id": format!("{}-{number}", example.name), "source": SOURCE,
+                "type": example.catalog["meters"][0]["event_types"][0], "subject": used.team, "user": used.user,
+                "time": used.time, "data": {"n": used.n}});
+            let body = serde_json::to_vec(&event)?;
+            let (status, answer) = system.ingest()?.exchange("POST", "/v1/events", body).await?;
+            ensure!(status == 200, "{status}: {answer}");
+            sent += 1;
+        }
+    }
+    system.settled(Some(sent)).await?;
+    for example in &examples {
+        is_charged_as_written(&system, example).await.with_context(|| example.name.clone())?;
+    }
+    Ok(())
+}
+
+async fn is_charged_as_written(system: &System, example: &Events) -> Result<()> {
+    let api = system.api()?;
+    let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
+    for (number, used) in example.events.iter().enumerate() {
+        let id = format!("{}-{number}", example.name).replace(' ', "%20");
+        let event =
+            api.get(&format!("/v1/events?source={SOURCE}&id={id}")).await?["items"][0].take();
+        let lines = event["lines"].as_array().context("lines")?;
+        let charges: BTreeMap<&str, &str> = lines
+            .iter()
+            .filter_map(|line| Some((line["meter"].as_str()?, line["charge"].as_str()?)))
+            .collect();
+        let wanted = used.charges.iter();
+        let wanted: BTreeMap<&str, &str> =
+            wanted.map(|(meter, charge)| (meter.as_str(), charge.as_str())).collect();
+        ensure!(charges == wanted && lines.len() == wanted.len(), "event {number}: {event}");
+        for charge in charges.values() {
+            *sums.entry(&used.team).or_default() += parse(charge)?;
+        }
+    }
+    for (team, total) in &example.totals {
+        let total = parse(total)?;
+        let balance = api.get(&format!("/v1/teams/{team}/balance")).await?;
+        let owed = balance["balances"][0]["live"].as_str().map(parse).transpose()?;
+        ensure!(owed == Some(-total), "{team}: {balance}");
+        ensure!(
+            sums.remove(team.as_str()) == Some(total),
+            "{team}: the lines add up to less or more"
+        );
+    }
+    ensure!(sums.is_empty(), "teams without a total: {sums:?}");
+    for (team, shares) in &example.shares {
+        let usage = api.get(&format!("/v1/usage?team={team}&group_by=user")).await?;
+        let rows = usage["items"].as_array().context("rows")?;
+        let found: BTreeMap<String, [String; 2]> = rows
+            .iter()
+            .map(|row| {
+                let text = |value: &Value| value.as_str().map(str::to_owned).context("a text");
+                Ok((text(&row["group"]["user"])?, [text(&row["quantity"])?, text(&row["charge"])?]))
+            })
+            .collect::<Result<_>>()?;
+        ensure!(found == *shares, "{team}: {usage}");
     }
     Ok(())
 }

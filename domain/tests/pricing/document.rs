@@ -19,7 +19,8 @@ const DOCUMENT: &str = include_str!("../../../docs/PRICING.md");
 struct Example {
     name: String,
     row: RateRow,
-    /// Quantity and charge, and the cost of the provider or the local time where the row needs it.
+    /// Quantity and charge, and the cost of the provider or the local time where the row needs it. Of other
+    /// rows perhaps the time of the event, which must be within one period: it changes no charge.
     usage: Vec<Vec<Option<String>>>,
     total: String,
 }

@@ -199,6 +199,66 @@ async fn prices_hold_from_their_date_on() -> Result<()> {
     world.stop().await
 }
 
+/// A provider's price holds from its date on too: each event costs what held at its own time, to the microsecond, whatever
+/// was published by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn costs_hold_from_their_date_on() -> Result<()> {
+    let world = World::all().await?;
+    // A token costs 0.001.
+    world.put("/v1/catalog", catalog()).await?.expect(200)?;
+    let version = |from: &str, price: &str| json!({"effective_from": from, "rates": [{"meter": "tokens", "price": price}, {"meter": "calls", "price": "0"}]});
+    let versions = "/v1/cost-cards/providers/versions";
+    // An event of before, that was rated before there was another price.
+    let early = event("early", "2026-05-01T00:00:00Z", 3, "own");
+    cost_of(&world, early, "0.003").await?;
+    world.post(versions, version("2026-04-01T00:00:00Z", "0.004")).await?.expect(201)?;
+    let from_us = now_us() / 1_000_000 * 1_000_000 + 200_000_000;
+    world.post(versions, version(&time::format(from_us), "0.0007")).await?.expect(201)?;
+    for (id, time_us, tokens, wanted) in [
+        // 3 × 0.001
+        ("before", time::parse("2026-03-31T23:59:59.999999Z").context("a time")?, 3, "0.003"),
+        // 3 × 0.004, and 5 × 0.004
+        ("at", time::parse("2026-04-01T00:00:00Z").context("a time")?, 3, "0.012"),
+        ("soon", from_us - 1, 5, "0.02"),
+        // 5 × 0.0007
+        ("then", from_us, 5, "0.0035"),
+        // After the others, with a time before them: 7 × 0.001
+        ("late", time::parse("2026-03-01T00:00:00Z").context("a time")?, 7, "0.007"),
+    ] {
+        cost_of(&world, event(id, &time::format(time_us), tokens, "own"), wanted).await?;
+    }
+    settled(&world, 6).await?;
+    // What was rated stays as it was: a price is not taken again.
+    let sql = "SELECT concatWithSeparator('|', event_id, toString(cost)) AS row \
+               FROM usage_lines WHERE meter = 'tokens' ORDER BY time, event_id";
+    let archived = rows(&world, sql).await?;
+    let wanted =
+        ["late|0.007", "before|0.003", "at|0.012", "early|0.003", "soon|0.02", "then|0.0035"];
+    assert_eq!(archived, wanted);
+    // 0.007 + 0.003 + 0.012 + 0.003 + 0.02 + 0.0035
+    let booked: String = sqlx::query_scalar(
+        "SELECT trim_scale(sum(t.amount))::text FROM transfers t
+         JOIN accounts d ON (d.tenant_id, d.account_id) = (t.tenant_id, t.debit_account)
+         WHERE d.kind = 'cost_of_sales'",
+    )
+    .fetch_one(&world.admin)
+    .await?;
+    assert_eq!(booked, "0.0485");
+    world.stop().await
+}
+
+/// Sends an event, and compares what its line of tokens costs.
+async fn cost_of(world: &World, event: Value, wanted: &str) -> Result<()> {
+    let sent = world.post("/v1/events", event).await?.expect(200)?;
+    let receipt = sent["results"][0]["receipt"].as_str().context("a receipt")?.to_owned();
+    let path = format!("/v1/events/{receipt}");
+    let event = world.until(&path, |event| event["status"] == "rated").await?;
+    let lines = event["lines"].as_array().context("lines")?;
+    let line = lines.iter().find(|line| line["meter"] == "tokens").context("no tokens")?;
+    assert_eq!((&line["cost"], &line["cost_currency"]), (&json!(wanted), &json!("USD")), "{event}");
+    Ok(())
+}
+
 /// Whatever was accepted before `as_of` is in a live balance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_balance_holds_all_that_was_accepted_before_its_instant() -> Result<()> {
