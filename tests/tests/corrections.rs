@@ -18,8 +18,18 @@ use tests::{
 
 #[path = "corrections/merges.rs"]
 mod merges;
+#[path = "corrections/meters.rs"]
+mod meters;
+#[path = "corrections/offers.rs"]
+mod offers;
+#[path = "corrections/on_the_way.rs"]
+mod on_the_way;
+#[path = "corrections/parts.rs"]
+mod parts;
 #[path = "corrections/unpriced.rs"]
 mod unpriced;
+
+use self::on_the_way::OnTheWay;
 
 /// How long the books may take.
 const WAIT: Duration = Duration::from_secs(300);
@@ -241,6 +251,34 @@ async fn state(system: &System, id: &str, wanted: &str) -> Result<Value> {
     }
 }
 
+/// The correction once it has failed.
+async fn failed(system: &System, id: &str) -> Result<Value> {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        let answer = system.api()?.get(&format!("/v1/corrections/{id}")).await?;
+        if answer["state"] == "failed" {
+            return Ok(answer);
+        }
+        ensure!(Instant::now() < deadline, "{answer} has not failed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Previews a correction and posts it: what was shown, in sum and by team and meter, is what was posted.
+async fn carried_out(system: &System, asked: &Value) -> Result<(Value, Charges)> {
+    let id = begun(system, asked).await?;
+    let shown = state(system, &id, "previewed").await?;
+    ensure!(shown["events_total"] == shown["events"] && shown["rejected"] == 0, "{shown}");
+    let wanted = deltas(system, &id, false).await?;
+    system.api()?.send("POST", &format!("/v1/corrections/{id}/post"), &json!({})).await?;
+    let posted = state(system, &id, "posted").await?;
+    ensure!(posted["posted"] == shown["preview"], "{posted} is not {shown}");
+    ensure!(posted["applied"] == shown["changes"], "{posted} is not {shown}");
+    let found = deltas(system, &id, true).await?;
+    ensure!(found == wanted, "{found:?} was posted, {wanted:?} shown");
+    Ok((shown, wanted))
+}
+
 async fn exchange(system: &System, method: &str, path: &str, body: &Value) -> Result<(u16, Value)> {
     system.api()?.exchange(method, path, serde_json::to_vec(body)?).await
 }
@@ -305,8 +343,11 @@ async fn a_month_is_rated_again_as_shown_whatever_is_killed() -> Result<()> {
     publish(&system, json!([]), card(&[old, new]), "own").await?;
     let id =
         begun(&system, &json!({"kind": "rate", "reason": "the price of the contract"})).await?;
+    let mut on_the_way = OnTheWay::new(&id, 28_185);
+    on_the_way.kill_in(&mut system, "previewing", 10_000).await?;
     let shown = state(&system, &id, "previewed").await?;
     ensure!(shown["events"] == 28_185 && shown["changes"] == 28_185, "{shown}");
+    ensure!(shown["events_total"] == 28_185, "{shown}");
     ensure!(shown["preview"] == simulated["preview"], "{shown} is not {simulated}");
     let milli = 1_000_000_000;
     let mut wanted = BTreeMap::new();
@@ -317,21 +358,21 @@ async fn a_month_is_rated_again_as_shown_whatever_is_killed() -> Result<()> {
         wanted.insert((team.clone(), "graduated".to_owned()), graduated);
     }
     ensure!(deltas(&system, &id, false).await? == wanted, "the preview is not plain arithmetic");
+    let drafted = drafted["id"].as_str().context("an id")?;
+    ensure!(deltas(&system, drafted, false).await? == wanted, "the draft came to something else");
     let (before, _) = owed(&system, "graduated").await?;
 
-    system.api()?.send("POST", &format!("/v1/corrections/{id}/post"), &json!({})).await?;
-    let mut kills = 0;
-    for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        system.kill("up")?;
-        kills += 1;
-        system.start("up").await?;
+    on_the_way.post_and_kill(&mut system).await?;
+    for events in [5_000, 20_000] {
+        on_the_way.kill_in(&mut system, "posting", events).await?;
     }
-    ensure!(kills == 5, "{kills} kills");
+    on_the_way.kill_in(&mut system, "confirming", 10_000).await?;
+    ensure!(on_the_way.kills == 5, "{} kills", on_the_way.kills);
     let posted = state(&system, &id, "posted").await?;
     ensure!(posted["applied"] == 28_185 && posted["rejected"] == 0, "{posted}");
     ensure!(posted["posted"] == posted["preview"], "{posted}");
     ensure!(deltas(&system, &id, true).await? == wanted, "what was posted is not what was shown");
+    on_the_way.is_logged(&system).await?;
     let sum = |meter: &str| -> i128 {
         wanted.iter().filter(|((_, of), _)| of == meter).map(|(_, delta)| delta).sum()
     };
@@ -357,12 +398,11 @@ async fn a_month_is_rated_again_as_shown_whatever_is_killed() -> Result<()> {
     verify(&system).await
 }
 
-/// Charges by team and meter that a correction changes.
-async fn deltas(
-    system: &System,
-    id: &str,
-    posted: bool,
-) -> Result<BTreeMap<(String, String), i128>> {
+/// Charges by team and meter.
+type Charges = BTreeMap<(String, String), i128>;
+
+/// Charges that a correction changes.
+async fn deltas(system: &System, id: &str, posted: bool) -> Result<Charges> {
     let mut all = BTreeMap::new();
     let mut path = format!("/v1/corrections/{id}/deltas?posted={posted}&limit=7");
     loop {
@@ -475,15 +515,7 @@ async fn what_cannot_be_corrected_is_refused_and_changes_nothing() -> Result<()>
         json!([{"key": "next", "kind": "rate", "currency": "EUR", "versions": [{"rates": rows}]}]);
     publish(&system, json!([]), cards, "next").await?;
     system.api()?.send("POST", &format!("/v1/corrections/{other}/post"), &json!({})).await?;
-    let deadline = Instant::now() + WAIT;
-    loop {
-        let answer = system.api()?.get(&format!("/v1/corrections/{other}")).await?;
-        if answer["state"] == "failed" {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "{answer} has not failed");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    failed(&system, &other).await?;
     comes_to(&system, "plain", "4").await?;
     // Taking back needs no prices; cancelling needs a preview that was not posted.
     system.api()?.send("POST", &format!("/v1/corrections/{id}/post"), &json!({})).await?;

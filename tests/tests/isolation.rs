@@ -216,6 +216,7 @@ const CASES: &[Case] = &[
         &["{tenant}", "{new}", "rate", "{}", "r", NULL, "1", "{}", "k"],
     ),
     ("corrections", "insert_block", Inserts, &["{tenant}", "{correction}", "0", "9", "1"]),
+    ("corrections", "complete_blocks", Inserts, &["{tenant}", "{correction}", "{0}", "{8}", "{1}"]),
     ("corrections", "lease", Finds, &["{tenant}", "{correction}", "{new}", "1"]),
     (
         "corrections",

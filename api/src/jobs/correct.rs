@@ -35,7 +35,7 @@ use crate::{
     state::Api,
     store::{
         corrected::{self, Corrected, Selection, Stretch},
-        corrections::{self, CorrectionRow, Progress},
+        corrections::{self, CorrectionRow, NOTHING_SENT, Progress},
     },
 };
 
@@ -151,8 +151,8 @@ impl Work<'_> {
                         newest.version, self.row.catalog_version
                     )));
                 }
-                let cursor = self.row.cursor.as_slice().try_into().unwrap_or([-1; 3]);
-                let commands = Commands { sent_to: cursor, ..Commands::default() };
+                let sent_to = self.row.sent_to();
+                let commands = Commands { sent_to, ..Commands::default() };
                 self.pass(Pass::Post(commands), ("posting", "confirming")).await
             }
             _ => {
@@ -202,7 +202,7 @@ impl Work<'_> {
             .map_err(|error| ApiError::Internal(format!("the filter cannot be read: {error}")))?;
         let selection = filter.selection()?;
         let catalog = self.catalog().await?;
-        let mut seen = Seen::default();
+        let mut seen = Seen { total: self.row.events_total(), ..Seen::default() };
         let mut catalogs = HashMap::new();
         let partitions = match &selection.team {
             Some(team) => {
@@ -211,11 +211,19 @@ impl Work<'_> {
             }
             None => 0..self.api.log.partitions(),
         };
+        let (mut parts, mut total) = (Vec::new(), 0_i64);
         for partition in partitions {
             let place = usize::try_from(partition).unwrap_or(usize::MAX);
             let to = self.row.archived_to.get(place).copied().unwrap_or(-1);
-            let mut stretches =
-                Stretches::of(self.api, self.tenant, &selection, partition, to).await?;
+            let stretches = Stretches::of(self.api, self.tenant, &selection, partition, to).await?;
+            total = total.saturating_add(stretches.events);
+            parts.push((partition, to, stretches));
+            if !self.note(&pass, &seen).await? {
+                return Ok(Outcome::Lost);
+            }
+        }
+        seen.total = Some(total);
+        for (partition, to, mut stretches) in parts {
             let mut shifts = Shifts::default();
             while let Some(stretch) = stretches.next {
                 if self.api.shutdown.is_cancelled() {
@@ -305,7 +313,7 @@ impl Work<'_> {
         commands.sent_to = commands.last;
         (commands.bodies, commands.bytes) = (Vec::new(), 0);
         let (tenant, own) = (self.tenant, (self.id, self.lease));
-        let progress = &seen.progress(commands.sent_to.to_vec());
+        let progress = &seen.progress(commands.sent_to);
         scoped(&self.api.pool, tenant.id(), |mut transaction| async move {
             let block = (partition, appended.position, count);
             corrections::insert_block(&mut transaction, tenant, own.0, block).await?;
@@ -316,12 +324,12 @@ impl Work<'_> {
 
     async fn note(&self, pass: &Pass, seen: &Seen) -> Result<bool, ApiError> {
         self.heartbeat.beat();
-        let cursor = match pass {
-            Pass::Post(commands) => commands.sent_to.to_vec(),
-            _ => Vec::new(),
+        let sent_to = match pass {
+            Pass::Post(commands) => commands.sent_to,
+            _ => NOTHING_SENT,
         };
         let (tenant, own) = (self.tenant, (self.id, self.lease));
-        let progress = &seen.progress(cursor);
+        let progress = &seen.progress(sent_to);
         scoped(&self.api.pool, tenant.id(), |mut transaction| async move {
             corrections::note(&mut transaction, tenant, own, progress).await
         })
@@ -335,7 +343,7 @@ impl Work<'_> {
         states: (&str, &str),
     ) -> Result<Outcome, ApiError> {
         let (tenant, own) = (self.tenant, (self.id, self.lease));
-        let progress = &seen.progress(Vec::new());
+        let progress = &seen.progress(NOTHING_SENT);
         let posted = match pass {
             Pass::Preview => Some(false),
             Pass::Post(_) => None,
@@ -353,6 +361,8 @@ impl Work<'_> {
                 corrections::clear_deltas(&mut transaction, tenant, of).await?;
                 corrections::put_deltas(&mut transaction, tenant, of, deltas).await?;
             }
+            let (id, places) = (own.0, &seen.places);
+            corrections::complete_blocks(&mut transaction, tenant, id, places).await?;
             corrections::advance(&mut transaction, tenant, own.0, states).await
         })
         .await?;
@@ -369,17 +379,22 @@ impl Commands {
 /// What a pass has seen so far.
 #[derive(Default)]
 struct Seen {
+    /// How many events there are, once they are counted.
+    total: Option<i64>,
     events: i64,
     changes: i64,
     rejected: i64,
     applied: i64,
     deltas: Deltas,
+    /// Where the archive has applied commands, and how many.
+    places: BTreeMap<(u32, i64), i32>,
 }
 
 impl Seen {
-    fn progress(&self, cursor: Vec<i64>) -> Progress {
+    fn progress(&self, sent_to: [i64; 3]) -> Progress {
         Progress {
-            cursor,
+            sent_to,
+            total: self.total,
             events: self.events,
             changes: self.changes,
             rejected: self.rejected,
@@ -477,8 +492,9 @@ impl Planning<'_> {
                 }
             }
             Pass::Confirm(_) => {
-                if self.is_applied(found, &change)? {
+                if let Some(position) = self.applied_at(found, &change)? {
                     seen.applied += 1;
+                    *seen.places.entry((place.partition, position)).or_default() += 1;
                     seen.deltas.merge(&change.delta);
                 }
             }
@@ -486,24 +502,26 @@ impl Planning<'_> {
         Ok(())
     }
 
-    /// Whether the archive has this correction.
-    fn is_applied(&self, found: &Corrected, change: &Change) -> Result<bool, ApiError> {
+    /// The position of this correction's command, where the archive has what it did.
+    fn applied_at(&self, found: &Corrected, change: &Change) -> Result<Option<i64>, ApiError> {
         let Some(done) = found.corrections.iter().find(|one| one.run == change.run) else {
-            return Ok(false);
+            return Ok(None);
         };
-        match (&done.event, self.catalog, change.expected) {
-            (None, None, None) => Ok(true),
+        let is_applied = match (&done.event, self.catalog, change.expected) {
+            (None, None, None) => true,
             (Some(event), Some(catalog), Some(expected)) => {
-                Ok(fingerprint(&stored_lines_of(event, catalog)?) == expected)
+                fingerprint(&stored_lines_of(event, catalog)?) == expected
             }
-            _ => Ok(false),
-        }
+            _ => false,
+        };
+        Ok(is_applied.then_some(done.position))
     }
 }
 
 /// Stretches of a partition with about a page of events each.
 pub(super) struct Stretches {
     pub next: Option<Stretch>,
+    events: i64,
     step: i64,
     last: i64,
 }
@@ -518,13 +536,14 @@ impl Stretches {
     ) -> Result<Stretches, ApiError> {
         let extent = corrected::extent(&api.clickhouse, tenant, selection, partition, to).await?;
         let Some((events, first, last)) = extent else {
-            return Ok(Stretches { next: None, step: 1, last: to });
+            return Ok(Stretches { next: None, events: 0, step: 1, last: to });
         };
-        let pages = i64::try_from(events).unwrap_or(i64::MAX) / PAGE_EVENTS as i64 + 1;
+        let events = i64::try_from(events).unwrap_or(i64::MAX);
+        let pages = events / PAGE_EVENTS as i64 + 1;
         let step = ((last - first) / pages).max(1);
         let to = last.min(first.saturating_add(step));
         let next = Some(Stretch { partition, after: (first, -1), to });
-        Ok(Stretches { next, step, last })
+        Ok(Stretches { next, events, step, last })
     }
 
     /// Goes on behind these events of the stretch.

@@ -98,6 +98,8 @@ pub(crate) struct CorrectionStatus {
     catalog_version: i64,
     /// Events that the pass of this state has looked at so far, or of the last pass all.
     events: i64,
+    /// Events that each pass goes through; null until they are counted, at the beginning of the preview.
+    events_total: Option<i64>,
     /// Those that change.
     changes: i64,
     /// Those that stay, because they would be rejected.
@@ -208,6 +210,7 @@ fn status(
 ) -> Result<CorrectionStatus, ApiError> {
     let filter = serde_json::from_str(&row.filter);
     Ok(CorrectionStatus {
+        events_total: row.events_total(),
         id: row.correction_id.to_string(),
         kind: row.kind,
         filter: filter.map_err(|error| ApiError::Internal(error.to_string()))?,

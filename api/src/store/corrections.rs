@@ -1,5 +1,7 @@
 //! Corrections of many events: what is wanted, how far it is, and what it comes to.
 
+use std::collections::BTreeMap;
+
 use runtime::postgres::{Pool, PostgresError};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -13,6 +15,9 @@ use crate::{
 
 /// Seconds that a process has a correction to itself without saying that it goes on.
 const LEASE_S: f64 = 30.0;
+
+/// Before all events.
+pub(crate) const NOTHING_SENT: [i64; 3] = [-1; 3];
 
 /// A row of `corrections`.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -36,6 +41,23 @@ pub(crate) struct CorrectionRow {
     pub previewed_at_us: Option<i64>,
     pub posting_at_us: Option<i64>,
     pub ended_at_us: Option<i64>,
+}
+
+impl CorrectionRow {
+    /// Partition, position and index of the last event whose command is in the log.
+    pub fn sent_to(&self) -> [i64; 3] {
+        self.cursor.get(..3).and_then(|place| place.try_into().ok()).unwrap_or(NOTHING_SENT)
+    }
+
+    /// How many events a pass goes through, once they are counted: it stands behind the place in `cursor`.
+    /// Between two passes it is what the last one has looked at.
+    pub fn events_total(&self) -> Option<i64> {
+        match self.cursor.as_slice() {
+            [_, _, _, total] => Some(*total).filter(|total| *total >= 0),
+            [] => self.previewed_at_us.map(|_| self.events),
+            _ => None,
+        }
+    }
 }
 
 /// What is wanted.
@@ -248,9 +270,12 @@ pub(crate) async fn to_decide(
 }
 
 /// How far a correction is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Progress {
-    pub cursor: Vec<i64>,
+    /// As in [`CorrectionRow::sent_to`].
+    pub sent_to: [i64; 3],
+    /// As in [`CorrectionRow::events_total`].
+    pub total: Option<i64>,
     pub events: i64,
     pub changes: i64,
     pub rejected: i64,
@@ -264,6 +289,8 @@ pub(crate) async fn note(
     (id, lease): (Uuid, Uuid),
     progress: &Progress,
 ) -> Result<bool, ApiError> {
+    let [partition, position, index] = progress.sent_to;
+    let cursor = vec![partition, position, index, progress.total.unwrap_or(-1)];
     let changed = sqlx::query(
         "UPDATE corrections SET cursor = $4, events = $5, changes = $6, rejected = $7, applied = $8,
              leased_until = clock_timestamp() + make_interval(secs => $9)
@@ -272,7 +299,7 @@ pub(crate) async fn note(
     .bind(tenant.id())
     .bind(id)
     .bind(lease)
-    .bind(&progress.cursor)
+    .bind(cursor)
     .bind(progress.events)
     .bind(progress.changes)
     .bind(progress.rejected)
@@ -338,6 +365,31 @@ pub(crate) async fn insert_block(
     .bind(i32::try_from(partition).unwrap_or(i32::MAX))
     .bind(position)
     .bind(i32::try_from(commands).unwrap_or(i32::MAX))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds the blocks, by partition and position with their commands, that are in the log and not in the run log:
+/// of a process that ended in between.
+pub(crate) async fn complete_blocks(
+    connection: &mut PgConnection,
+    tenant: TenantScope,
+    id: Uuid,
+    places: &BTreeMap<(u32, i64), i32>,
+) -> Result<(), ApiError> {
+    let partition = |(partition, _): &(u32, i64)| i32::try_from(*partition).unwrap_or(i32::MAX);
+    sqlx::query(
+        "INSERT INTO correction_blocks (tenant_id, correction_id, partition, position, commands)
+         SELECT $1, $2, partition, position, commands FROM UNNEST($3::integer[], $4::bigint[], $5::integer[])
+             AS applied (partition, position, commands)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(tenant.id())
+    .bind(id)
+    .bind(places.keys().map(partition).collect::<Vec<_>>())
+    .bind(places.keys().map(|(_, position)| *position).collect::<Vec<_>>())
+    .bind(places.values().copied().collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
