@@ -114,7 +114,8 @@ const CASES_OF_BOTH: &[Case] = &[
     ("update", "partitions WHERE partition IN (SELECT partition FROM journals)", "UPDATE partitions x SET append_time = append_time - interval '1 hour' WHERE {any} RETURNING 'partition ' || partition"),
     ("update", "usage_totals", "UPDATE usage_totals x SET quantity = quantity + 1 WHERE {any} RETURNING team"),
     ("update", "usage_totals", "UPDATE usage_totals x SET events = events + 1 WHERE {any} RETURNING team"),
-    ("swap", "usage_totals", "UPDATE usage_totals x SET bucket = bucket - interval '15 minutes' WHERE {any} RETURNING team"),
+    // Before all others, where no row of the same key can be.
+    ("swap", "usage_totals", "UPDATE usage_totals x SET bucket = (SELECT min(bucket) FROM usage_totals) - interval '15 minutes' WHERE {any} RETURNING team"),
     ("insert", "usage_totals", "INSERT INTO usage_totals SELECT tenant_id, 'nobody', meter, bucket, currency, cost_currency, 1, 0, 0, 1
         FROM usage_totals x WHERE {any} RETURNING team"),
 ];
